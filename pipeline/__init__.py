@@ -1,0 +1,1 @@
+"""What one step means: documents to sequences, sequences to targets, targets to students."""

@@ -1,0 +1,57 @@
+"""Canonical hashing: the same content has the same id, on any machine, in any order of keys, for ever.
+
+All ids are SHA-256 cut to 128 bits, as 32 lower-case hex characters: text prunes files in DuckDB where BLOBs do not.
+Python's own `hash` is salted per process and never used.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+ID_LENGTH = 32
+_HELD_OUT_DIGITS = 8
+
+
+def canonical_json(value: Any) -> bytes:
+    """One byte string for one JSON value: sorted keys, no white space, UTF-8, no NaN. Raises ValueError or TypeError."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", errors="surrogatepass")
+
+
+def digest(*parts: bytes) -> str:
+    """Hash of a sequence of byte strings; each is preceded by its length, so that no two sequences run together."""
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(len(part).to_bytes(8, "little"))
+        sha.update(part)
+    return sha.hexdigest()[:ID_LENGTH]
+
+
+def document_id(content: str | Mapping[str, Any] | Sequence[Any]) -> str:
+    """Id of a document: a text by its UTF-8 bytes as they are, a chat or a pair by its canonical JSON.
+
+    The two kinds never meet: a text that happens to be the JSON of a chat has another id than the chat.
+    """
+    if isinstance(content, str):
+        return hashlib.sha256(b"text\0" + content.encode("utf-8", errors="surrogatepass")).hexdigest()[:ID_LENGTH]
+    return hashlib.sha256(b"json\0" + canonical_json(content)).hexdigest()[:ID_LENGTH]
+
+
+def recipe_id(recipe: Mapping[str, Any]) -> str:
+    """Id of a recipe: the hash of everything in it."""
+    return digest(b"recipe", canonical_json(dict(recipe)))
+
+
+def held_out(doc_id: str, *, salt: str, share: float) -> bool:
+    """Whether a document is held out: a salted hash of its id falls below `share` of the range of 32-bit numbers.
+
+    The view `documents` computes the same in SQL, so that any client sees the same split.
+    """
+    head = hashlib.sha256(f"{salt}:{doc_id}".encode()).hexdigest()[:_HELD_OUT_DIGITS]
+    return int(head, 16) < held_out_bound(share)
+
+
+def held_out_bound(share: float) -> int:
+    """The first 32-bit number that is not held out."""
+    return round(share * 16**_HELD_OUT_DIGITS)
