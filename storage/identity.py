@@ -14,7 +14,7 @@ _HELD_OUT_DIGITS = 8
 
 
 def canonical_json(value: Any) -> bytes:
-    """One byte string for one JSON value: sorted keys, no white space, UTF-8, no NaN. Raises ValueError or TypeError."""
+    """One byte string for one JSON value: sorted keys, no white space, UTF-8, no NaN (ValueError, TypeError)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", errors="surrogatepass")
 
@@ -54,4 +54,4 @@ def held_out(doc_id: str, *, salt: str, share: float) -> bool:
 
 def held_out_bound(share: float) -> int:
     """The first 32-bit number that is not held out."""
-    return round(share * 16**_HELD_OUT_DIGITS)
+    return round(share * (1 << (4 * _HELD_OUT_DIGITS)))

@@ -98,4 +98,5 @@ def _one_chunk(column: pa.ChunkedArray) -> pa.ListArray:
 
 
 def _numpy(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    return values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values.to_numpy()
+    options = {"zero_copy_only": False} if isinstance(values, pa.Array) else {}
+    return np.asarray(values.to_numpy(**options))

@@ -1,0 +1,63 @@
+"""Where a lake is: the catalog that knows the rows, and the data path that holds the shards."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.errors import SettingsError
+
+_CATALOG_SCHEMES = ("postgres:", "sqlite:", "duckdb:", "mysql:")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LakeLocation:
+    """A catalog (`sqlite:/path` or `postgres:connection`) and a data path (a directory or a URL, ending in /)."""
+
+    catalog: str
+    data: str
+
+    @classmethod
+    def resolve(cls, path: Path, catalog: str | None = None, data: str | None = None) -> "LakeLocation":
+        """The location that settings name: by default `path/catalog.sqlite` and `path/data/`, made absolute.
+
+        Raises SettingsError for a catalog of a kind that can't serve several processes.
+        """
+        root = Path(path).expanduser().absolute()
+        return cls(catalog=_catalog(catalog or str(root / "catalog.sqlite")), data=_data(data or str(root / "data")))
+
+    @property
+    def catalog_file(self) -> Path | None:
+        """The SQLite file of an embedded catalog; None for a server."""
+        return Path(self.catalog.removeprefix("sqlite:")) if self.catalog.startswith("sqlite:") else None
+
+    @property
+    def data_directory(self) -> Path | None:
+        """The directory of the shards; None for a URL."""
+        return None if "://" in self.data else Path(self.data)
+
+    @property
+    def state_directory(self) -> Path | None:
+        """Where locks and other local state lie: beside an embedded catalog; None for a server."""
+        return self.catalog_file.parent if self.catalog_file else None
+
+    def shard_path(self, recipe_id: str, unit_id: str) -> str:
+        """The final name of a work unit's shard, under the literal data path (else DuckLake stores it as absolute)."""
+        return f"{self.data}store/sequences/recipe_id={recipe_id}/{unit_id}.parquet"
+
+
+def _catalog(text: str) -> str:
+    if text.startswith(("postgres://", "postgresql://")):
+        return f"postgres:{text}"
+    if text.startswith("postgres:"):
+        return text
+    if text.startswith(_CATALOG_SCHEMES[2:]) or text.endswith((".duckdb", ".ducklake")):
+        raise SettingsError(
+            f"lake.catalog {text!r}: expected a SQLite file or postgres:…; a DuckDB file admits one process at a time "
+            "and MySQL is not supported by DuckLake's commit protocol"
+        )
+    return f"sqlite:{Path(text.removeprefix('sqlite:')).expanduser().absolute()}"
+
+
+def _data(text: str) -> str:
+    if "://" not in text:
+        text = str(Path(text).expanduser().absolute())
+    return text if text.endswith("/") else f"{text}/"

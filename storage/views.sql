@@ -1,0 +1,164 @@
+-- The SQL face: views in the schema `main`, made again whenever a newer logitlake opens the lake for writing.
+-- Probabilities are at the recipe's temperature; entropies and log-probabilities of real tokens at temperature 1, in nats.
+-- $held_out stands for the lake's own rule (salted hash of the document id), put in when the views are made.
+
+-- One row per cached sequence (a document, or a window of a long one): what `training.where` is a condition over.
+CREATE OR REPLACE VIEW sequences AS
+SELECT
+    s.recipe_id, s.doc_id, s."window", s."start", s.corpus, s.source, s.n_tokens, s.n_targets,
+    s.mean_entropy, -s.mean_nll AS mean_logprob, c.commit_number, $held_out AS held_out, s.unit_id, s.checksum,
+    s.levels, s.input_ids, s.target_ids, s.head_codes, s.entropy_codes, s.nll_codes
+FROM store.sequences AS s
+JOIN (SELECT unit_id, max(commit_number) AS commit_number FROM store.commits GROUP BY unit_id) AS c USING (unit_id);
+
+-- One row per document and recipe that cached it.
+CREATE OR REPLACE VIEW documents AS
+SELECT s.doc_id, s.recipe_id, s.n_tokens, s.n_sequences, o.sources, c.commit_number, $held_out AS held_out
+FROM store.documents AS s
+JOIN (SELECT unit_id, max(commit_number) AS commit_number FROM store.commits GROUP BY unit_id) AS c USING (unit_id)
+LEFT JOIN (
+    SELECT doc_id, list(DISTINCT corpus || '/' || source ORDER BY corpus || '/' || source) AS sources
+    FROM store.document_sources GROUP BY doc_id
+) AS o USING (doc_id);
+
+-- Where each document was seen: the same content may come from many files.
+CREATE OR REPLACE VIEW sources AS SELECT DISTINCT doc_id, corpus, source, line FROM store.document_sources;
+
+CREATE OR REPLACE VIEW commits AS SELECT * FROM store.commits;
+
+CREATE OR REPLACE VIEW recipes AS
+SELECT
+    recipe_id,
+    recipe ->> '$.teacher.name' AS teacher,
+    recipe ->> '$.tokenizer' AS tokenizer_id,
+    recipe ->> '$.sparsifier.name' AS sparsifier,
+    (recipe ->> '$.temperature')::DOUBLE AS temperature,
+    created_at, c.n_commits, c.n_documents, c.n_sequences, c.n_tokens, c.n_targets, c.n_bytes,
+    c.n_bytes / c.n_tokens AS bytes_per_token,
+    recipe
+FROM (SELECT recipe_id, any_value(recipe) AS recipe, min(created_at) AS created_at FROM store.recipes GROUP BY recipe_id)
+LEFT JOIN (
+    SELECT
+        recipe_id, count(*) AS n_commits, sum(n_documents) AS n_documents, sum(n_sequences) AS n_sequences,
+        sum(n_tokens) AS n_tokens, sum(n_targets) AS n_targets, sum(n_bytes) AS n_bytes
+    FROM store.commits GROUP BY recipe_id
+) AS c USING (recipe_id);
+
+CREATE OR REPLACE VIEW vocabulary AS SELECT DISTINCT * FROM store.vocabulary;
+
+-- One row per position that has a target: the real token at `position` of its document, and what the teacher thought of
+-- it given everything before.
+CREATE OR REPLACE VIEW positions AS
+SELECT
+    p.recipe_id, p.doc_id, p."window", p."start" + p.offset_in_window AS position, p.token_id, v.token,
+    p.entropy_code / 32 AS entropy, -(p.nll_code / 32) AS logprob,
+    len(p.codes) AS n_heads, len(p.ids) - len(p.codes) AS n_tails,
+    1 - coalesce(list_sum(p.codes), 0) / p.levels AS residual_mass, p.held_out
+FROM (
+    SELECT
+        recipe_id, doc_id, "window", "start", held_out, levels,
+        unnest(range(1, n_tokens + 1)) AS offset_in_window,
+        unnest(input_ids[2:]) AS token_id,
+        unnest(target_ids) AS ids,
+        unnest(head_codes) AS codes,
+        unnest(entropy_codes) AS entropy_code,
+        unnest(nll_codes) AS nll_code
+    FROM sequences
+) AS p
+JOIN recipes AS r USING (recipe_id)
+LEFT JOIN store.vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = p.token_id
+WHERE p.entropy_code IS NOT NULL;
+
+-- One row per cached probability, heads and tails, without token text: the leanest form for sums over everything.
+CREATE OR REPLACE VIEW targets AS
+SELECT
+    recipe_id, doc_id, "window", position, token_id, code IS NOT NULL AS is_head, rank,
+    CASE WHEN code IS NOT NULL THEN code / levels ELSE residual_mass / n_tails END AS probability
+FROM (
+    SELECT
+        recipe_id, doc_id, "window", position, levels, residual_mass, n_tails,
+        unnest(ids) AS token_id, unnest(codes) AS code, unnest(range(1, len(ids) + 1)) AS rank
+    FROM (
+        SELECT
+            recipe_id, doc_id, "window", levels, ids, codes, "start" + offset_in_window AS position,
+            1 - coalesce(list_sum(codes), 0) / levels AS residual_mass, len(ids) - len(codes) AS n_tails
+        FROM (
+            SELECT
+                recipe_id, doc_id, "window", "start", levels,
+                unnest(range(1, n_tokens + 1)) AS offset_in_window,
+                unnest(target_ids) AS ids,
+                unnest(head_codes) AS codes
+            FROM sequences
+        )
+    )
+);
+
+-- The ids kept with their own probability, most probable first.
+CREATE OR REPLACE VIEW heads AS
+SELECT t.recipe_id, t.doc_id, t."window", t.position, t.rank, t.token_id, v.token, t.probability, ln(t.probability) AS logprob
+FROM targets AS t
+JOIN recipes AS r USING (recipe_id)
+LEFT JOIN store.vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = t.token_id
+WHERE t.is_head;
+
+-- The ids that share the residual mass equally; one that stands twice counts twice.
+CREATE OR REPLACE VIEW tails AS
+SELECT t.recipe_id, t.doc_id, t."window", t.position, t.token_id, v.token, t.probability
+FROM targets AS t
+JOIN recipes AS r USING (recipe_id)
+LEFT JOIN store.vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = t.token_id
+WHERE NOT t.is_head;
+
+-- One row per execution of a flow, with what it committed.
+CREATE OR REPLACE VIEW runs AS
+SELECT
+    e.run_id, e.kind, e.recipe_id, e.started_at, e.ended_at, coalesce(e.status, 'started') AS status,
+    coalesce(c.n_documents, 0) AS n_documents, coalesce(c.n_tokens, 0) AS n_tokens, coalesce(c.n_bytes, 0) AS n_bytes,
+    coalesce(c.seconds, 0) AS teacher_seconds, c.n_tokens / nullif(c.seconds, 0) AS tokens_per_second,
+    c.first_commit, c.last_commit, e.detail
+FROM (
+    SELECT
+        run_id, min(kind) AS kind, max(recipe_id) AS recipe_id,
+        min(happened_at) FILTER (event = 'started') AS started_at,
+        max(happened_at) FILTER (event <> 'started') AS ended_at,
+        arg_max(event, happened_at) FILTER (event <> 'started') AS status,
+        arg_max(detail, happened_at) AS detail
+    FROM store.run_events GROUP BY run_id
+) AS e
+LEFT JOIN (
+    SELECT
+        run_id, sum(n_documents) AS n_documents, sum(n_tokens) AS n_tokens, sum(n_bytes) AS n_bytes,
+        sum(seconds) AS seconds, min(commit_number) AS first_commit, max(commit_number) AS last_commit
+    FROM store.commits GROUP BY run_id
+) AS c USING (run_id);
+
+CREATE OR REPLACE VIEW row_sets AS SELECT DISTINCT ON (row_set_id) * FROM store.row_sets ORDER BY row_set_id, created_at;
+
+CREATE OR REPLACE VIEW students AS
+SELECT DISTINCT ON (student_id) * FROM store.students ORDER BY student_id, created_at DESC;
+
+-- Every student with each of its ancestors (depth 0 is the student itself) and what that ancestor saw.
+CREATE OR REPLACE VIEW lineage AS
+WITH RECURSIVE chain AS (
+    SELECT student_id, student_id AS ancestor_id, parent_id, row_set_id, run_id, 0 AS depth FROM students
+    UNION ALL
+    SELECT c.student_id, s.student_id, s.parent_id, s.row_set_id, s.run_id, c.depth + 1
+    FROM chain AS c JOIN students AS s ON s.student_id = c.parent_id
+)
+SELECT
+    c.student_id, c.depth, c.ancestor_id, c.parent_id, c.row_set_id, r.recipe_ids, r.up_to_commit, r.filter, r.weight,
+    r.n_sequences, r.n_targets, c.run_id
+FROM chain AS c LEFT JOIN row_sets AS r USING (row_set_id);
+
+-- What could not be used, once each, however often it was met.
+CREATE OR REPLACE VIEW rejects AS
+SELECT corpus, source, line, reason, any_value(detail) AS detail, min(seen_at) AS first_seen, max(seen_at) AS last_seen
+FROM store.rejects GROUP BY corpus, source, line, reason;
+
+CREATE OR REPLACE VIEW forgotten AS SELECT DISTINCT * FROM store.tombstones;
+
+-- Scalar helpers for people who read `sequences` raw.
+CREATE OR REPLACE MACRO head_probability(code, levels) AS code / levels;
+CREATE OR REPLACE MACRO tail_probability(codes, ids, levels) AS
+    (1 - coalesce(list_sum(codes), 0) / levels) / nullif(len(ids) - len(codes), 0);
+CREATE OR REPLACE MACRO nats(code) AS code / 32;
