@@ -1,0 +1,206 @@
+"""What a corpus is made of: documents, and the places that could not be one."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pipeline.config import CorpusSettings
+from storage.identity import document_id
+
+
+class RejectReason(StrEnum):
+    """Why a line, a row or a file did not become a document with targets."""
+
+    BAD_JSON = "bad_json"
+    NOT_UTF8 = "not_utf8"
+    MISSING_FIELD = "missing_field"
+    WRONG_TYPE = "wrong_type"
+    EMPTY = "empty"
+    TOO_SHORT = "too_short"
+    TOO_LONG = "too_long"
+    CORRUPT_FILE = "corrupt_file"
+    BAD_CHAT = "bad_chat"
+    NO_TARGET = "no_target"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A prompt and its completion: only the completion carries targets."""
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """Messages as JSON objects with at least a `role`, keys that hold null left out."""
+
+    messages: tuple[dict[str, Any], ...]
+
+
+Content = str | Pair | Chat
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text, pair or chat. `source` is relative to the corpus root; `line` counts from 1, None for a whole file."""
+
+    doc_id: str
+    content: Content
+    corpus: str
+    source: str
+    line: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One place of a corpus that can't be used, with the reason for a machine and the detail for a person."""
+
+    corpus: str
+    source: str
+    line: int | None
+    reason: RejectReason
+    detail: str
+
+
+DocumentBuilder = Callable[[Mapping[str, Any], str, int | None], Document | Reject]
+
+
+class _UnusableError(Exception):
+    """Carries a reason from deep inside a record to the builder."""
+
+    def __init__(self, reason: RejectReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def fields_of(settings: CorpusSettings) -> tuple[str, ...]:
+    """The fields of a record that the corpus needs."""
+    if settings.messages_field:
+        return (settings.messages_field,)
+    if settings.prompt_field and settings.completion_field:
+        return (settings.prompt_field, settings.completion_field)
+    return (settings.text_field,)
+
+
+def document_builder(settings: CorpusSettings) -> DocumentBuilder:
+    """A function from one record, its source and its line to a document, or to the reason why there is none."""
+    corpus = settings.name
+    content_of, identity_of = _content_reader(settings), _identity
+
+    def build(record: Mapping[str, Any], source: str, line: int | None) -> Document | Reject:
+        try:
+            content = content_of(record)
+            return Document(identity_of(content), content, corpus, source, line)
+        except _UnusableError as unusable:
+            return Reject(corpus, source, line, unusable.reason, unusable.detail)
+
+    return build
+
+
+def _identity(content: Content) -> str:
+    """The document id; raises _UnusableError for a chat that holds what JSON can't (dates, bytes, NaN)."""
+    try:
+        if isinstance(content, str):
+            return document_id(content)
+        if isinstance(content, Pair):
+            return document_id({"prompt": content.prompt, "completion": content.completion})
+        return document_id(content.messages)
+    except (TypeError, ValueError) as error:
+        raise _UnusableError(RejectReason.WRONG_TYPE, f"messages are not plain JSON: {error}") from None
+
+
+def _content_reader(settings: CorpusSettings) -> Callable[[Mapping[str, Any]], Content]:
+    fields = fields_of(settings)
+    check_length = _length_check(settings)
+
+    def text(record: Mapping[str, Any]) -> str:
+        value = _string(record, fields[0])
+        check_length(fields[0], value, len(value))
+        return value
+
+    def pair(record: Mapping[str, Any]) -> Pair:
+        prompt, completion = _string(record, fields[0]), _string(record, fields[1])
+        check_length(fields[1], completion, len(prompt) + len(completion))
+        return Pair(prompt, completion)
+
+    def chat(record: Mapping[str, Any]) -> Chat:
+        messages = _messages(_field(record, fields[0]), fields[0])
+        words = "".join(text for message in messages for text in _texts(message.get("content")))
+        check_length(fields[0], words, len(words))
+        return Chat(messages)
+
+    if settings.messages_field:
+        return chat
+    return pair if settings.prompt_field else text
+
+
+def _length_check(settings: CorpusSettings) -> Callable[[str, str, int], None]:
+    """A check of (name of the field, text that must not be blank, characters of the whole document)."""
+    low = settings.min_characters
+    high = settings.max_characters
+
+    def check(field: str, text: str, length: int) -> None:
+        if not text or text.isspace():
+            raise _UnusableError(RejectReason.EMPTY, f"{field} holds no text")
+        if length < low:
+            raise _UnusableError(RejectReason.TOO_SHORT, f"{length} characters, min_characters is {low}")
+        if high is not None and length > high:
+            raise _UnusableError(RejectReason.TOO_LONG, f"{length} characters, max_characters is {high}")
+
+    return check
+
+
+def _field(record: Mapping[str, Any], name: str) -> Any:
+    try:
+        return record[name]
+    except KeyError:
+        found = ", ".join(sorted(record)[:20]) or "none"
+        raise _UnusableError(RejectReason.MISSING_FIELD, f"no field {name!r}; fields here: {found}") from None
+    except TypeError:
+        kind = type(record).__name__
+        raise _UnusableError(RejectReason.WRONG_TYPE, f"expected an object with fields, found {kind}") from None
+
+
+def _string(record: Mapping[str, Any], name: str) -> str:
+    value = _field(record, name)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise _UnusableError(RejectReason.NOT_UTF8, f"{name}: {error}") from None
+    raise _UnusableError(RejectReason.WRONG_TYPE, f"{name} should be text, found {type(value).__name__}")
+
+
+def _messages(value: Any, name: str) -> tuple[dict[str, Any], ...]:
+    if not isinstance(value, list):
+        raise _UnusableError(RejectReason.WRONG_TYPE, f"{name} should be a list, found {type(value).__name__}")
+    if not value:
+        raise _UnusableError(RejectReason.EMPTY, f"{name} holds no message")
+    for number, message in enumerate(value, start=1):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise _UnusableError(RejectReason.WRONG_TYPE, f"{name}: message {number} is not an object with a role")
+        if not isinstance(message.get("content"), str | list | None):
+            kind = type(message["content"]).__name__
+            raise _UnusableError(RejectReason.WRONG_TYPE, f"{name}: content of message {number} is {kind}, not text")
+    return tuple(_without_nulls(message) for message in value)
+
+
+def _without_nulls(value: Any) -> Any:
+    """A null says the same as an absent key, and Parquet can't tell them apart: one chat has one id in both."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
+
+
+def _texts(content: Any) -> list[str]:
+    """The texts of a message's content: itself, or the `text` of its parts."""
+    if isinstance(content, list):
+        return [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    return [content] if content else []

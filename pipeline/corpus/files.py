@@ -1,0 +1,104 @@
+"""Which files of a directory belong to a corpus: patterns in, a sorted stream of paths out.
+
+Patterns are matched against the path below the corpus root, in posix form. `*`, `?` and `[...]` stay inside one name,
+`**` is any number of directories, a leading `!` excludes. As in a shell, a wildcard does not match a name that starts
+with a dot, so `.git` stays out unless it is named. Linked directories are not followed: they may form a circle.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from storage.errors import CorpusError
+
+_VISIBLE = r"(?!\.)"
+
+
+class CorpusFile(NamedTuple):
+    """One file: where it is, and its name relative to the corpus root."""
+
+    path: Path
+    source: str
+
+
+def corpus_files(name: str, path: str, patterns: tuple[str, ...], default: tuple[str, ...]) -> Iterator[CorpusFile]:
+    """The files of the corpus `name`: `path` itself, or what the patterns choose below it, sorted by directory.
+
+    Patterns that only exclude choose from `default`. Raises CorpusError if nothing is there, or it can't be listed.
+    """
+    root = Path(path).expanduser()
+    try:
+        is_directory = root.is_dir()
+        root.stat()
+    except OSError as error:
+        hint = f"mend corpora.{name}.path (relative paths start at {Path.cwd()})"
+        raise CorpusError(f"corpus {name}: {root} can't be read ({error.strerror}); {hint}") from None
+    if not is_directory:
+        yield CorpusFile(root, root.name)
+        return
+    includes = [pattern for pattern in patterns if not pattern.startswith("!")] or list(default)
+    excludes = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    included = _any_of(includes, hidden=False)
+    excluded = _any_of(excludes, hidden=True)
+    found = False
+    for source in _walk(name, root, ""):
+        if included.fullmatch(source) and not (excludes and excluded.fullmatch(source)):
+            found = True
+            yield CorpusFile(root / source, source)
+    if not found:
+        wanted = ", ".join([*includes, *(f"!{pattern}" for pattern in excludes)])
+        raise CorpusError(f"corpus {name}: no file below {root} matches {wanted}; mend corpora.{name}.glob or its path")
+
+
+def unreadable(name: str, file: CorpusFile, error: OSError) -> CorpusError:
+    """The error for a file of the corpus that is there but can't be opened."""
+    advice = f"make it readable, or leave it out with glob: ['!{file.source}']"
+    return CorpusError(f"corpus {name}: {file.path} can't be read ({error.strerror or error}); {advice}")
+
+
+def _walk(name: str, root: Path, below: str) -> Iterator[str]:
+    """Relative paths of all files, names of one directory in order; memory is one listing per level."""
+    try:
+        with os.scandir(root / below) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError as error:
+        advice = f"make it readable, or mend corpora.{name}.path"
+        raise CorpusError(f"corpus {name}: {root / below} can't be listed ({error.strerror}); {advice}") from None
+    for entry in entries:
+        relative = f"{below}/{entry.name}" if below else entry.name
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(name, root, relative)
+        elif entry.is_file() or (entry.is_symlink() and not entry.is_dir()):
+            yield relative
+
+
+def _any_of(patterns: list[str], *, hidden: bool) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{_pattern_to_regex(pattern, hidden=hidden)})" for pattern in patterns), re.DOTALL)
+
+
+def _pattern_to_regex(pattern: str, *, hidden: bool) -> str:
+    """The regular expression of one glob pattern; wildcards match names with a leading dot only if `hidden`."""
+    visible = "" if hidden else _VISIBLE
+    *parents, last = pattern.strip("/").split("/")
+    parts = [f"(?:{visible}[^/]+/)*" if parent == "**" else _name_to_regex(parent, visible) + "/" for parent in parents]
+    parts.append(f"(?:{visible}[^/]+/)*{visible}[^/]+" if last == "**" else _name_to_regex(last, visible))
+    return "".join(parts)
+
+
+def _name_to_regex(name: str, visible: str) -> str:
+    """One segment; a set such as `[a-c]` or `[!a-c]` stays a set."""
+    parts = [visible if name[:1] in "*?[" else ""]
+    for piece in re.findall(r"\[[!^]?\]?[^\]]*\]|\*+|\?|.", name, re.DOTALL):
+        if piece.startswith("*"):
+            parts.append("[^/]*")
+        elif piece == "?":
+            parts.append("[^/]")
+        elif len(piece) > 1:
+            negated = piece[1] in "!^"
+            inside = piece[2 if negated else 1 : -1].replace("\\", "\\\\").replace("[", "\\[")
+            parts.append(f"[{'^/' if negated else ''}{inside}]")
+        else:
+            parts.append(re.escape(piece))
+    return "".join(parts)
