@@ -1,0 +1,116 @@
+"""Fixtures that several rooms use: a tiny model, a tiny tokenizer, and rows of the cache made from plain lists."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from storage.schema import SEQUENCES, with_checksums
+
+TINY_VOCAB = 211
+
+RowMaker = Callable[..., pa.Table]
+
+
+@pytest.fixture
+def make_rows() -> RowMaker:
+    """A factory of tables in the schema SEQUENCES, one row per entry of `lengths`, with random varopt-like targets.
+
+    Position i of a row has heads that include the token that really follows, so a shift by one changes every loss;
+    `masked` is the share of positions without target; `tail=False` leaves residual mass without ids, as top_k does.
+    """
+
+    def make(
+        lengths: Sequence[int],
+        *,
+        seed: int = 0,
+        vocab: int = TINY_VOCAB,
+        masked: float = 0.2,
+        tail: bool = True,
+        levels: int = 64,
+        unit: str = "u0",
+        recipe_id: str = "r" * 32,
+    ) -> pa.Table:
+        rng = np.random.default_rng(seed)
+        rows = [
+            _row(rng, n, vocab, masked, tail, levels)
+            | {"doc_id": f"{unit}-{index:05d}", "unit_id": unit, "recipe_id": recipe_id}
+            for index, n in enumerate(lengths)
+        ]
+        columns = {name: [row[name] for row in rows] for name in SEQUENCES.names if name != "checksum"}
+        schema = pa.schema([field for field in SEQUENCES if field.name != "checksum"])
+        return with_checksums(pa.table(columns, schema=schema))
+
+    return make
+
+
+def _row(rng: np.random.Generator, n: int, vocab: int, masked: float, tail: bool, levels: int) -> dict[str, object]:
+    input_ids = rng.integers(0, vocab, n)
+    target_ids: list[list[int]] = []
+    codes: list[list[int]] = []
+    for position in range(n):
+        if position == n - 1 or rng.random() < masked:
+            target_ids.append([])
+            codes.append([])
+            continue
+        others = rng.choice(np.delete(np.arange(vocab), input_ids[position + 1]), 5, replace=False)
+        heads = [int(input_ids[position + 1]), *map(int, others[:2])]
+        rest = sorted([int(others[3]), int(others[4]), int(others[4])]) if tail else []
+        target_ids.append(heads + rest)
+        codes.append(sorted((int(c) for c in rng.integers(1, levels // 4, 3)), reverse=True))
+    statistics = [int(rng.integers(0, 200)) if ids else None for ids in target_ids]
+    return {
+        "corpus": "test",
+        "source": "test.txt",
+        "window": 0,
+        "start": 0,
+        "n_tokens": n,
+        "n_targets": sum(bool(ids) for ids in target_ids),
+        "levels": levels,
+        "input_ids": input_ids.tolist(),
+        "target_ids": target_ids,
+        "head_codes": codes,
+        "entropy_codes": statistics,
+        "nll_codes": statistics,
+        "mean_entropy": 1.0,
+        "mean_nll": 1.0,
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> dict[str, object]:
+    """Settings of a Llama small enough to train in milliseconds."""
+    return {
+        "vocab_size": TINY_VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": True,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": None,
+    }
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a small byte-level BPE tokenizer, as `save_pretrained` writes it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    text = ["the cat sat on the mat and the dog sat on the log", "a small text for a small vocabulary"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|begin|>", "<|end|>"]
+    tokenizer.train_from_iterator(text, trainers.BpeTrainer(vocab_size=TINY_VOCAB, special_tokens=special))
+    directory = tmp_path_factory.mktemp("tokenizer")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=special[0], eos_token=special[1]).save_pretrained(
+        directory
+    )
+    return directory
