@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from storage.errors import FormatVersionError, LakeBusyError, LakeError, LakeMissingError
 from storage.extensions import load_extension
+from storage.failpoints import reach
 from storage.identity import digest, held_out_bound
 from storage.location import LakeLocation
 from storage.object_store import configure_object_store, put_bytes
@@ -127,8 +128,11 @@ class Lake:
                 self.connection.execute("UPDATE store.guard SET commit_number = commit_number + 1")
                 found = self.connection.execute("SELECT commit_number FROM store.guard").fetchone()
                 assert found is not None
+                reach("transaction-open")
                 yield Transaction(found[0], self.connection)
+                reach("rows-registered")
                 self._commit()
+                reach("committed")
             except BaseException:
                 self._rollback()
                 raise

@@ -14,6 +14,7 @@ import duckdb
 
 from storage.errors import LakeError
 from storage.extensions import load_extension
+from storage.failpoints import reach
 from storage.location import LakeLocation
 
 STAGING_SUFFIX = ".tmp"
@@ -84,7 +85,9 @@ def _put_file(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        reach("file-staged")
         staged.replace(path)
+        reach("file-renamed")
     except BaseException:
         staged.unlink(missing_ok=True)
         raise

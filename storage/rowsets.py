@@ -1,0 +1,179 @@
+"""What a student sees: a set of rows that can be named, counted, hashed, and read again later.
+
+A row set is (recipes, commit number up to N, filter, sampling weight). Held-out documents are excluded before any
+filter is asked. The filter is SQL over the view `sequences`, whose columns never change once a row is committed; so the
+same row set read later is the same rows, less what was forgotten since, and the content hash tells.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from storage.errors import LakeError, SettingsError
+from storage.identity import canonical_json, digest
+from storage.lake import Lake
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowSet:
+    """A set of sequences. `units` has a row per work unit (unit_id, n_sequences, n_tokens, n_targets), by unit_id."""
+
+    row_set_id: str
+    recipe_ids: tuple[str, ...]
+    up_to_commit: int
+    where: str | None
+    weight: str | None
+    held_out: bool
+    content_hash: str
+    n_sequences: int
+    n_tokens: int
+    n_targets: int
+    units: pa.Table
+
+
+def resolve_row_set(
+    lake: Lake,
+    *,
+    recipe_id: str | Sequence[str],
+    where: str | None = None,
+    weight: str | None = None,
+    up_to_commit: int | None = None,
+    held_out: bool = False,
+) -> RowSet:
+    """Find the rows. `held_out=True` takes the held-out documents and nothing else, for evaluation.
+
+    Raises SettingsError for a filter or weight that is not an expression over `sequences`, LakeError if no row is left.
+    """
+    recipe_ids = tuple(sorted([recipe_id] if isinstance(recipe_id, str) else recipe_id))
+    up_to = _last_commit(lake, recipe_ids) if up_to_commit is None else up_to_commit
+    for name, expression in (("where", where), ("weight", weight)):
+        if expression is not None:
+            _check_expression(lake, name, expression)
+    units = _ask(
+        lake,
+        f"""
+        SELECT
+            unit_id, count(*) AS n_sequences, sum(n_tokens)::BIGINT AS n_tokens, sum(n_targets)::BIGINT AS n_targets,
+            bit_xor(md5_number_lower(row_key))::VARCHAR AS low, bit_xor(md5_number_upper(row_key))::VARCHAR AS high
+        FROM (
+            SELECT
+                unit_id, n_tokens, n_targets,
+                concat_ws(':', recipe_id, doc_id, "window", checksum, {weight or "''"}) AS row_key
+            FROM sequences WHERE {_condition(where)}
+        )
+        GROUP BY unit_id ORDER BY unit_id
+        """,
+        _parameters(recipe_ids, up_to, held_out),
+    )
+    if not units.num_rows:
+        raise LakeError(
+            f"no rows to {'evaluate on' if held_out else 'train on'}: recipes {', '.join(r[:12] for r in recipe_ids)}, "
+            f"commits up to {up_to}, {'held-out documents only' if held_out else 'held-out documents excluded'}"
+            f"{f', where {where}' if where else ''}; look with `logitlake show documents`"
+        )
+    counts = {name: sum(units[name].to_pylist()) for name in ("n_sequences", "n_tokens", "n_targets")}
+    low, high = _xor(units["low"]), _xor(units["high"])
+    content_hash = digest(b"rows", f"{counts['n_sequences']}:{low}:{high}".encode())
+    described = {
+        "recipes": recipe_ids,
+        "up_to_commit": up_to,
+        "where": where,
+        "weight": weight,
+        "held_out": held_out,
+        "content_hash": content_hash,
+    }
+    return RowSet(
+        row_set_id=digest(b"row set", canonical_json(described)),
+        recipe_ids=recipe_ids,
+        up_to_commit=up_to,
+        where=where,
+        weight=weight,
+        held_out=held_out,
+        content_hash=content_hash,
+        units=units.drop_columns(["low", "high"]),
+        **counts,
+    )
+
+
+def fetch(lake: Lake, row_set: RowSet, unit_ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+    """The rows of some units, ordered by (unit_id, doc_id, window), with a column `weight` if the row set has one."""
+    extra = f", ({row_set.weight})::DOUBLE AS weight" if row_set.weight else ""
+    return _ask(
+        lake,
+        f"""
+        SELECT {", ".join(f'"{column}"' for column in columns)}{extra}
+        FROM sequences WHERE {_condition(row_set.where)} AND unit_id IN ({", ".join(["?"] * len(unit_ids))})
+        ORDER BY unit_id, doc_id, "window"
+        """,
+        [*_parameters(row_set.recipe_ids, row_set.up_to_commit, row_set.held_out), *unit_ids],
+    )
+
+
+def register_row_set(lake: Lake, row_set: RowSet) -> None:
+    """Make a row set known, so that a student can name it. Idempotent."""
+    if lake.row("SELECT 1 AS found FROM store.row_sets WHERE row_set_id = ?", [row_set.row_set_id]):
+        return
+    with lake.transaction() as transaction:
+        rule = (list(row_set.recipe_ids), row_set.up_to_commit, row_set.where, row_set.weight)
+        counts = (row_set.n_sequences, row_set.n_tokens, row_set.n_targets)
+        transaction.connection.execute(
+            "INSERT INTO store.row_sets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [row_set.row_set_id, *rule, *counts, row_set.content_hash, datetime.now(UTC)],
+        )
+
+
+def _last_commit(lake: Lake, recipe_ids: tuple[str, ...]) -> int:
+    """The last commit that brought rows of these recipes: a run that brings nothing leaves row sets as they were."""
+    found = _ask(
+        lake,
+        "SELECT max(commit_number) AS number FROM store.commits WHERE list_contains(?, recipe_id)",
+        [list(recipe_ids)],
+    )
+    return int(found["number"][0].as_py() or 0)
+
+
+def _condition(where: str | None) -> str:
+    held = "list_contains(?, recipe_id) AND commit_number <= ? AND held_out = ?"
+    return f"{held} AND ({where})" if where else held
+
+
+def _parameters(recipe_ids: tuple[str, ...], up_to: int, held_out: bool) -> list[Any]:
+    return [list(recipe_ids), up_to, held_out]
+
+
+def _check_expression(lake: Lake, name: str, expression: str) -> None:
+    """Refuse what is not one plain expression: a row set must mean the same whenever it is read."""
+    try:
+        relation = lake.connection.sql("SELECT * FROM sequences LIMIT 0").select(f"({expression}) AS value")
+        kind = str(relation.types[0])
+        statements = duckdb.extract_statements(f"SELECT ({expression}) FROM sequences")
+    except duckdb.Error as error:
+        raise SettingsError(
+            f"training.{name} {expression!r}: not an expression over the view `sequences`: {str(error).splitlines()[0]}"
+        ) from None
+    if len(statements) != 1 or "select" in expression.lower().split():
+        raise SettingsError(
+            f"training.{name} {expression!r}: expected one expression over columns of `sequences`; a subquery may "
+            "answer differently later, and a row set must not"
+        )
+    expected = "BOOLEAN" if name == "where" else "a number"
+    if (kind == "BOOLEAN") != (name == "where"):
+        raise SettingsError(f"training.{name} {expression!r}: expected {expected}, found {kind}")
+
+
+def _ask(lake: Lake, query: str, parameters: list[Any]) -> pa.Table:
+    try:
+        return lake.connection.execute(query, parameters).to_arrow_table()
+    except duckdb.Error as error:
+        raise LakeError(f"the row set can't be read: {error}") from error
+
+
+def _xor(values: pa.ChunkedArray) -> int:
+    result = 0
+    for value in values.to_pylist():
+        result ^= int(value)
+    return result
