@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import TargetSettings
+from pipeline.quantize import default_levels
 from pipeline.sparsify.blocks import Blocks
 from pipeline.sparsify.random import Random
 from pipeline.sparsify.sparse import SparseTargets
@@ -16,7 +17,7 @@ from pipeline.sparsify.top_k import TopK
 from pipeline.sparsify.top_p import TopP
 from pipeline.sparsify.varopt import VarOpt
 
-__all__ = ["Sparsifier", "default_levels", "make_sparsifier"]
+__all__ = ["Sparsifier", "make_sparsifier"]
 
 
 class Sparsifier(Protocol):
@@ -32,16 +33,6 @@ class Sparsifier(Protocol):
 
     def __call__(self, blocks: Blocks, uniforms_PS: NDArray[np.float64]) -> SparseTargets:
         """Targets of P positions from their block sums and `uniforms_PS` in [0, 1)."""
-
-
-def default_levels(settings: TargetSettings) -> int:
-    """Levels of the quantiser: as set, else 64 for varopt, the number of draws for random, 65,535 for the truncations.
-
-    A head of varopt is at least as large as the noise of its rounding; a truncation has no other noise to hide it.
-    """
-    if settings.sparsifier == "random":
-        return settings.draws
-    return settings.levels or (64 if settings.sparsifier == "varopt" else 65535)
 
 
 def make_sparsifier(settings: TargetSettings) -> Sparsifier:

@@ -1,0 +1,168 @@
+"""Where a teacher's files are and what they are, before anything is loaded: hub id, directory or GGUF file.
+
+Needs torch only to convert a GGUF file, once. Everything after planning asks `TeacherFiles`, never the setting.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from pipeline.config import TeacherSettings
+from pipeline.fingerprints import hash_adapter, hash_weights
+from storage.errors import SettingsError
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_PICKLES = ("*.bin", "*.pt", "*.pth")
+_SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+_NAMES = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherFiles:
+    """A teacher on this disk. `name` says what kind of model it is (family and size); it holds no path."""
+
+    directory: Path
+    tokenizer_directory: Path
+    teacher_hash: str
+    name: str
+    adapter_directory: Path | None = None
+    adapter_hash: str | None = None
+
+
+def resolve_teacher(settings: TeacherSettings) -> TeacherFiles:
+    """Find, fetch or convert the teacher's files, and hash them.
+
+    Raises SettingsError that says what was tried when there is no such teacher, or no weights that may be loaded.
+    """
+    directory = _directory(settings)
+    weights = _weight_files(directory, settings)
+    teacher_hash, n_parameters = hash_weights(weights)
+    adapter = None if settings.adapter is None else _adapter(settings)
+    return TeacherFiles(
+        directory=directory,
+        tokenizer_directory=directory,
+        teacher_hash=teacher_hash,
+        name=f"{_model_type(directory)}-{_short(n_parameters)}",
+        adapter_directory=adapter,
+        adapter_hash=None if adapter is None else hash_adapter(adapter, _weight_files(adapter, settings)),
+    )
+
+
+def _directory(settings: TeacherSettings) -> Path:
+    gguf = _gguf_file(settings)
+    if gguf is None:
+        return _local_or_hub(settings.model, settings.revision, "teacher.model", _patterns(settings))
+    # Conversion needs torch and transformers: nothing else here does.
+    from pipeline.teachers.gguf import convert_gguf
+
+    return convert_gguf(gguf)
+
+
+def _gguf_file(settings: TeacherSettings) -> Path | None:
+    """The GGUF file that the settings mean, or None for an ordinary directory or hub id."""
+    model = Path(settings.model).expanduser()
+    if settings.gguf_file is None:
+        if model.is_file() and model.suffix == ".gguf":
+            return model
+        found = sorted(model.glob("*.gguf")) if model.is_dir() and not (model / "config.json").exists() else []
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found)
+            raise SettingsError(f"teacher.model {model}: holds several GGUF files ({names}); name one by gguf_file")
+        return found[0] if found else None
+    named = Path(settings.gguf_file).expanduser()
+    tried = [named, model / named] if named.is_absolute() or named.exists() else [model / named]
+    for path in tried:
+        if path.is_file():
+            return path
+    if not model.exists() and _HUB_ID.fullmatch(settings.model):
+        name = settings.gguf_file
+        path = _local_or_hub(settings.model, settings.revision, "teacher.model", [name]) / name
+        if path.is_file():
+            return path
+    raise SettingsError(
+        f"teacher.gguf_file {settings.gguf_file}: no such file; tried {', '.join(str(path) for path in tried)}"
+    )
+
+
+def _local_or_hub(name: str, revision: str | None, setting: str, patterns: list[str]) -> Path:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or not _HUB_ID.fullmatch(name):
+        what = "a file" if path.exists() else "no such directory"
+        raise SettingsError(
+            f"{setting} {name}: {what} (looked at {path.absolute()}), and not a hub id either; "
+            "expected a directory with config.json and *.safetensors, a GGUF file, or a hub id such as owner/name"
+        )
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SettingsError(
+            f"{setting} {name}: not a directory here (looked at {path.absolute()}), and the Hugging Face hub did not "
+            f"give it: {reason}; check the name, log in by `hf auth login`, or name a directory"
+        ) from None
+
+
+def _patterns(settings: TeacherSettings) -> list[str]:
+    code = ["*.py"] if settings.trust_remote_code else []
+    return [*_SMALL_FILES, "*.safetensors", *(_PICKLES if settings.allow_pickle else ()), *code]
+
+
+def _adapter(settings: TeacherSettings) -> Path:
+    assert settings.adapter is not None
+    directory = _local_or_hub(settings.adapter, None, "teacher.adapter", _patterns(settings))
+    if not (directory / "adapter_config.json").is_file():
+        raise SettingsError(f"teacher.adapter {directory}: no adapter_config.json; expected a PEFT adapter")
+    return directory
+
+
+def _weight_files(directory: Path, settings: TeacherSettings) -> list[Path]:
+    """The weights that transformers would load: those of the index if there is one, safetensors before pickles."""
+    kinds: list[tuple[str, Callable[[], list[Path]]]] = [("safetensors", lambda: _safetensors(directory))]
+    if settings.allow_pickle:
+        kinds.append(("pickles", lambda: sorted(path for kind in _PICKLES for path in directory.glob(kind))))
+    for _, find in kinds:
+        if files := find():
+            return files
+    pickles = sorted(path.name for kind in _PICKLES for path in directory.glob(kind))
+    hint = (
+        f"; it has {', '.join(pickles)}, which can run code when loaded: set teacher.allow_pickle to true to trust it"
+        if pickles
+        else ""
+    )
+    raise SettingsError(f"teacher {directory}: expected *.safetensors, found none{hint}")
+
+
+def _safetensors(directory: Path) -> list[Path]:
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return sorted(directory / name for name in names)
+    for name in ("model.safetensors", "adapter_model.safetensors"):
+        if (directory / name).is_file():
+            return [directory / name]
+    return sorted(directory.glob("*.safetensors"))
+
+
+def _model_type(directory: Path) -> str:
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        return str(config["model_type"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise SettingsError(
+            f"teacher {directory}: expected a config.json that names its model_type; save it by save_pretrained"
+        ) from None
+
+
+def _short(n: int) -> str:
+    """134,515,008 as 135M."""
+    for size, letter in _NAMES:
+        if n >= size:
+            return f"{n / size:.3g}{letter}"
+    return str(n)

@@ -1,0 +1,52 @@
+"""A GGUF file as an ordinary safetensors directory: dequantised once into the user's cache, atomically, then kept."""
+
+import contextlib
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from pipeline.fingerprints import cache_directory
+from storage.errors import SettingsError
+from storage.identity import digest
+
+
+def convert_gguf(path: Path) -> Path:
+    """The directory that holds the model and tokenizer of a GGUF file in bfloat16; made if it is not there yet.
+
+    Keyed by path, size and time of change. Two processes that meet both convert, and the second finds the first's.
+    Raises SettingsError for a file that transformers can't read.
+    """
+    path = path.resolve()
+    status = path.stat()
+    key = digest(str(path).encode(), str(status.st_size).encode(), str(status.st_mtime_ns).encode())
+    final = cache_directory() / "gguf" / f"{path.stem}-{key[:12]}"
+    if (final / "config.json").is_file():
+        return final
+    final.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=final.parent, suffix=".tmp"))
+    try:
+        _save(path, staging)
+        # The loser of a race: an identical directory is there already.
+        with contextlib.suppress(FileExistsError, OSError):
+            staging.rename(final)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    if not (final / "config.json").is_file():
+        raise SettingsError(f"teacher {path}: its converted form could not be put at {final}; check the disk")
+    return final
+
+
+def _save(path: Path, staging: Path) -> None:
+    folder, name = str(path.parent), path.name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        )
+    except (ValueError, OSError, KeyError, NotImplementedError) as error:
+        raise SettingsError(f"teacher {path}: transformers can't read this GGUF file ({error})") from None
+    tokenizer.save_pretrained(staging)
+    model.save_pretrained(staging)
