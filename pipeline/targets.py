@@ -69,6 +69,7 @@ class TargetBatch:
 
     `next_ids[b, i]` is token i+1 where that position has a target and NO_LABEL elsewhere. Padding stands on the right,
     so causal attention needs no mask: no real position ever sees it. `n_tokens` counts real tokens, not padding.
+    `step_targets` counts the targets of this batch on all ranks together: the divisor of a mean over tokens.
     """
 
     input_ids: torch.Tensor
@@ -76,6 +77,7 @@ class TargetBatch:
     targets: SparseTargets
     n_tokens: int
     n_targets: int
+    step_targets: int
 
     def to(self, device: torch.device | str) -> "TargetBatch":
         """The same batch on `device`."""
@@ -85,6 +87,7 @@ class TargetBatch:
             targets=self.targets.to(device),
             n_tokens=self.n_tokens,
             n_targets=self.n_targets,
+            step_targets=self.step_targets,
         )
 
 
@@ -153,6 +156,7 @@ def make_batch(rows: pa.Table, *, cut_mass: CutMass = "renormalise", pad_id: int
     next_ids = np.where(counts > 0, following, NO_LABEL)
     if counts.reshape(B, T)[np.arange(len(lengths)), lengths - 1].any():
         raise IntegrityError("a sequence has a target after its last token: run `logitlake verify`")
+    n_targets = int((counts > 0).sum())
     ghost = None
     if ragged.ghost is not None:
         ghost = np.zeros(B * T, np.float32)
@@ -168,7 +172,8 @@ def make_batch(rows: pa.Table, *, cut_mass: CutMass = "renormalise", pad_id: int
         next_ids=torch.from_numpy(next_ids).view(B, T),
         targets=targets,
         n_tokens=len(tokens),
-        n_targets=int((counts > 0).sum()),
+        n_targets=n_targets,
+        step_targets=n_targets,
     )
 
 

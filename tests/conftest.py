@@ -64,7 +64,7 @@ def _row(rng: np.random.Generator, n: int, vocab: int, masked: float, tail: bool
     return {
         "corpus": "test",
         "source": "test.txt",
-        "window": 0,
+        "window_index": 0,
         "start": 0,
         "n_tokens": n,
         "n_targets": sum(bool(ids) for ids in target_ids),

@@ -1,0 +1,296 @@
+"""Reader of one row set: batches of targets, for one rank of many, from any point of any epoch.
+
+The order is that of row_order.py; global batch k takes the next `world_size · batch_sequences` rows of it and each rank
+an equal slice. The last batch of an epoch is short and spread over the ranks, so each row is seen exactly once whatever
+their number; a rank left without rows gets a batch without targets. Memory holds three blocks of units at most, however
+many shards there are.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.row_order import Block, Draw, UnitWeights, order_rows, plan_blocks
+from pipeline.targets import TARGET_COLUMNS, CutMass, TargetBatch, make_batch
+from storage.errors import LakeError, MismatchError, SettingsError
+from storage.rowsets import RowSet
+from storage.schema import SEQUENCES
+
+# (unit ids, columns) → their rows ordered by (unit_id, doc_id, window), as storage.rowsets.fetch gives them.
+Fetch = Callable[[Sequence[str], Sequence[str]], pa.Table]
+
+BLOCK_TOKENS = 2_000_000
+_PREFETCHED_BATCHES = 4
+_POLL_SECONDS = 0.2
+
+# Nested columns of a block may hold more than 2³¹ entries.
+_WIDE = {
+    "target_ids": pa.large_list(pa.large_list(pa.int32())),
+    "head_codes": pa.large_list(pa.large_list(pa.uint16())),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """Some rows of one block, in reading order."""
+
+    rows: pa.Table
+    n_targets: np.ndarray
+    order: np.ndarray
+
+    def part(self, begin: int, end: int) -> "_Segment":
+        return _Segment(self.rows, self.n_targets, self.order[begin:end])
+
+
+class RowSetReader:
+    """Iterates over one epoch of a row set at a time, as TargetBatch on the CPU.
+
+    `accumulation` rounds the number of batches of an epoch up to a multiple of itself with batches without targets, so
+    that every optimiser step has the same number of them. `fetch` is called by one background thread at a time, never
+    by the caller's; its errors come out of the iteration. Each `iter` goes on from the reader's state and moves it with
+    every batch handed out; at the end of an epoch the state is the start of the next.
+    """
+
+    def __init__(
+        self,
+        row_set: RowSet,
+        fetch: Fetch,
+        *,
+        batch_sequences: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulation: int = 1,
+        cut_mass: CutMass = "renormalise",
+        block_tokens: int = BLOCK_TOKENS,
+        pad_id: int = 0,
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must be in [0, {world_size}), found {rank}")
+        if batch_sequences < 1 or accumulation < 1:
+            raise ValueError("batch_sequences and accumulation must be at least 1")
+        self.row_set = row_set
+        self.batch_sequences = batch_sequences
+        self.world_size = world_size
+        self._fetch = fetch
+        self._seed = seed
+        self._rank = rank
+        self._accumulation = accumulation
+        self._cut_mass = cut_mass
+        self._block_tokens = block_tokens
+        self._pad_id = pad_id
+        self._unit_ids = row_set.units["unit_id"].to_pylist()
+        self._unit_rows = row_set.units["n_sequences"].to_numpy().astype(np.int64)
+        self._unit_tokens = row_set.units["n_tokens"].to_numpy().astype(np.int64)
+        self._weights: UnitWeights | None = None
+        self._epoch = 0
+        self._batch = 0
+
+    def __len__(self) -> int:
+        """Batches of one epoch, for every rank."""
+        real = -(-self.row_set.n_sequences // self._global_batch)
+        return -(-real // self._accumulation) * self._accumulation
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of an epoch; nothing happens if the state is inside it already."""
+        if epoch != self._epoch:
+            self._epoch, self._batch = epoch, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next batch stands."""
+        return {
+            "row_set_id": self.row_set.row_set_id,
+            "seed": self._seed,
+            "epoch": self._epoch,
+            "batch": self._batch,
+            "global_batch_sequences": self._global_batch,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a state that `state_dict` gave, on any number of ranks.
+
+        Raises MismatchError for the state of another row set or seed, or one that falls inside a batch of today's size.
+        """
+        for name, found in (("row_set_id", self.row_set.row_set_id), ("seed", self._seed)):
+            if state[name] != found:
+                raise MismatchError(f"the reader's state is of {name} {state[name]}, this reader's is {found}")
+        batch, inside = divmod(state["batch"] * state["global_batch_sequences"], self._global_batch)
+        if inside:
+            raise MismatchError(
+                f"the state stands after {state['batch']} batches of {state['global_batch_sequences']} sequences: that "
+                f"is no multiple of today's {self._global_batch}: resume with the batch size of before"
+            )
+        self._epoch, self._batch = state["epoch"], batch
+
+    def __iter__(self) -> Iterator[TargetBatch]:
+        handed: queue.Queue[TargetBatch | BaseException | None] = queue.Queue(maxsize=_PREFETCHED_BATCHES)
+        stop = threading.Event()
+        producer = threading.Thread(
+            target=self._produce, args=(handed, stop, self._epoch, self._batch), name="row set reader", daemon=True
+        )
+        producer.start()
+        try:
+            while (batch := _take(handed, producer)) is not None:
+                self._batch += 1
+                yield batch
+            self._epoch, self._batch = self._epoch + 1, 0
+        finally:
+            stop.set()
+            producer.join()
+
+    @property
+    def _global_batch(self) -> int:
+        return self.batch_sequences * self.world_size
+
+    def _produce(
+        self,
+        handed: "queue.Queue[TargetBatch | BaseException | None]",
+        stop: threading.Event,
+        epoch: int,
+        first_batch: int,
+    ) -> None:
+        try:
+            for batch in self._batches(epoch, first_batch):
+                if not _give(handed, batch, stop):
+                    return
+            _give(handed, None, stop)
+        except BaseException as error:  # whatever it is, it must reach the consumer
+            _give(handed, error, stop)
+
+    def _batches(self, epoch: int, first_batch: int) -> Iterator[TargetBatch]:
+        given = first_batch
+        waiting: list[_Segment] = []
+        for segment in self._segments(epoch, first_batch * self._global_batch):
+            waiting.append(segment)
+            while _count(waiting) >= self._global_batch:
+                batch, waiting = _split(waiting, self._global_batch)
+                yield self._own_share(batch)
+                given += 1
+        if _count(waiting):
+            yield self._own_share(waiting)
+            given += 1
+        for _ in range(given, len(self)):
+            yield make_batch(_no_rows(), pad_id=self._pad_id)
+
+    def _segments(self, epoch: int, skip: int) -> Iterator[_Segment]:
+        """The epoch's rows from row `skip` on, a block at a time; the next block is read while one is worked on."""
+        draw = Draw(seed=self._seed, epoch=epoch, row_set_id=self.row_set.row_set_id)
+        offset, drawn = 0.0, self._unit_rows
+        if self.row_set.weight is not None:
+            offset = float(draw.uniforms("weights", 1)[0])
+            drawn = self._unit_weights().rows_drawn(offset)
+        blocks = plan_blocks(drawn, self._unit_tokens, block_tokens=self._block_tokens, draw=draw)
+        wanted = [block for block in blocks if block.n_rows and block.first + block.n_rows > skip]
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="row set fetch") as loader:
+            coming: Future[_Segment] | None = None
+            for number, block in enumerate(wanted):
+                segment = (coming or loader.submit(self._read, block, draw, offset)).result()
+                following = wanted[number + 1 : number + 2]
+                coming = loader.submit(self._read, following[0], draw, offset) if following else None
+                yield segment.part(max(skip - block.first, 0), block.n_rows)
+
+    def _read(self, block: Block, draw: Draw, offset: float) -> _Segment:
+        rows = self._rows_of(block.units, TARGET_COLUMNS)
+        for name, kind in _WIDE.items():
+            rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].cast(kind))
+        rows = rows.combine_chunks()
+        copies = None
+        if self.row_set.weight is not None:
+            bounds = np.cumsum(self._unit_rows[list(block.units)])[:-1]
+            weights = np.split(rows["weight"].to_numpy(), bounds)
+            pairs = zip(block.units, weights, strict=True)
+            copies = np.concatenate([self._unit_weights().copies(unit, own, offset) for unit, own in pairs])
+        order = order_rows(rows["n_tokens"].to_numpy(), copies, block=block.number, draw=draw)
+        return _Segment(rows.select(list(TARGET_COLUMNS)), rows["n_targets"].to_numpy().astype(np.int64), order)
+
+    def _rows_of(self, units: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        unit_ids = [self._unit_ids[unit] for unit in units]
+        rows = self._fetch(unit_ids, columns)
+        expected = int(self._unit_rows[list(units)].sum())
+        if rows.num_rows != expected:
+            raise LakeError(
+                f"units {', '.join(unit_ids[:3])}…: the row set has {expected} rows of them, the lake has "
+                f"{rows.num_rows}: documents were forgotten since; start again, and the row set is found anew"
+            )
+        return rows
+
+    def _unit_weights(self) -> UnitWeights:
+        """Sums of the sampling weights of every unit: one pass over that one column, the first time it is needed."""
+        if self._weights is None:
+            sums = [_checked_weights(self._rows_of([unit], ["n_tokens"])).sum() for unit in range(len(self._unit_ids))]
+            self._weights = UnitWeights.of(sums, self.row_set.n_sequences)
+        return self._weights
+
+    def _own_share(self, segments: list[_Segment]) -> TargetBatch:
+        """This rank's slice of a global batch."""
+        total = _count(segments)
+        begin, end = (total * rank // self.world_size for rank in (self._rank, self._rank + 1))
+        own, _ = _split(_split(segments, begin)[1], end - begin)
+        rows = pa.concat_tables([s.rows.take(pa.array(s.order)) for s in own]) if own else _no_rows()
+        step_targets = sum(int(segment.n_targets[segment.order].sum()) for segment in segments)
+        batch = make_batch(rows, cut_mass=self._cut_mass, pad_id=self._pad_id)
+        return replace(batch, step_targets=step_targets)
+
+
+def _count(segments: list[_Segment]) -> int:
+    return sum(len(segment.order) for segment in segments)
+
+
+def _split(segments: list[_Segment], count: int) -> tuple[list[_Segment], list[_Segment]]:
+    """The first `count` rows, and the others."""
+    head, tail = [], []
+    for segment in segments:
+        taken = min(count, len(segment.order))
+        count -= taken
+        if taken:
+            head.append(segment.part(0, taken))
+        if taken < len(segment.order):
+            tail.append(segment.part(taken, len(segment.order)))
+    return head, tail
+
+
+def _no_rows() -> pa.Table:
+    schema = pa.schema(
+        [SEQUENCES.field(name).with_type(_WIDE.get(name, SEQUENCES.field(name).type)) for name in TARGET_COLUMNS]
+    )
+    return schema.empty_table()
+
+
+def _checked_weights(rows: pa.Table) -> np.ndarray:
+    column = rows["weight"]
+    weights = column.to_numpy()
+    if column.null_count or not np.isfinite(weights).all() or (weights < 0).any():
+        raise SettingsError("training.weight: every row needs a finite weight of at least 0; use coalesce and greatest")
+    return weights
+
+
+def _give(handed: "queue.Queue[Any]", item: Any, stop: threading.Event) -> bool:
+    """Put an item in the queue; False if the consumer went away first."""
+    while not stop.is_set():
+        try:
+            handed.put(item, timeout=_POLL_SECONDS)
+            return True
+        except queue.Full:
+            continue
+    return False
+
+
+def _take(handed: "queue.Queue[Any]", producer: threading.Thread) -> TargetBatch | None:
+    """The next batch, or None at the end. Raises what the producer raised, and RuntimeError if it is gone."""
+    while True:
+        alive = producer.is_alive()
+        try:
+            item = handed.get(timeout=_POLL_SECONDS)
+        except queue.Empty:
+            if not alive:
+                raise RuntimeError("the reader's thread ended without a word") from None
+            continue
+        if isinstance(item, BaseException):
+            raise item
+        return item
