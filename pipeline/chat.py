@@ -6,7 +6,7 @@ defined take their fixed date, and a template that can't do without is refused b
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import jinja2
@@ -36,13 +36,20 @@ class RenderedChat(NamedTuple):
 
 
 class ChatTemplate:
-    """One Jinja template with the tokenizer's special tokens; `origin` names it in errors."""
+    """One Jinja template with the tokenizer's tokens; `origin` names it in errors.
 
-    def __init__(self, source: str, *, special_tokens: Mapping[str, str], origin: str) -> None:
+    `special_tokens` are those that a template may name, such as `bos_token`; `control_tokens` are the texts of all
+    tokens that the vocabulary marks as special, among them the ones that close a turn.
+    """
+
+    def __init__(
+        self, source: str, *, special_tokens: Mapping[str, str], control_tokens: Iterable[str] = (), origin: str
+    ) -> None:
         self.source = source
         self.origin = origin
         self.template_hash = digest(b"chat template", source.encode())
         self._special_tokens = dict(special_tokens)
+        self._control_tokens = tuple({*special_tokens.values(), *control_tokens} - {""})
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateError as error:
@@ -109,8 +116,7 @@ class ChatTemplate:
     def _end_of_turn(self, text: str, start: int, end: int) -> int:
         """White space after the token that closes a turn is the template's, not the assistant's."""
         written = text[start:end].rstrip()
-        closed = any(written.endswith(token) for token in self._special_tokens.values() if token)
-        return start + len(written) if closed else end
+        return start + len(written) if written.endswith(self._control_tokens) else end
 
 
 def _take_out_marks(marked: str) -> RenderedChat:

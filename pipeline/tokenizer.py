@@ -58,8 +58,11 @@ class TextTokenizer:
         config = _read_config(directory)
         own = _own_template(directory, config)
         special = _special_tokens(config)
+        control = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
         source, origin = (own, str(directory)) if chat_template is None else (_read(chat_template), str(chat_template))
-        template = ChatTemplate(source, special_tokens=special, origin=origin) if source is not None else None
+        template = None
+        if source is not None:
+            template = ChatTemplate(source, special_tokens=special, control_tokens=control, origin=origin)
         return cls(backend, config=config, own_template=own, template=template)
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
