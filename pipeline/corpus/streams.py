@@ -5,7 +5,7 @@ import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import zstandard
 
@@ -23,7 +23,8 @@ def open_stream(path: Path) -> IO[bytes]:
     Raises OSError if it can't be opened; reading raises one of CORRUPT_STREAM where the compressed data is torn.
     """
     if path.suffix == ".gz":
-        return io.BufferedReader(gzip.open(path, "rb"), _READ_BYTES)
+        # Not behind a second buffer: that would lose, at a torn place, what it had filled before.
+        return cast(IO[bytes], gzip.open(path, "rb"))
     if path.suffix in (".zst", ".zstd"):
         return io.BufferedReader(_ZstdStream(path), _READ_BYTES)
     return path.open("rb", buffering=_READ_BYTES)

@@ -1,0 +1,47 @@
+import pytest
+
+from pipeline.config import CorpusSettings
+from pipeline.corpus import Document, Reject, RejectReason, guard_rejects
+from storage.errors import CorpusError
+
+GOOD = Document("d", "text", "c", "a.jsonl", 1)
+BAD = Reject("c", "a.jsonl", 2, RejectReason.BAD_JSON, "unexpected end")
+
+
+def guard(stream, share=0.1, grace=10):
+    settings = CorpusSettings(name="c", kind="jsonl", path=".", max_reject_share=share, reject_grace=grace)
+    return guard_rejects(iter(stream), settings)
+
+
+def test_stream_passes_unchanged_while_rejects_stay_within_their_share():
+    stream = ([GOOD] * 9 + [BAD]) * 20
+    assert list(guard(stream)) == stream
+
+
+def test_past_the_share_the_corpus_is_refused_with_the_reasons_and_the_first_place():
+    passed = []
+    with pytest.raises(
+        CorpusError, match=r"corpus c: 2 of the first 11 .*bad_json 2.*10\.0%.*a\.jsonl:2: unexpected end"
+    ):
+        for item in guard([GOOD] * 9 + [BAD, BAD] + [GOOD] * 100):
+            passed.append(item)
+    assert passed == [GOOD] * 9 + [BAD]
+
+
+def test_one_bad_line_does_not_stop_a_corpus_smaller_than_the_grace():
+    assert list(guard([GOOD, BAD, GOOD])) == [GOOD, BAD, GOOD]
+
+
+def test_corpus_with_rejects_and_no_document_is_refused_at_its_end():
+    with pytest.raises(CorpusError, match="1 of the first 1"):
+        list(guard([BAD]))
+    assert list(guard([])) == []
+
+
+def test_share_of_one_lets_everything_pass():
+    assert list(guard([BAD] * 50, share=1)) == [BAD] * 50
+
+
+def test_without_grace_the_first_reject_past_the_share_stops():
+    with pytest.raises(CorpusError):
+        list(guard([BAD, GOOD], share=0, grace=0))
