@@ -126,7 +126,3 @@ class Blocks:
         sums_PB = self.sums_PB.copy()
         sums_PB[rows_M, blocks_M] = weights_MK.sum(axis=1, dtype=np.float64)
         return sums_PB.sum(axis=1)
-
-    def statistics(self, next_ids_P: NDArray[np.integer]) -> Statistics:
-        """Entropy and surprise; meaningful for blocks at temperature 1."""
-        return Statistics(entropy=self.entropy(), nll=self.negative_logprobs(next_ids_P))
