@@ -110,7 +110,7 @@ def _ready(rows: pa.Table, recipe_id: str) -> pa.Table:
     unit_id = unit_id_of(recipe_id, rows["doc_id"].unique().to_pylist())
     named = rows.drop_columns(["unit_id"]) if "unit_id" in rows.column_names else rows
     named = named.append_column(SEQUENCES.field("unit_id"), pa.array([unit_id] * rows.num_rows, pa.string()))
-    return with_checksums(named.sort_by([("doc_id", "ascending"), ("window", "ascending")]))
+    return with_checksums(named.sort_by([("doc_id", "ascending"), ("window_index", "ascending")]))
 
 
 def _register(transaction: Transaction, shard: str, rows: pa.Table, n_bytes: int, run_id: str, seconds: float) -> None:

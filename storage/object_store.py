@@ -66,14 +66,14 @@ def put_bytes(location: LakeLocation, name: str, content: bytes) -> str:
 
 def read_all(location: LakeLocation, pattern: str) -> dict[str, bytes]:
     """Every file under the data path that matches a glob pattern, by full path."""
-    with _connection(location) as connection:
+    with connect(location) as connection:
         rows = connection.execute("SELECT filename, content FROM read_blob(?)", [location.data + pattern]).fetchall()
     return dict(sorted(rows))
 
 
 def list_paths(location: LakeLocation, pattern: str) -> list[str]:
     """Full paths under the data path that match a glob pattern, sorted."""
-    with _connection(location) as connection:
+    with connect(location) as connection:
         return sorted(row[0] for row in connection.execute("FROM glob(?)", [location.data + pattern]).fetchall())
 
 
@@ -105,13 +105,14 @@ def _sync_directory(directory: Path) -> None:
 
 
 def _put_object(location: LakeLocation, path: str, content: bytes) -> None:
-    with _connection(location) as connection:
+    with connect(location) as connection:
         connection.execute("CREATE TEMP TABLE outgoing (content BLOB)")
         connection.execute("INSERT INTO outgoing VALUES (?)", [content])
         connection.execute(f"COPY outgoing TO {_quoted(path)} (FORMAT blob)")
 
 
-def _connection(location: LakeLocation) -> duckdb.DuckDBPyConnection:
+def connect(location: LakeLocation) -> duckdb.DuckDBPyConnection:
+    """A connection of its own that reaches the data path, with no catalog attached."""
     connection = duckdb.connect()
     configure_object_store(connection, location)
     return connection

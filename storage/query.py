@@ -4,15 +4,13 @@ DuckDB's own settings do not make a session read-only (`COPY … TO` inside the 
 functions stay possible), so the statement is parsed first: one SELECT, no function that reaches outside the lake.
 """
 
-import json
-from typing import Any
-
 import duckdb
 import pyarrow as pa
 
 from storage.errors import QueryError
 from storage.lake import Lake
 from storage.location import LakeLocation
+from storage.sql_tree import functions, nodes, parse_select
 
 # Table functions that only compute or list. Any other (read_csv, ducklake_cleanup_old_files, …) is refused.
 _TABLE_FUNCTIONS = frozenset(
@@ -60,28 +58,19 @@ def _check(sql: str) -> None:
 
 
 def _forbidden(sql: str) -> set[str]:
-    row = duckdb.connect().execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
-    tree = json.loads(row[0]) if row else {}
-    if tree.get("error"):
-        # DESCRIBE and SUMMARIZE are SELECTs that can't be written as a tree; they name one relation and read it.
-        return set() if sql.lstrip().lower().startswith(("describe", "summarize", "show")) else {tree["error_message"]}
-    return _walk(tree)
-
-
-def _walk(node: Any) -> set[str]:
-    if isinstance(node, list):
-        return set().union(*map(_walk, node)) if node else set()
-    if not isinstance(node, dict):
-        return set()
-    found: set[str] = set()
-    if node.get("type") == "TABLE_FUNCTION":
-        name = (node.get("function") or {}).get("function_name", "")
-        if name not in _TABLE_FUNCTIONS:
-            found.add(f"table function {name}")
-    elif node.get("class") == "FUNCTION" and node.get("function_name") in _FORBIDDEN_SCALARS:
-        found.add(f"function {node['function_name']}")
-    elif node.get("type") == "BASE_TABLE" and any(mark in node.get("table_name", "") for mark in "./*"):
-        found.add(f"file {node['table_name']}")
-    for value in node.values():
-        found |= _walk(value)
+    if sql.lstrip().lower().startswith(("describe", "summarize", "show")):
+        # A SELECT to DuckDB, but not one that it writes as a tree; what follows is judged as one.
+        relation = sql.strip().rstrip(";").split(maxsplit=1)[1:]
+        return (
+            _forbidden(f"FROM ({relation[0]})" if " " in relation[0] else f"FROM {relation[0]}") if relation else set()
+        )
+    tree = parse_select(sql)
+    found = {f"function {name}" for name in functions(tree) & _FORBIDDEN_SCALARS}
+    for node in nodes(tree):
+        if node.get("type") == "TABLE_FUNCTION":
+            name = (node.get("function") or {}).get("function_name", "")
+            if name not in _TABLE_FUNCTIONS:
+                found.add(f"table function {name}")
+        elif node.get("type") == "BASE_TABLE" and any(mark in node.get("table_name", "") for mark in "./*"):
+            found.add(f"file {node['table_name']}")
     return found

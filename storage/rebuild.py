@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from storage.errors import FormatVersionError, IntegrityError, LakeError
 from storage.lake import NAME, Lake, Transaction
 from storage.location import LakeLocation
-from storage.object_store import list_paths, put_bytes, read_all
+from storage.object_store import connect, list_paths, put_bytes, read_all
 from storage.schema import FORMAT_VERSION, SEQUENCES
 from storage.shards import check_rows, encode_shard
 
@@ -118,11 +118,8 @@ def _merged_first(paths: list[str]) -> list[str]:
 def _take_shard(
     transaction: Transaction, location: LakeLocation, path: str, forgotten: pa.Array, report: RebuildReport
 ) -> None:
-    connection = transaction.connection
-    names = ", ".join(f'"{name}"' for name in SEQUENCES.names)
     try:
-        rows = connection.execute(f"SELECT {names} FROM read_parquet(?)", [path]).to_arrow_table().cast(SEQUENCES)
-        check_rows(rows, path)
+        rows, compacted = _read(location, path)
     except (duckdb.Error, pa.ArrowInvalid, IntegrityError, ValueError) as error:
         report.skipped[path] = str(error).splitlines()[0]
         return
@@ -130,8 +127,9 @@ def _take_shard(
     if not fresh.num_rows:
         report.skipped[path] = "every row is forgotten, or stands in another file"
         return
-    if fresh.num_rows < rows.num_rows or "_ducklake_internal_row_id" in _columns(transaction, path):
+    if compacted or fresh.num_rows < rows.num_rows:
         path = _rewrite(transaction, location, path, fresh)
+    connection = transaction.connection
     connection.execute(
         f"CALL ducklake_add_data_files('{NAME}', 'sequences', ?, schema => 'store', hive_partitioning => true)", [path]
     )
@@ -158,12 +156,20 @@ def _fresh(transaction: Transaction, rows: pa.Table, forgotten: pa.Array) -> pa.
         """
     ).to_arrow_table()
     connection.unregister("incoming_rows")
-    return fresh.cast(SEQUENCES).sort_by([("recipe_id", "ascending"), ("doc_id", "ascending"), ("window", "ascending")])
+    return fresh.cast(SEQUENCES).sort_by(
+        [("recipe_id", "ascending"), ("doc_id", "ascending"), ("window_index", "ascending")]
+    )
 
 
-def _columns(transaction: Transaction, path: str) -> set[str]:
-    rows = transaction.connection.execute("SELECT name FROM parquet_schema(?)", [path]).fetchall()
-    return {row[0] for row in rows}
+def _read(location: LakeLocation, path: str) -> tuple[pa.Table, bool]:
+    """The checked rows of one file, and whether compaction wrote it. On a connection of its own: an error here must not
+    end the transaction."""
+    names = ", ".join(f'"{name}"' for name in SEQUENCES.names)
+    with connect(location) as connection:
+        rows = connection.execute(f"SELECT {names} FROM read_parquet(?)", [path]).to_arrow_table().cast(SEQUENCES)
+        columns = {row[0] for row in connection.execute("SELECT name FROM parquet_schema(?)", [path]).fetchall()}
+    check_rows(rows, path)
+    return rows, any(column.startswith("_ducklake_internal") for column in columns)
 
 
 def _rewrite(transaction: Transaction, location: LakeLocation, path: str, rows: pa.Table) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from storage.errors import LakeError, SettingsError
+from storage.errors import LakeError, QueryError, SettingsError
 from storage.identity import canonical_json, digest
 from storage.lake import Lake
+from storage.sql_tree import functions, has_subquery, parse_select, unstable_functions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +63,8 @@ def resolve_row_set(
         FROM (
             SELECT
                 unit_id, n_tokens, n_targets,
-                concat_ws(':', recipe_id, doc_id, "window", checksum, {weight or "''"}) AS row_key
-            FROM sequences WHERE {_condition(where)}
+                concat_ws(':', recipe_id, doc_id, window_index, checksum, {weight or "''"}) AS row_key
+            FROM {_rows(where)} AS sequences
         )
         GROUP BY unit_id ORDER BY unit_id
         """,
@@ -100,14 +101,14 @@ def resolve_row_set(
 
 
 def fetch(lake: Lake, row_set: RowSet, unit_ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
-    """The rows of some units, ordered by (unit_id, doc_id, window), with a column `weight` if the row set has one."""
+    """The rows of some units by (unit_id, doc_id, window_index), with a column `weight` if the row set has one."""
     extra = f", ({row_set.weight})::DOUBLE AS weight" if row_set.weight else ""
     return _ask(
         lake,
         f"""
         SELECT {", ".join(f'"{column}"' for column in columns)}{extra}
-        FROM sequences WHERE {_condition(row_set.where)} AND unit_id IN ({", ".join(["?"] * len(unit_ids))})
-        ORDER BY unit_id, doc_id, "window"
+        FROM {_rows(row_set.where)} AS sequences WHERE unit_id IN ({", ".join(["?"] * len(unit_ids))})
+        ORDER BY unit_id, doc_id, window_index
         """,
         [*_parameters(row_set.recipe_ids, row_set.up_to_commit, row_set.held_out), *unit_ids],
     )
@@ -136,9 +137,10 @@ def _last_commit(lake: Lake, recipe_ids: tuple[str, ...]) -> int:
     return int(found["number"][0].as_py() or 0)
 
 
-def _condition(where: str | None) -> str:
-    held = "list_contains(?, recipe_id) AND commit_number <= ? AND held_out = ?"
-    return f"{held} AND ({where})" if where else held
+def _rows(where: str | None) -> str:
+    """The rows as a relation: held-out documents are gone before the filter, which stands in a query of its own."""
+    inner = "SELECT * FROM sequences WHERE list_contains(?, recipe_id) AND commit_number <= ? AND held_out = ?"
+    return f"(SELECT * FROM ({inner}) AS sequences WHERE ({where}))" if where else f"({inner})"
 
 
 def _parameters(recipe_ids: tuple[str, ...], up_to: int, held_out: bool) -> list[Any]:
@@ -147,22 +149,19 @@ def _parameters(recipe_ids: tuple[str, ...], up_to: int, held_out: bool) -> list
 
 def _check_expression(lake: Lake, name: str, expression: str) -> None:
     """Refuse what is not one plain expression: a row set must mean the same whenever it is read."""
+    setting = f"training.{name} {expression!r}"
     try:
-        relation = lake.connection.sql("SELECT * FROM sequences LIMIT 0").select(f"({expression}) AS value")
-        kind = str(relation.types[0])
-        statements = duckdb.extract_statements(f"SELECT ({expression}) FROM sequences")
-    except duckdb.Error as error:
-        raise SettingsError(
-            f"training.{name} {expression!r}: not an expression over the view `sequences`: {str(error).splitlines()[0]}"
-        ) from None
-    if len(statements) != 1 or "select" in expression.lower().split():
-        raise SettingsError(
-            f"training.{name} {expression!r}: expected one expression over columns of `sequences`; a subquery may "
-            "answer differently later, and a row set must not"
-        )
-    expected = "BOOLEAN" if name == "where" else "a number"
+        tree = parse_select(f"SELECT ({expression})")
+        kind = str(lake.connection.sql("SELECT * FROM sequences LIMIT 0").select(f"({expression}) AS value").types[0])
+    except (duckdb.Error, QueryError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"{setting}: not an expression over the view `sequences`: {reason}") from None
+    if has_subquery(tree):
+        raise SettingsError(f"{setting}: a subquery may answer differently later, and a row set must not; name columns")
+    if unstable := functions(tree) & unstable_functions():
+        raise SettingsError(f"{setting}: {', '.join(sorted(unstable))} answers differently every time")
     if (kind == "BOOLEAN") != (name == "where"):
-        raise SettingsError(f"training.{name} {expression!r}: expected {expected}, found {kind}")
+        raise SettingsError(f"{setting}: expected {'BOOLEAN' if name == 'where' else 'a number'}, found {kind}")
 
 
 def _ask(lake: Lake, query: str, parameters: list[Any]) -> pa.Table:

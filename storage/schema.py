@@ -21,7 +21,7 @@ SEQUENCES = pa.schema(
         pa.field("unit_id", pa.string(), nullable=False),
         pa.field("corpus", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
-        pa.field("window", pa.int32(), nullable=False),
+        pa.field("window_index", pa.int32(), nullable=False),
         pa.field("start", pa.int32(), nullable=False),
         pa.field("n_tokens", pa.int32(), nullable=False),
         pa.field("n_targets", pa.int32(), nullable=False),
@@ -40,7 +40,7 @@ SEQUENCES = pa.schema(
 # Where a row lies and how it was reached may change by upkeep; what it says may not. `unit_id` stays out, so that the
 # same capture made twice has the same checksums wherever the engine repeats itself.
 _HASHED_TEXT = ("recipe_id", "doc_id")
-_HASHED_NUMBERS = ("window", "start", "levels")
+_HASHED_NUMBERS = ("window_index", "start", "levels")
 _HASHED_LISTS = ("input_ids", "target_ids", "head_codes", "entropy_codes", "nll_codes")
 
 

@@ -19,13 +19,13 @@ from storage.schema import FORMAT_VERSION, SEQUENCES, sequence_checksums
 
 _ROW_GROUP_TOKENS = 131_072
 _DICTIONARY_COLUMNS = [
-    *("recipe_id", "unit_id", "corpus", "source", "levels", "n_tokens", "window", "start"),
+    *("recipe_id", "unit_id", "corpus", "source", "levels", "n_tokens", "window_index", "start"),
     *("head_codes.list.element.list.element", "entropy_codes.list.element", "nll_codes.list.element"),
 ]
 # Ranges of these let DuckDB skip whole files.
 _STATISTICS_COLUMNS = [
     *("recipe_id", "doc_id", "unit_id", "corpus", "source"),
-    *("window", "start", "n_tokens", "n_targets", "mean_entropy", "mean_nll"),
+    *("window_index", "start", "n_tokens", "n_targets", "mean_entropy", "mean_nll"),
 ]
 _WRITE_OPTIONS: dict[str, Any] = {
     "compression": "zstd",
@@ -47,12 +47,9 @@ def encode_shard(rows: pa.Table, recipe: Mapping[str, Any]) -> bytes:
     }
     buffer = io.BytesIO()
     tokens_per_row = max(1, sum(rows["n_tokens"].to_pylist()) // max(1, rows.num_rows))
-    pq.write_table(
-        rows.cast(SEQUENCES).replace_schema_metadata(footer),
-        buffer,
-        row_group_size=max(1, _ROW_GROUP_TOKENS // tokens_per_row),
-        **_WRITE_OPTIONS,
-    )
+    with pq.ParquetWriter(buffer, SEQUENCES, **_WRITE_OPTIONS) as writer:
+        writer.write_table(rows.cast(SEQUENCES), row_group_size=max(1, _ROW_GROUP_TOKENS // tokens_per_row))
+        writer.add_key_value_metadata(footer)
     return buffer.getvalue()
 
 
@@ -68,9 +65,11 @@ def write_shard(location: LakeLocation, rows: pa.Table, recipe: Mapping[str, Any
 def check_rows(rows: pa.Table, where: str) -> None:
     """Compare every row's checksum with its content. Raises IntegrityError that names the rows that differ."""
     wrong = [
-        (row["doc_id"], row["window"])
+        (row["doc_id"], row["window_index"])
         for row, now in zip(
-            rows.select(["doc_id", "window", "checksum"]).to_pylist(), sequence_checksums(rows).to_pylist(), strict=True
+            rows.select(["doc_id", "window_index", "checksum"]).to_pylist(),
+            sequence_checksums(rows).to_pylist(),
+            strict=True,
         )
         if row["checksum"] != now
     ]

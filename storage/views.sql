@@ -5,7 +5,7 @@
 -- One row per cached sequence (a document, or a window of a long one): what `training.where` is a condition over.
 CREATE OR REPLACE VIEW sequences AS
 SELECT
-    s.recipe_id, s.doc_id, s."window", s."start", s.corpus, s.source, s.n_tokens, s.n_targets,
+    s.recipe_id, s.doc_id, s.window_index, s.start, s.corpus, s.source, s.n_tokens, s.n_targets,
     s.mean_entropy, -s.mean_nll AS mean_logprob, c.commit_number, $held_out AS held_out, s.unit_id, s.checksum,
     s.levels, s.input_ids, s.target_ids, s.head_codes, s.entropy_codes, s.nll_codes
 FROM store.sequences AS s
@@ -50,13 +50,13 @@ CREATE OR REPLACE VIEW vocabulary AS SELECT DISTINCT * FROM store.vocabulary;
 -- it given everything before.
 CREATE OR REPLACE VIEW positions AS
 SELECT
-    p.recipe_id, p.doc_id, p."window", p."start" + p.offset_in_window AS position, p.token_id, v.token,
+    p.recipe_id, p.doc_id, p.window_index, p.start + p.offset_in_window AS position, p.token_id, v.token,
     p.entropy_code / 32 AS entropy, -(p.nll_code / 32) AS logprob,
     len(p.codes) AS n_heads, len(p.ids) - len(p.codes) AS n_tails,
     1 - coalesce(list_sum(p.codes), 0) / p.levels AS residual_mass, p.held_out
 FROM (
     SELECT
-        recipe_id, doc_id, "window", "start", held_out, levels,
+        recipe_id, doc_id, window_index, start, held_out, levels,
         unnest(range(1, n_tokens + 1)) AS offset_in_window,
         unnest(input_ids[2:]) AS token_id,
         unnest(target_ids) AS ids,
@@ -72,19 +72,19 @@ WHERE p.entropy_code IS NOT NULL;
 -- One row per cached probability, heads and tails, without token text: the leanest form for sums over everything.
 CREATE OR REPLACE VIEW targets AS
 SELECT
-    recipe_id, doc_id, "window", position, token_id, code IS NOT NULL AS is_head, rank,
+    recipe_id, doc_id, window_index, position, token_id, code IS NOT NULL AS is_head, rank,
     CASE WHEN code IS NOT NULL THEN code / levels ELSE residual_mass / n_tails END AS probability
 FROM (
     SELECT
-        recipe_id, doc_id, "window", position, levels, residual_mass, n_tails,
+        recipe_id, doc_id, window_index, position, levels, residual_mass, n_tails,
         unnest(ids) AS token_id, unnest(codes) AS code, unnest(range(1, len(ids) + 1)) AS rank
     FROM (
         SELECT
-            recipe_id, doc_id, "window", levels, ids, codes, "start" + offset_in_window AS position,
+            recipe_id, doc_id, window_index, levels, ids, codes, start + offset_in_window AS position,
             1 - coalesce(list_sum(codes), 0) / levels AS residual_mass, len(ids) - len(codes) AS n_tails
         FROM (
             SELECT
-                recipe_id, doc_id, "window", "start", levels,
+                recipe_id, doc_id, window_index, start, levels,
                 unnest(range(1, n_tokens + 1)) AS offset_in_window,
                 unnest(target_ids) AS ids,
                 unnest(head_codes) AS codes
@@ -95,7 +95,7 @@ FROM (
 
 -- The ids kept with their own probability, most probable first.
 CREATE OR REPLACE VIEW heads AS
-SELECT t.recipe_id, t.doc_id, t."window", t.position, t.rank, t.token_id, v.token, t.probability, ln(t.probability) AS logprob
+SELECT t.recipe_id, t.doc_id, t.window_index, t.position, t.rank, t.token_id, v.token, t.probability, ln(t.probability) AS logprob
 FROM targets AS t
 JOIN recipes AS r USING (recipe_id)
 LEFT JOIN store.vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = t.token_id
@@ -103,7 +103,7 @@ WHERE t.is_head;
 
 -- The ids that share the residual mass equally; one that stands twice counts twice.
 CREATE OR REPLACE VIEW tails AS
-SELECT t.recipe_id, t.doc_id, t."window", t.position, t.token_id, v.token, t.probability
+SELECT t.recipe_id, t.doc_id, t.window_index, t.position, t.token_id, v.token, t.probability
 FROM targets AS t
 JOIN recipes AS r USING (recipe_id)
 LEFT JOIN store.vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = t.token_id

@@ -42,7 +42,7 @@ def make_rows() -> Callable[..., pa.Table]:
                         "unit_id": "",
                         "corpus": corpus,
                         "source": f"{name}.txt",
-                        "window": window,
+                        "window_index": window,
                         "start": 3 * window,
                         "n_tokens": 3,
                         "n_targets": 2,

@@ -112,15 +112,15 @@ def test_an_open_reader_does_not_make_a_commit_fail(location, lake, make_rows, r
 
 
 def test_a_held_commit_lock_is_reported_with_the_setting_that_helps(location, lake, recipe):
-    with Lake.open(location, read_only=False, lock_timeout=0.05) as other, lake.transaction():
-        with pytest.raises(LakeBusyError, match="lock_timeout_seconds"):
-            note_run(other, "r", "started", kind="capture", recipe_id=None)
+    helpful = pytest.raises(LakeBusyError, match="lock_timeout_seconds")
+    with Lake.open(location, read_only=False, lock_timeout=0.05) as other, lake.transaction(), helpful:
+        note_run(other, "r", "started", kind="capture", recipe_id=None)
 
 
 def test_a_second_capture_at_once_is_refused_by_name(location, lake):
-    with single_writer(location, "capture"):
-        with pytest.raises(LakeBusyError, match="another capture is running"), single_writer(location, "capture"):
-            pass
+    running = pytest.raises(LakeBusyError, match="another capture is running")
+    with single_writer(location, "capture"), running, single_writer(location, "capture"):
+        pass
     with single_writer(location, "capture"):
         pass
 
