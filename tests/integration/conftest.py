@@ -1,0 +1,103 @@
+"""Real servers for the tests that need one: PostgreSQL from the system, an S3 server from PyPI, both on loopback."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_ACCESS_KEY, _SECRET_KEY, _BUCKET = "logitlake", "logitlake-secret", "lake"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _postgres_program(name: str) -> str:
+    installed = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    program = str(installed[-1]) if installed else shutil.which(name)
+    if program is None:
+        pytest.fail("PostgreSQL is not installed: `apt-get install postgresql` (CI does), or run `make test`")
+    return program
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A connection string, but for the database, of a cluster of our own on loopback."""
+    folder = tmp_path_factory.mktemp("postgres")
+    cluster, port = folder / "cluster", _free_port()
+    # PostgreSQL refuses to run as root: there, it runs as the user that its package made.
+    prefix = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    if prefix:
+        for place in (folder, *folder.parents):
+            if place == Path("/tmp") or place == Path("/"):
+                break
+            place.chmod(place.stat().st_mode | 0o055)
+        shutil.chown(folder, "postgres")
+    control = [*prefix, _postgres_program("pg_ctl"), "-D", str(cluster), "-w"]
+    settings = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    make = [*prefix, _postgres_program("initdb"), "-D", str(cluster), "-A", "trust", "-U", "logitlake"]
+    subprocess.run(make, check=True, capture_output=True, cwd="/")
+    start = [*control, "-o", settings, "-l", str(folder / "log"), "start"]
+    subprocess.run(start, check=True, capture_output=True, cwd="/")
+    try:
+        yield f"host=127.0.0.1 port={port} user=logitlake"
+    finally:
+        subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
+
+
+@pytest.fixture
+def postgres(postgres_cluster: str) -> str:
+    """A catalog setting that names an empty database."""
+    database = f"lake_{uuid.uuid4().hex}"
+    make = [_postgres_program("psql"), f"{postgres_cluster} dbname=postgres", "-c", f"CREATE DATABASE {database}"]
+    subprocess.run(make, check=True, capture_output=True)
+    return f"postgres:{postgres_cluster} dbname={database}"
+
+
+@pytest.fixture
+def s3_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an empty bucket on an S3 server that checks credentials; the environment holds them."""
+    port = _free_port()
+    (tmp_path / "buckets" / _BUCKET).mkdir(parents=True)
+    command = [sys.executable, "-m", "nanio", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    server = subprocess.Popen(
+        [*command, "--data-dir", str(tmp_path / "buckets"), "--log-level", "error", "--no-access-log"],
+        env={**os.environ, "NANIO_ACCESS_KEY": _ACCESS_KEY, "NANIO_SECRET_KEY": _SECRET_KEY},
+    )
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", _ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", _SECRET_KEY)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/")
+        yield f"s3://{_BUCKET}/some/prefix/"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait_for(url: str) -> None:
+    """Until the server answers anything at all."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except urllib.error.HTTPError as error:
+            error.close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
