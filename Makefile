@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCHMARKS := reader query incremental
 INSTALLED := $(VENV)/installed
 
 # Nothing here reaches for a model hub or reports home: a run is the same on a machine with no network but an index.
@@ -27,7 +28,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@rm -f $@
 	@echo 'Installing into $(VENV): about 2 GB, one to three minutes. Done once.'
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt pip
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,bench]'
 	@touch $@
 
 demo: $(INSTALLED) ## the main job on a real teacher and real text: capture, train, evaluate, ask
@@ -46,8 +47,8 @@ test: $(INSTALLED) ## every test that takes no server and no minutes
 test-all: $(INSTALLED) ## all tests, the slow ones too
 	$(BIN)/python -m pytest
 
-bench: $(INSTALLED) ## every benchmark: a table, a plot and a line of JSON each
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+bench: $(INSTALLED) ## every benchmark in quick form: a table, a plot and a line of JSON each
+	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick; done
 
 clean: ## remove everything that can be made again, but no lake
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
