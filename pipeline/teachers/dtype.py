@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 _ACCELERATOR_NODES = ("nvidiactl", "kfd", "davinci_manager", "dri", "dxg")
+_CPU_INFO = Path("/proc/cpuinfo")
 _CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
@@ -30,7 +31,7 @@ def _accelerator_in_sight() -> bool:
 def _cpu_has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 by itself; emulated, it is slower than float32."""
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        text = _CPU_INFO.read_text(encoding="utf-8")
     except OSError:
         return False
     flags = {flag for line in text.splitlines() if line.startswith(("flags", "Features")) for flag in line.split()}

@@ -16,7 +16,7 @@ from pipeline.config import TeacherSettings
 from pipeline.fingerprints import hash_adapter, hash_weights
 from storage.errors import SettingsError
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
 _SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
 _NAMES = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
@@ -30,6 +30,7 @@ class TeacherFiles:
     tokenizer_directory: Path
     teacher_hash: str
     name: str
+    n_parameters: int = 0
     adapter_directory: Path | None = None
     adapter_hash: str | None = None
 
@@ -48,6 +49,7 @@ def resolve_teacher(settings: TeacherSettings) -> TeacherFiles:
         tokenizer_directory=directory,
         teacher_hash=teacher_hash,
         name=f"{_model_type(directory)}-{_short(n_parameters)}",
+        n_parameters=n_parameters,
         adapter_directory=adapter,
         adapter_hash=None if adapter is None else hash_adapter(adapter, _weight_files(adapter, settings)),
     )

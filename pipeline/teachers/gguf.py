@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import struct
 import tempfile
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def _save(path: Path, staging: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(
             folder, gguf_file=name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
         )
-    except (ValueError, OSError, KeyError, NotImplementedError) as error:
+    except (ValueError, OSError, KeyError, IndexError, NotImplementedError, struct.error) as error:
         raise SettingsError(f"teacher {path}: transformers can't read this GGUF file ({error})") from None
     tokenizer.save_pretrained(staging)
     model.save_pretrained(staging)

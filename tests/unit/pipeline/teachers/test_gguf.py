@@ -1,0 +1,96 @@
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import TeacherSettings
+from pipeline.teachers.files import resolve_teacher
+from pipeline.teachers.gguf import convert_gguf
+from pipeline.teachers.transformers import load_teacher
+from pipeline.tokenizer import TextTokenizer
+from storage.errors import SettingsError
+
+LAYER = {
+    "attn_q": (32, 32),
+    "attn_k": (16, 32),
+    "attn_v": (16, 32),
+    "attn_output": (32, 32),
+    "ffn_gate": (64, 32),
+    "ffn_up": (64, 32),
+    "ffn_down": (32, 64),
+}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGITLAKE_CACHE", str(tmp_path / "cache"))
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def gguf_file(tmp_path: Path, trained_backend: str) -> Path:
+    """A Llama of two layers with the tests' tokenizer inside, as llama.cpp's tools write it."""
+    backend = json.loads(trained_backend)
+    tokens = sorted(backend["model"]["vocab"], key=backend["model"]["vocab"].__getitem__)
+    # The name that transformers' own GPT-2 tokenizer would otherwise add as one id more.
+    tokens[tokens.index("<unk>")] = "<|endoftext|>"
+    path = tmp_path / "models" / "tiny.gguf"
+    path.parent.mkdir()
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_context_length(128)
+    writer.add_embedding_length(32)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(8)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_merges([" ".join(merge) for merge in backend["model"]["merges"]])
+    writer.add_token_types([3 if token.startswith("<") and len(token) > 2 else 1 for token in tokens])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    rng = np.random.default_rng(0)
+    shapes = {"token_embd": (len(tokens), 32)}
+    shapes |= {f"blk.{layer}.{name}": shape for layer in range(2) for name, shape in LAYER.items()}
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", (rng.standard_normal(shape) * 0.3).astype(np.float32))
+    for name in ("output_norm", *(f"blk.{layer}.{kind}_norm" for layer in range(2) for kind in ("attn", "ffn"))):
+        writer.add_tensor(f"{name}.weight", np.ones(32, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_file_becomes_an_ordinary_teacher_once(gguf_file: Path, tmp_path: Path) -> None:
+    """Named by path, by folder and name, or by a folder that holds it: one conversion, one hash, a working engine."""
+    named = TeacherSettings(model=str(gguf_file), device="cpu", dtype="bfloat16")
+    files = resolve_teacher(named)
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "gguf").rglob("*")}
+    assert resolve_teacher(TeacherSettings(model=str(gguf_file.parent), gguf_file="tiny.gguf")) == files
+    assert resolve_teacher(TeacherSettings(model=str(gguf_file.parent))) == files
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "gguf").rglob("*")} == made
+    assert not [path for path in made if path.name.endswith(".tmp")]
+    tokenizer = TextTokenizer.load(files.tokenizer_directory)
+    engine = load_teacher(named, files, vocab_size=tokenizer.vocab_size)
+    ids = np.array(tokenizer.encode_texts(["the lazy dog"])[0], np.int32)
+    (logits,) = engine.forward([ids], [np.ones(len(ids), bool)])
+    assert logits.shape == (len(ids), tokenizer.vocab_size)
+    assert logits.isfinite().all()
+
+
+def test_a_file_that_is_no_gguf_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF but not really")
+    with pytest.raises(SettingsError, match=r"broken\.gguf"):
+        convert_gguf(path)
+    assert list((tmp_path / "cache" / "gguf").iterdir()) == []
