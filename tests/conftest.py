@@ -1,12 +1,16 @@
 """Fixtures that several rooms use: a tiny model, a tiny tokenizer, and rows of the cache made from plain lists."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.dataset import RowSetReader
+from storage.rowsets import RowSet
 from storage.schema import SEQUENCES, with_checksums
 
 TINY_VOCAB = 211
@@ -77,6 +81,72 @@ def _row(rng: np.random.Generator, n: int, vocab: int, masked: float, tail: bool
         "mean_entropy": 1.0,
         "mean_nll": 1.0,
     }
+
+
+class MemoryLake:
+    """Rows by unit in memory; the first token of row i of the whole is i, so that batches can be told apart."""
+
+    def __init__(
+        self,
+        make_rows: RowMaker,
+        unit_lengths: Sequence[Sequence[int]],
+        weights: Sequence[float] | None = None,
+        **options: Any,
+    ) -> None:
+        self.units: dict[str, pa.Table] = {}
+        number = 0
+        for index, lengths in enumerate(unit_lengths):
+            table = make_rows(lengths, seed=index, unit=f"u{index:03d}", **{"vocab": 300} | options)
+            ids = table["input_ids"].to_pylist()
+            for row in ids:
+                row[0] = number
+                number += 1
+            at = table.schema.get_field_index("input_ids")
+            self.units[f"u{index:03d}"] = table.set_column(
+                at, table.schema.field(at), pa.array(ids, pa.list_(pa.int32()))
+            )
+        self.weights = weights
+        self.fetched: list[tuple[str, ...]] = []
+
+    def fetch(self, unit_ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        self.fetched.append(tuple(unit_ids))
+        rows = pa.concat_tables([self.units[unit] for unit in sorted(unit_ids)])
+        picked = rows.select(list(columns))
+        if self.weights is not None:
+            numbers = [row[0] for row in rows["input_ids"].to_pylist()]
+            picked = picked.append_column("weight", pa.array([self.weights[i] for i in numbers], pa.float64()))
+        return picked
+
+    def row_set(self, weight: str | None = None) -> RowSet:
+        units = pa.table(
+            {
+                "unit_id": list(self.units),
+                "n_sequences": [t.num_rows for t in self.units.values()],
+                "n_tokens": [sum(t["n_tokens"].to_pylist()) for t in self.units.values()],
+                "n_targets": [sum(t["n_targets"].to_pylist()) for t in self.units.values()],
+            }
+        )
+        totals = {name: sum(units[name].to_pylist()) for name in ("n_sequences", "n_tokens", "n_targets")}
+        return RowSet(
+            row_set_id="s" * 32,
+            recipe_ids=("r" * 32,),
+            up_to_commit=1,
+            where=None,
+            weight=weight,
+            held_out=False,
+            content_hash="c" * 32,
+            units=units,
+            **totals,
+        )
+
+    def reader(self, weight: str | None = None, **options: Any) -> RowSetReader:
+        return RowSetReader(self.row_set(weight), self.fetch, **{"batch_sequences": 4, "block_tokens": 60} | options)
+
+
+@pytest.fixture
+def memory_lake(make_rows: RowMaker) -> Callable[..., MemoryLake]:
+    """A factory of lakes in memory from lists of row lengths, one list a unit."""
+    return partial(MemoryLake, make_rows)
 
 
 @pytest.fixture(scope="session")

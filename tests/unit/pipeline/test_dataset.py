@@ -9,67 +9,12 @@ import torch
 from pipeline.dataset import RowSetReader
 from pipeline.row_order import LENGTH_GROUP, Draw, UnitWeights, order_rows, plan_blocks
 from storage.errors import LakeError, MismatchError, SettingsError
-from storage.rowsets import RowSet
-
-
-class MemoryLake:
-    """Rows by unit in memory; the first token of row i of the whole is i, so that batches can be told apart."""
-
-    def __init__(self, make_rows, unit_lengths, weights=None):
-        self.units = {}
-        number = 0
-        for index, lengths in enumerate(unit_lengths):
-            table = make_rows(lengths, seed=index, unit=f"u{index:03d}", vocab=300)
-            ids = table["input_ids"].to_pylist()
-            for row in ids:
-                row[0] = number
-                number += 1
-            at = table.schema.get_field_index("input_ids")
-            self.units[f"u{index:03d}"] = table.set_column(
-                at, table.schema.field(at), pa.array(ids, pa.list_(pa.int32()))
-            )
-        self.weights = weights
-        self.fetched = []
-
-    def fetch(self, unit_ids, columns):
-        self.fetched.append(tuple(unit_ids))
-        rows = pa.concat_tables([self.units[unit] for unit in sorted(unit_ids)])
-        picked = rows.select(list(columns))
-        if self.weights is not None:
-            numbers = [row[0] for row in rows["input_ids"].to_pylist()]
-            picked = picked.append_column("weight", pa.array([self.weights[i] for i in numbers], pa.float64()))
-        return picked
-
-    def row_set(self, weight=None):
-        units = pa.table(
-            {
-                "unit_id": list(self.units),
-                "n_sequences": [t.num_rows for t in self.units.values()],
-                "n_tokens": [sum(t["n_tokens"].to_pylist()) for t in self.units.values()],
-                "n_targets": [sum(t["n_targets"].to_pylist()) for t in self.units.values()],
-            }
-        )
-        totals = {name: sum(units[name].to_pylist()) for name in ("n_sequences", "n_tokens", "n_targets")}
-        return RowSet(
-            row_set_id="s" * 32,
-            recipe_ids=("r" * 32,),
-            up_to_commit=1,
-            where=None,
-            weight=weight,
-            held_out=False,
-            content_hash="c" * 32,
-            units=units,
-            **totals,
-        )
-
-    def reader(self, weight=None, **options):
-        return RowSetReader(self.row_set(weight), self.fetch, **{"batch_sequences": 4, "block_tokens": 60} | options)
 
 
 @pytest.fixture
-def lake(make_rows):
+def lake(memory_lake):
     rng = np.random.default_rng(5)
-    return MemoryLake(make_rows, [rng.integers(2, 20, n).tolist() for n in (5, 9, 1, 12, 7, 3)])
+    return memory_lake([rng.integers(2, 20, n).tolist() for n in (5, 9, 1, 12, 7, 3)])
 
 
 def rows_of(batch):
@@ -192,7 +137,7 @@ def test_targets_stay_with_their_tokens(lake):
                 assert batch.targets.ids[low:high].tolist() == ids
 
 
-def test_rows_of_similar_length_stand_together(make_rows):
+def test_rows_of_similar_length_stand_together():
     rng = np.random.default_rng(0)
     lengths = rng.integers(2, 100, LENGTH_GROUP * 20)
     order = order_rows(lengths, None, block=0, draw=Draw(seed=0, epoch=0, row_set_id="x"))
@@ -211,8 +156,8 @@ def test_blocks_hold_no_more_tokens_than_they_may(lake):
     assert [block.first for block in blocks] == np.cumsum([0, *(b.n_rows for b in blocks[:-1])]).tolist()
 
 
-def test_memory_is_flat_in_the_number_of_shards(make_rows):
-    lake = MemoryLake(make_rows, [[50] * 4] * 24)
+def test_memory_is_flat_in_the_number_of_shards(memory_lake):
+    lake = memory_lake([[50] * 4] * 24)
     held = []
 
     def fetch(unit_ids, columns):
@@ -227,10 +172,10 @@ def test_memory_is_flat_in_the_number_of_shards(make_rows):
     assert max(held) - before < 6 * one_block
 
 
-def test_sampling_weights_set_how_often_a_row_appears(make_rows):
+def test_sampling_weights_set_how_often_a_row_appears(memory_lake):
     weights = np.random.default_rng(1).gamma(1.0, size=40)
     weights[7] = 0
-    lake = MemoryLake(make_rows, [[6] * 10] * 4, weights=weights.tolist())
+    lake = memory_lake([[6] * 10] * 4, weights=weights.tolist())
     reader = lake.reader(weight="mean_nll")
     expected = weights / weights.mean()
     seen = Counter()
@@ -252,14 +197,14 @@ def test_equal_weights_are_no_weights():
 
 
 @pytest.mark.parametrize("bad", [[-1.0], [float("nan")], [None]])
-def test_weights_that_are_none_are_refused(make_rows, bad):
-    lake = MemoryLake(make_rows, [[6] * 2], weights=[1.0, *bad])
+def test_weights_that_are_none_are_refused(memory_lake, bad):
+    lake = memory_lake([[6] * 2], weights=[1.0, *bad])
     with pytest.raises(SettingsError, match="finite weight"):
         epoch_of(lake.reader(weight="w"))
 
 
-def test_weights_of_zero_for_all_are_refused(make_rows):
-    lake = MemoryLake(make_rows, [[6] * 2], weights=[0.0, 0.0])
+def test_weights_of_zero_for_all_are_refused(memory_lake):
+    lake = memory_lake([[6] * 2], weights=[0.0, 0.0])
     with pytest.raises(SettingsError, match="nothing to train on"):
         epoch_of(lake.reader(weight="w"))
 
