@@ -124,8 +124,8 @@ def training_arguments(training: TrainingSettings, directory: Path, *, show_prog
         max_grad_norm=training.max_grad_norm,
         bf16=precision == "bf16",
         fp16=precision == "fp16",
-        gradient_checkpointing=training.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if training.gradient_checkpointing else None,
+        activation_checkpointing=training.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if training.gradient_checkpointing else None,
         seed=training.seed,
         use_cpu=use_cpu,
         save_strategy="steps" if training.save_steps else "no",
@@ -207,10 +207,12 @@ def _facts(
 
 def _metrics(trainer: DistillationTrainer, result: Any, args: TrainingArguments) -> dict[str, Any]:
     tokens = trainer.accelerator.reduce(torch.tensor(trainer.tokens_seen, device=args.device)).item()
+    # Each rank's loss is its share of the sum, scaled so that the mean over ranks is the mean over targets.
+    loss = trainer.accelerator.reduce(torch.tensor(result.training_loss, device=args.device), reduction="mean").item()
     seconds = result.metrics["train_runtime"]
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     return {
-        "train_loss": result.training_loss,
+        "train_loss": loss,
         "steps": result.global_step,
         "tokens": tokens,
         "seconds": seconds,

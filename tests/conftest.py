@@ -18,36 +18,37 @@ TINY_VOCAB = 211
 RowMaker = Callable[..., pa.Table]
 
 
-@pytest.fixture
-def make_rows() -> RowMaker:
-    """A factory of tables in the schema SEQUENCES, one row per entry of `lengths`, with random varopt-like targets.
+def make_rows_of(
+    lengths: Sequence[int],
+    *,
+    seed: int = 0,
+    vocab: int = TINY_VOCAB,
+    masked: float = 0.2,
+    tail: bool = True,
+    levels: int = 64,
+    unit: str = "u0",
+    recipe_id: str = "r" * 32,
+) -> pa.Table:
+    """A table in the schema SEQUENCES, one row per entry of `lengths`, with random varopt-like targets.
 
     Position i of a row has heads that include the token that really follows, so a shift by one changes every loss;
     `masked` is the share of positions without target; `tail=False` leaves residual mass without ids, as top_k does.
     """
+    rng = np.random.default_rng(seed)
+    rows = [
+        _row(rng, n, vocab, masked, tail, levels)
+        | {"doc_id": f"{unit}-{index:05d}", "unit_id": unit, "recipe_id": recipe_id}
+        for index, n in enumerate(lengths)
+    ]
+    columns = {name: [row[name] for row in rows] for name in SEQUENCES.names if name != "checksum"}
+    schema = pa.schema([field for field in SEQUENCES if field.name != "checksum"])
+    return with_checksums(pa.table(columns, schema=schema))
 
-    def make(
-        lengths: Sequence[int],
-        *,
-        seed: int = 0,
-        vocab: int = TINY_VOCAB,
-        masked: float = 0.2,
-        tail: bool = True,
-        levels: int = 64,
-        unit: str = "u0",
-        recipe_id: str = "r" * 32,
-    ) -> pa.Table:
-        rng = np.random.default_rng(seed)
-        rows = [
-            _row(rng, n, vocab, masked, tail, levels)
-            | {"doc_id": f"{unit}-{index:05d}", "unit_id": unit, "recipe_id": recipe_id}
-            for index, n in enumerate(lengths)
-        ]
-        columns = {name: [row[name] for row in rows] for name in SEQUENCES.names if name != "checksum"}
-        schema = pa.schema([field for field in SEQUENCES if field.name != "checksum"])
-        return with_checksums(pa.table(columns, schema=schema))
 
-    return make
+@pytest.fixture
+def make_rows() -> RowMaker:
+    """The factory `make_rows_of`."""
+    return make_rows_of
 
 
 def _row(rng: np.random.Generator, n: int, vocab: int, masked: float, tail: bool, levels: int) -> dict[str, object]:
