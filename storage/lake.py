@@ -137,6 +137,12 @@ class Lake:
                 self._rollback()
                 raise
 
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the commit lock for upkeep that DuckLake does in transactions of its own."""
+        with commit_lock(self.location, self._lock_timeout):
+            yield
+
     def _commit(self) -> None:
         try:
             self.connection.execute("COMMIT")

@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.compaction import MERGED_PREFIX
 from storage.errors import FormatVersionError, IntegrityError, LakeError
 from storage.lake import NAME, Lake, Transaction
 from storage.location import LakeLocation
@@ -49,7 +50,8 @@ def rebuild(location: LakeLocation) -> RebuildReport:
     with Lake.create(
         location, held_out_salt=settings["held_out_salt"], held_out_share=float(settings["held_out_share"])
     ) as lake:
-        shards = list_paths(location, "store/sequences/**/*.parquet")
+        paths = list_paths(location, "store/sequences/**/*.parquet")
+        shards = [path for path in paths if not path.endswith("-delete.parquet")]
         forgotten = _forgotten(location)
         with lake.transaction() as transaction:
             for table in _GROWING_TABLES:
@@ -112,7 +114,7 @@ def _take_recipes(transaction: Transaction, location: LakeLocation) -> None:
 
 def _merged_first(paths: list[str]) -> list[str]:
     """Files that compaction wrote come first: they cover the ones they were merged from."""
-    return sorted(paths, key=lambda path: (not Path(path).name.startswith("ducklake-"), path))
+    return sorted(paths, key=lambda path: (not Path(path).name.startswith((MERGED_PREFIX, "ducklake-")), path))
 
 
 def _take_shard(
