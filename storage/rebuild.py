@@ -24,7 +24,7 @@ from storage.shards import check_rows, encode_shard
 # What a rebuild takes as the union of files; documents follow from the sequences.
 _GROWING_TABLES = (
     *("commits", "recipes", "document_sources", "vocabulary", "run_events", "row_sets", "students", "rejects"),
-    "tombstones",
+    *("promotions", "tombstones"),
 )
 
 

@@ -107,6 +107,17 @@ CREATE TABLE store.students (
     created_at TIMESTAMPTZ NOT NULL
 );
 
+-- Every decision about a candidate student; an alias such as `current` is the last one that was not a rejection.
+CREATE TABLE store.promotions (
+    commit_number BIGINT NOT NULL,
+    alias VARCHAR NOT NULL,
+    student_id VARCHAR NOT NULL,
+    decision VARCHAR NOT NULL,
+    figures VARCHAR NOT NULL,
+    run_id VARCHAR NOT NULL,
+    decided_at TIMESTAMPTZ NOT NULL
+);
+
 CREATE TABLE store.rejects (
     corpus VARCHAR NOT NULL,
     source VARCHAR NOT NULL,

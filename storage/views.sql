@@ -137,6 +137,13 @@ CREATE OR REPLACE VIEW row_sets AS SELECT DISTINCT ON (row_set_id) * FROM store.
 CREATE OR REPLACE VIEW students AS
 SELECT DISTINCT ON (student_id) * FROM store.students ORDER BY student_id, created_at DESC;
 
+-- Every decision about a candidate, and what each alias (such as `current`) stands for now.
+CREATE OR REPLACE VIEW promotions AS SELECT DISTINCT * FROM store.promotions;
+
+CREATE OR REPLACE VIEW aliases AS
+SELECT alias, arg_max(student_id, commit_number) AS student_id, max(commit_number) AS since_commit
+FROM store.promotions WHERE decision <> 'rejected' GROUP BY alias;
+
 -- Every student with each of its ancestors (depth 0 is the student itself) and what that ancestor saw.
 CREATE OR REPLACE VIEW lineage AS
 WITH RECURSIVE chain AS (

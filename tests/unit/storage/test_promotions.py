@@ -1,0 +1,50 @@
+"""An alias changes at once or not at all, and there is always a way back."""
+
+import pytest
+
+from storage.errors import LakeBusyError, LakeError
+from storage.promotions import promote, reject, roll_back, student_of
+
+
+def _promote(lake, student_id):
+    promote(lake, student_id, expected=student_of(lake), figures={"loss": 1.0}, run_id="run")
+
+
+def test_an_alias_stands_for_the_last_student_promoted(lake):
+    assert student_of(lake) is None
+    _promote(lake, "first")
+    _promote(lake, "second")
+    assert student_of(lake) == "second" and student_of(lake, "other") is None
+
+
+def test_a_rejected_candidate_changes_nothing_and_is_on_record_once(lake):
+    _promote(lake, "first")
+    for _ in range(2):
+        reject(lake, "worse", figures={"loss": 9.0}, run_id="run")
+    assert student_of(lake) == "first"
+    rows = lake.sql("SELECT student_id, figures FROM promotions WHERE decision = 'rejected'").to_pylist()
+    assert rows == [{"student_id": "worse", "figures": '{"loss": 9.0}'}]
+
+
+def test_promoting_twice_is_promoting_once(lake):
+    for _ in range(2):
+        _promote(lake, "first")
+    assert lake.row("SELECT count(*) AS n FROM promotions")["n"] == 1
+
+
+def test_a_promotion_that_was_compared_with_another_student_is_refused(lake):
+    _promote(lake, "first")
+    with pytest.raises(LakeBusyError, match="expected None, found first"):
+        promote(lake, "second", expected=None, figures={}, run_id="run")
+    assert student_of(lake) == "first"
+
+
+def test_rolling_back_goes_one_student_back_each_time(lake):
+    for name in ("first", "second", "third"):
+        _promote(lake, name)
+    assert [roll_back(lake, run_id="run"), student_of(lake)] == ["second", "second"]
+    assert [roll_back(lake, run_id="run"), student_of(lake)] == ["first", "first"]
+    with pytest.raises(LakeError, match="no student before"):
+        roll_back(lake, run_id="run")
+    _promote(lake, "fourth")
+    assert roll_back(lake, run_id="run") == "first"
