@@ -41,7 +41,7 @@ def promote(
 def reject(lake: Lake, student_id: str, *, figures: Mapping[str, Any], run_id: str, alias: str = CURRENT) -> None:
     """Record that a candidate was compared and not promoted, with its figures. Idempotent."""
     known = lake.row(
-        "SELECT 1 AS found FROM promotions WHERE (alias, student_id, decision) = (?, ?, 'rejected')",
+        "SELECT 1 AS found FROM promotions WHERE alias = ? AND student_id = ? AND decision = 'rejected'",
         [alias, student_id],
     )
     if not known:
@@ -53,7 +53,10 @@ def roll_back(lake: Lake, *, run_id: str, alias: str = CURRENT) -> str:
     """Let an alias stand for the student before the one it stands for now; returns that student's id."""
     with lake.transaction() as transaction:
         rows = lake.sql(
-            "SELECT student_id, decision FROM promotions WHERE alias = ? AND decision <> 'rejected' ORDER BY commit_number",
+            """
+            SELECT student_id, decision FROM promotions
+            WHERE alias = ? AND decision <> 'rejected' ORDER BY commit_number
+            """,
             [alias],
         ).to_pylist()
         line: list[str] = []
