@@ -16,18 +16,17 @@ from pipeline.capture import batch_targets
 from pipeline.config import CaptureSettings, TargetSettings
 from pipeline.encoding import RowOrigin, encode_rows
 from pipeline.planning import make_batches
-from pipeline.recipe import Recipe
+from pipeline.probe_key import PROBED_SETTING, with_value
 from pipeline.sparsify import make_sparsifier
 from pipeline.teachers.engine import Engine
 from pipeline.tokenization import TokenizedDocument, TokenSequence
 from storage.errors import SettingsError
-from storage.identity import ID_LENGTH, canonical_json, digest
+from storage.identity import ID_LENGTH
 from storage.shards import encode_shard
 
 _PROBE_TOKENS = 4096
 # Of one long document only so many windows: a sample of the corpus, not of its longest text.
 _WINDOWS_PER_DOCUMENT = 4
-_SETTING = {"varopt": "threshold", "random": "draws", "top_k": "k", "top_p": "p"}
 _GRID: dict[str, tuple[float, ...]] = {
     "varopt": (0.5, 0.35, 0.25, 0.18, 0.125, 0.09, 0.0625, 0.044, 0.031, 0.022, 0.0156, 0.011, 0.0078, 0.0039, 0.002),
     "random": (1, 2, 4, 8, 16, 24, 36, 54, 80, 120, 180, 270, 540, 1080),
@@ -45,19 +44,6 @@ class ProbeResult:
     value: float
     bytes_per_target: float
     n_tokens: int
-
-
-def probe_key(recipe: Recipe, target_bytes: float) -> str:
-    """Id of the question that a probe answers: the recipe but for the value to be chosen, and the size wanted.
-
-    Keep the answer under it, and ask only once: a corpus that has grown would give another third digit, and with it
-    another recipe, under which nothing is cached.
-    """
-    content = recipe.to_dict()
-    content["sparsifier"].pop(_SETTING[recipe.target.sparsifier])
-    if recipe.target.sparsifier == "random":
-        content.pop("quantiser")
-    return digest(b"probe", canonical_json(content), canonical_json(float(target_bytes)))
 
 
 def probe(
@@ -78,17 +64,11 @@ def probe(
     value, size = _interpolate(_GRID[target.sparsifier], sizes, target)
     return ProbeResult(
         target=with_value(target, value),
-        setting=_SETTING[target.sparsifier],
+        setting=PROBED_SETTING[target.sparsifier],
         value=value,
         bytes_per_target=size,
         n_tokens=sum(len(sequence.input_ids) for sequence in sample),
     )
-
-
-def with_value(target: TargetSettings, value: float) -> TargetSettings:
-    """`target` with the probed value in its place, and no wish left."""
-    exact = value if target.sparsifier in ("varopt", "top_p") else int(value)
-    return target.model_copy(update={_SETTING[target.sparsifier]: exact, "target_bytes": None})
 
 
 def _sample(documents: Iterable[TokenizedDocument]) -> list[TokenSequence]:

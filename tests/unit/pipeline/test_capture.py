@@ -15,7 +15,8 @@ from pipeline.capture import CapturedUnit, capture_unit
 from pipeline.config import CaptureSettings, TargetSettings, TeacherSettings, TokenizationSettings
 from pipeline.corpus.document import Document
 from pipeline.planning import WorkUnit
-from pipeline.probe import probe, probe_key, with_value
+from pipeline.probe import probe
+from pipeline.probe_key import probe_key, with_value
 from pipeline.recipe import Recipe, make_recipe
 from pipeline.teachers.files import TeacherFiles
 from pipeline.teachers.transformers import TransformersEngine
