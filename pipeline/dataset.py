@@ -6,34 +6,49 @@ their number; a rank left without rows gets a batch without targets. Memory hold
 many shards there are.
 """
 
-import queue
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.row_order import Block, Draw, UnitWeights, order_rows, plan_blocks
+from pipeline.background import in_background
+from pipeline.row_order import Block, Draw, UnitWeights, in_order, order_rows, plan_blocks
 from pipeline.targets import TARGET_COLUMNS, CutMass, TargetBatch, make_batch
 from storage.errors import LakeError, MismatchError, SettingsError
-from storage.rowsets import RowSet
+from storage.lake import Lake
+from storage.location import LakeLocation
+from storage.rowsets import RowSet, fetch
 from storage.schema import SEQUENCES
 
 # (unit ids, columns) → their rows ordered by (unit_id, doc_id, window), as storage.rowsets.fetch gives them.
 Fetch = Callable[[Sequence[str], Sequence[str]], pa.Table]
 
 BLOCK_TOKENS = 2_000_000
+_WEIGHTS_AT_ONCE = 1_000_000
 _PREFETCHED_BATCHES = 4
-_POLL_SECONDS = 0.2
 
 # Nested columns of a block may hold more than 2³¹ entries.
 _WIDE = {
     "target_ids": pa.large_list(pa.large_list(pa.int32())),
     "head_codes": pa.large_list(pa.large_list(pa.uint16())),
 }
+
+
+def lake_fetch(location: LakeLocation, row_set: RowSet) -> Fetch:
+    """A `Fetch` that any thread may call: each call attaches the lake anew, read-only, for a tenth of a second or less.
+
+    Lakes are not shared between threads, and a reader must never keep upkeep waiting.
+    """
+
+    def read(unit_ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        with Lake.open(location) as lake:
+            return fetch(lake, row_set, unit_ids, columns)
+
+    return read
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +67,7 @@ class RowSetReader:
     """Iterates over one epoch of a row set at a time, as TargetBatch on the CPU.
 
     `accumulation` rounds the number of batches of an epoch up to a multiple of itself with batches without targets, so
-    that every optimiser step has the same number of them. `fetch` is called by one background thread at a time, never
+    that every optimiser step has the same number of them. `read` is called by one background thread at a time, never
     by the caller's; its errors come out of the iteration. Each `iter` goes on from the reader's state and moves it with
     every batch handed out; at the end of an epoch the state is the start of the next.
     """
@@ -60,7 +75,7 @@ class RowSetReader:
     def __init__(
         self,
         row_set: RowSet,
-        fetch: Fetch,
+        read: Fetch,
         *,
         batch_sequences: int,
         seed: int = 0,
@@ -78,7 +93,7 @@ class RowSetReader:
         self.row_set = row_set
         self.batch_sequences = batch_sequences
         self.world_size = world_size
-        self._fetch = fetch
+        self._read_rows = read
         self._seed = seed
         self._rank = rank
         self._accumulation = accumulation
@@ -129,39 +144,15 @@ class RowSetReader:
         self._epoch, self._batch = state["epoch"], batch
 
     def __iter__(self) -> Iterator[TargetBatch]:
-        handed: queue.Queue[TargetBatch | BaseException | None] = queue.Queue(maxsize=_PREFETCHED_BATCHES)
-        stop = threading.Event()
-        producer = threading.Thread(
-            target=self._produce, args=(handed, stop, self._epoch, self._batch), name="row set reader", daemon=True
-        )
-        producer.start()
-        try:
-            while (batch := _take(handed, producer)) is not None:
-                self._batch += 1
-                yield batch
-            self._epoch, self._batch = self._epoch + 1, 0
-        finally:
-            stop.set()
-            producer.join()
+        batches = partial(self._batches, self._epoch, self._batch)
+        for batch in in_background(batches, depth=_PREFETCHED_BATCHES, name="row set reader"):
+            self._batch += 1
+            yield batch
+        self._epoch, self._batch = self._epoch + 1, 0
 
     @property
     def _global_batch(self) -> int:
         return self.batch_sequences * self.world_size
-
-    def _produce(
-        self,
-        handed: "queue.Queue[TargetBatch | BaseException | None]",
-        stop: threading.Event,
-        epoch: int,
-        first_batch: int,
-    ) -> None:
-        try:
-            for batch in self._batches(epoch, first_batch):
-                if not _give(handed, batch, stop):
-                    return
-            _give(handed, None, stop)
-        except BaseException as error:  # whatever it is, it must reach the consumer
-            _give(handed, error, stop)
 
     def _batches(self, epoch: int, first_batch: int) -> Iterator[TargetBatch]:
         given = first_batch
@@ -211,7 +202,7 @@ class RowSetReader:
 
     def _rows_of(self, units: Sequence[int], columns: Sequence[str]) -> pa.Table:
         unit_ids = [self._unit_ids[unit] for unit in units]
-        rows = self._fetch(unit_ids, columns)
+        rows = self._read_rows(unit_ids, columns)
         expected = int(self._unit_rows[list(units)].sum())
         if rows.num_rows != expected:
             raise LakeError(
@@ -223,7 +214,11 @@ class RowSetReader:
     def _unit_weights(self) -> UnitWeights:
         """Sums of the sampling weights of every unit: one pass over that one column, the first time it is needed."""
         if self._weights is None:
-            sums = [_checked_weights(self._rows_of([unit], ["n_tokens"])).sum() for unit in range(len(self._unit_ids))]
+            sums: list[float] = []
+            for units in in_order(self._unit_rows, _WEIGHTS_AT_ONCE):
+                weights = _checked_weights(self._rows_of(units, ["n_tokens"]))
+                parts = np.split(weights, np.cumsum(self._unit_rows[units])[:-1])
+                sums.extend(float(part.sum()) for part in parts)
             self._weights = UnitWeights.of(sums, self.row_set.n_sequences)
         return self._weights
 
@@ -268,29 +263,3 @@ def _checked_weights(rows: pa.Table) -> np.ndarray:
     if column.null_count or not np.isfinite(weights).all() or (weights < 0).any():
         raise SettingsError("training.weight: every row needs a finite weight of at least 0; use coalesce and greatest")
     return weights
-
-
-def _give(handed: "queue.Queue[Any]", item: Any, stop: threading.Event) -> bool:
-    """Put an item in the queue; False if the consumer went away first."""
-    while not stop.is_set():
-        try:
-            handed.put(item, timeout=_POLL_SECONDS)
-            return True
-        except queue.Full:
-            continue
-    return False
-
-
-def _take(handed: "queue.Queue[Any]", producer: threading.Thread) -> TargetBatch | None:
-    """The next batch, or None at the end. Raises what the producer raised, and RuntimeError if it is gone."""
-    while True:
-        alive = producer.is_alive()
-        try:
-            item = handed.get(timeout=_POLL_SECONDS)
-        except queue.Empty:
-            if not alive:
-                raise RuntimeError("the reader's thread ended without a word") from None
-            continue
-        if isinstance(item, BaseException):
-            raise item
-        return item

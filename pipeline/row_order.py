@@ -105,6 +105,11 @@ def order_rows(lengths_R: np.ndarray, copies_R: np.ndarray | None, *, block: int
     return np.concatenate([groups[group] for group in draw.permutation(f"groups {block}", len(groups))])
 
 
+def in_order(sizes: np.ndarray, limit: int) -> Iterator[list[int]]:
+    """Units in their own order, in runs of at most `limit` in size; a larger unit is its own run."""
+    return _grouped(np.arange(len(sizes)), sizes, limit)
+
+
 def _grouped(order: np.ndarray, tokens: np.ndarray, limit: int) -> Iterator[list[int]]:
     group: list[int] = []
     held = 0

@@ -1,0 +1,103 @@
+"""The stable import path for people with a training loop of their own: the reader of a row set, and the loss.
+
+    from pipeline.api import LossSettings, model_loss, open_rows, take_apart
+
+    rows = open_rows("lake", where="mean_entropy > 1", batch_sequences=8)
+    parts = take_apart(model)
+    for batch in rows.reader:
+        loss = model_loss(parts, batch.to(device), LossSettings(temperature=rows.recipe["temperature"]))
+        loss.backward()
+        ...
+
+`rows.reader.state_dict()` is what to keep in a checkpoint. Under DDP or FSDP use `attach_loss`, so that the loss is
+made inside the wrapped module's forward. What stands in `__all__` keeps its name and its meaning over all 0.x versions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.cached_loss import LossSettings, attach_loss, batch_inputs, detach_loss, model_loss
+from pipeline.dataset import Fetch, RowSetReader, lake_fetch
+from pipeline.losses import sparse_divergence, sparse_divergence_of_logits, sparse_divergence_through
+from pipeline.output_layer import ModelParts, take_apart
+from pipeline.targets import CutMass, SparseTargets, TargetBatch, decode_targets, make_batch
+from storage.lake import Lake
+from storage.location import LakeLocation
+from storage.registry import find_recipe
+from storage.rowsets import RowSet, resolve_row_set
+
+__all__ = [
+    "Fetch",
+    "LossSettings",
+    "ModelParts",
+    "RowSet",
+    "RowSetReader",
+    "Rows",
+    "SparseTargets",
+    "TargetBatch",
+    "attach_loss",
+    "batch_inputs",
+    "decode_targets",
+    "detach_loss",
+    "lake_fetch",
+    "make_batch",
+    "model_loss",
+    "open_rows",
+    "sparse_divergence",
+    "sparse_divergence_of_logits",
+    "sparse_divergence_through",
+    "take_apart",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """A row set, the recipe that its targets were made by, and a reader of it."""
+
+    row_set: RowSet
+    recipe: Mapping[str, Any]
+    reader: RowSetReader
+
+
+def open_rows(
+    lake: Path | str = "lake",
+    *,
+    catalog: str | None = None,
+    data: str | None = None,
+    recipe: str | None = None,
+    where: str | None = None,
+    weight: str | None = None,
+    up_to_commit: int | None = None,
+    held_out: bool = False,
+    batch_sequences: int = 8,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    accumulation: int = 1,
+    cut_mass: CutMass = "renormalise",
+) -> Rows:
+    """Find the rows that are meant, and a reader of them; nothing is read before the reader is iterated.
+
+    `lake` is its directory, or `catalog` and `data` name any. `recipe` is an id or a unique prefix (none: the only one
+    in the lake); `where` and `weight` are SQL over the view `sequences`; held-out documents are left out, or with
+    `held_out` are all there is. The other arguments are RowSetReader's. Raises LakeError or SettingsError.
+    """
+    location = LakeLocation.resolve(Path(lake), catalog, data)
+    with Lake.open(location) as opened:
+        recipe_id, content = find_recipe(opened, recipe)
+        row_set = resolve_row_set(
+            opened, recipe_id=recipe_id, where=where, weight=weight, up_to_commit=up_to_commit, held_out=held_out
+        )
+    reader = RowSetReader(
+        row_set,
+        lake_fetch(location, row_set),
+        batch_sequences=batch_sequences,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        accumulation=accumulation,
+        cut_mass=cut_mass,
+    )
+    return Rows(row_set=row_set, recipe=content, reader=reader)

@@ -1,0 +1,82 @@
+"""Running sums over targets, from which means, their errors and the calibration error are taken at the end.
+
+Sums are float64 on the CPU, so that batching changes a metric by rounding only. Shapes: C targets at a time.
+"""
+
+import math
+from collections import defaultdict
+
+import torch
+
+N_BINS = 15
+
+
+class Tally:
+    """What is known of one model after some targets. Each metric is None until something was added for it."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.divergence_known = True
+        self._loss = 0.0
+        self._agreed = 0
+        self._compared = 0
+        self._divergence: dict[int, float] = defaultdict(float)
+        self._diverged: dict[int, int] = defaultdict(int)
+        self._bins = torch.zeros(2, N_BINS, dtype=torch.float64)
+        self._judged = 0
+
+    def add_loss(self, losses_C: torch.Tensor) -> None:
+        """Negative log-probabilities of the real next tokens."""
+        self.n += len(losses_C)
+        self._loss += float(losses_C.double().sum())
+
+    def add_divergence(self, divergences_C: torch.Tensor, sequences_C: torch.Tensor) -> None:
+        """KL per target, and the number of the sequence that each target is of."""
+        sequences, inverse, counts = sequences_C.cpu().unique(return_inverse=True, return_counts=True)
+        sums = torch.zeros(len(sequences), dtype=torch.float64).index_add_(0, inverse, divergences_C.cpu().double())
+        for sequence, total, count in zip(sequences.tolist(), sums.tolist(), counts.tolist(), strict=True):
+            self._divergence[sequence] += total
+            self._diverged[sequence] += count
+
+    def add_agreement(self, agreed_C: torch.Tensor) -> None:
+        """Whether the model's likeliest token is the teacher's."""
+        self._agreed += int(agreed_C.sum())
+        self._compared += len(agreed_C)
+
+    def add_confidence(self, confidence_C: torch.Tensor, correct_C: torch.Tensor) -> None:
+        """The probability of the model's likeliest token, and whether that is the real next token."""
+        bins_C = (confidence_C.cpu().double() * N_BINS).long().clamp(0, N_BINS - 1)
+        self._bins[0].index_add_(0, bins_C, confidence_C.cpu().double())
+        self._bins[1].index_add_(0, bins_C, correct_C.cpu().double())
+        self._judged += len(confidence_C)
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy; NaN without any target."""
+        return self._loss / self.n if self.n else math.nan
+
+    @property
+    def agreement(self) -> float | None:
+        return self._agreed / self._compared if self._compared else None
+
+    @property
+    def calibration_error(self) -> float | None:
+        """Σ over bins of |mean confidence - accuracy|, weighted by their share (Guo et al. 2017)."""
+        if not self._judged:
+            return None
+        return float((self._bins[0] - self._bins[1]).abs().sum() / self._judged)
+
+    @property
+    def divergence(self) -> float | None:
+        total = sum(self._diverged.values())
+        return sum(self._divergence.values()) / total if total and self.divergence_known else None
+
+    @property
+    def divergence_stderr(self) -> float | None:
+        """Standard error of the mean, targets of one sequence taken as dependent: √Σ(Σ(d-mean))² / n."""
+        mean, total = self.divergence, sum(self._diverged.values())
+        if mean is None or len(self._diverged) < 2:
+            return None
+        deviations = (self._divergence[key] - mean * count for key, count in self._diverged.items())
+        clusters = len(self._diverged)
+        return math.sqrt(sum(d * d for d in deviations) * clusters / (clusters - 1)) / total
