@@ -8,7 +8,9 @@ Shapes: P positions, V ids, B blocks per row, K = BLOCK ids per block, M blocks 
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -21,6 +23,8 @@ _LOG2_E = 1 / math.log(2)
 # A slice is what stays in the cache of a CPU core while five passes go over it, and what a GPU holds without noticing.
 _CPU_SLICE = 1 << 19
 _DEVICE_SLICE = 1 << 26
+# Below so many logits a thread takes longer to start than to do its share.
+_WORTH_THREADS = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,13 +62,38 @@ class Blocks:
             )
 
     def _scan(self, sums_PB: torch.Tensor, products_P: torch.Tensor) -> None:
+        """Rows are shared out among threads that run torch on one core each.
+
+        torch's own threads meet after every small operation, and wait for whichever is held up elsewhere: measured on
+        a busy machine, ten times the processor time.
+        """
+        threads = torch.get_num_threads() if self.logits_PV.device.type == "cpu" else 1
+        if threads == 1 or self.logits_PV.numel() < _WORTH_THREADS:
+            self._scan_rows(sums_PB, products_P, 0, self.n_positions)
+        else:
+            bounds = np.linspace(0, self.n_positions, threads + 1).astype(int).tolist()
+            try:
+                with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                    pieces = [
+                        pool.submit(self._scan_rows, sums_PB, products_P, begin, end) for begin, end in pairwise(bounds)
+                    ]
+                    for piece in pieces:
+                        piece.result()
+            finally:
+                # What a thread sets is its own, but also what threads born later begin with.
+                torch.set_num_threads(threads)
+        if not bool(torch.isfinite(products_P).all()):
+            self._scan_products_again(products_P)
+
+    @torch.inference_mode()
+    def _scan_rows(self, sums_PB: torch.Tensor, products_P: torch.Tensor, first: int, last: int) -> None:
         budget = _CPU_SLICE if self.logits_PV.device.type == "cpu" else _DEVICE_SLICE
         step = max(1, budget // self.vocabulary)
         width = self.n_blocks * BLOCK
-        z_CW = torch.empty(min(step, self.n_positions), width, dtype=torch.float32, device=self.logits_PV.device)
+        z_CW = torch.empty(min(step, last - first), width, dtype=torch.float32, device=self.logits_PV.device)
         e_CW = torch.empty_like(z_CW)
-        for begin in range(0, self.n_positions, step):
-            end = min(begin + step, self.n_positions)
+        for begin in range(first, last, step):
+            end = min(begin + step, last)
             z_CV, e_CV = z_CW[: end - begin, : self.vocabulary], e_CW[: end - begin, : self.vocabulary]
             e_CV.copy_(self.logits_PV[begin:end])
             shift_C = e_CV.amax(dim=1).mul_(-self._factor)
@@ -75,8 +104,6 @@ class Blocks:
             torch.sum(e_CW[: end - begin].view(end - begin, self.n_blocks, BLOCK), dim=2, out=sums_PB[begin:end])
             products_P[begin:end] = torch.linalg.vecdot(e_CV, z_CV)
             self._shift_P[begin:end] = shift_C
-        if not bool(torch.isfinite(products_P).all()):
-            self._scan_products_again(products_P)
 
     def _scan_products_again(self, products_P: torch.Tensor) -> None:
         """0 · -inf is NaN, but p · log p is 0 at p = 0: the rows with -inf logits once more, bounded below."""

@@ -58,6 +58,21 @@ def test_the_length_of_a_slice_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_allclose(whole.entropy(), sliced.entropy(), atol=1e-6)
 
 
+def test_the_number_of_threads_changes_nothing_and_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = logits(50, 300, torch.bfloat16)
+    alone = Blocks(x)
+    monkeypatch.setattr(blocks_module, "_WORTH_THREADS", 0)
+    torch.set_num_threads(3)
+    try:
+        with torch.inference_mode():
+            shared = Blocks(x)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    np.testing.assert_array_equal(alone.sums_PB, shared.sums_PB)
+    np.testing.assert_array_equal(alone.entropy(), shared.entropy())
+
+
 def test_logits_of_minus_infinity_have_no_probability_and_spoil_nothing() -> None:
     x = logits(5, 300)
     x[:, 100:] = -torch.inf
