@@ -1,0 +1,43 @@
+"""What Prefect's interface shows of a run: one progress bar and one keyed table. Outside of a run nothing is made."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.context import FlowRunContext
+
+from flows.output import readable
+
+
+class ProgressArtifact:
+    """One bar that moves, rather than an artifact for every unit of work."""
+
+    def __init__(self, description: str) -> None:
+        self._description = description
+        self._id: UUID | None = None
+        if _in_a_run():
+            # In a flow that is no coroutine Prefect answers at once; its signature allows both.
+            self._id = cast(UUID, create_progress_artifact(0.0, description=description))
+
+    def update(self, share: float, note: str = "") -> None:
+        """Move the bar to `share` of the whole, in [0, 1]; the note stands behind the description."""
+        if self._id is not None:
+            text = f"{self._description}: {note}" if note else self._description
+            update_progress_artifact(self._id, min(100.0, 100 * share), description=text)
+
+
+def table_artifact(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
+    """A table under a key (lower case and dashes), so that the interface shows how it changed from run to run."""
+    if _in_a_run():
+        table = [{name: readable(value) for name, value in row.items()} for row in rows]
+        create_table_artifact(table=table, key=key, description=description)
+
+
+def named_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One thing with named values as the rows of a table."""
+    return [{"name": name.replace("_", " "), "value": value} for name, value in record.items()]
+
+
+def _in_a_run() -> bool:
+    return FlowRunContext.get() is not None

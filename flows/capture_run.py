@@ -1,0 +1,253 @@
+"""One execution of the teacher flow, without Prefect: the lake, the plan, the teacher once it is needed, the counts.
+
+The flow calls `units`, `compute` and `commit` in turn; everything that was committed stays, however the run ends.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+
+from flows.options import location_of, require_capture_settings
+from flows.preparation import Prepared, prepare
+from flows.progress import quiet_transformers
+from pipeline.config import Config
+from pipeline.planning import Plan, WorkUnit
+from storage.commits import REJECTS, SOURCES, Receipt, commit_unit, unit_id_of
+from storage.errors import LogitlakeError
+from storage.known import KnownDocuments
+from storage.lake import Lake, single_writer
+from storage.probes import keep_probe
+from storage.registry import note_run, register_recipe, register_vocabulary
+from storage.schema import SEQUENCES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureReport:
+    """What a run of the teacher flow did. `stopped` says what ended it before the end of the corpora, if it was."""
+
+    run_id: str
+    recipe_id: str
+    teacher: str
+    n_units: int = 0
+    n_documents: int = 0
+    n_tokens: int = 0
+    n_targets: int = 0
+    n_bytes: int = 0
+    teacher_seconds: float = 0.0
+    commit_number: int | None = None
+    documents_seen: int = 0
+    documents_known: int = 0
+    documents_repeated: int = 0
+    documents_rejected: int = 0
+    stopped: str = ""
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """How fast the teacher was; None if it was not run."""
+        return self.n_tokens / self.teacher_seconds if self.teacher_seconds else None
+
+    @property
+    def bytes_per_token(self) -> float | None:
+        """What a token took on disk; None if none was stored."""
+        return self.n_bytes / self.n_tokens if self.n_tokens else None
+
+    def as_record(self) -> dict[str, Any]:
+        """The fields and the two rates by name."""
+        return {**asdict(self), "tokens_per_second": self.tokens_per_second, "bytes_per_token": self.bytes_per_token}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Computed:
+    """A unit whose rows wait to be committed."""
+
+    unit: WorkUnit
+    rows: pa.Table
+    seconds: float
+
+
+class CaptureRun:
+    """A context manager around one run. Not shared between threads, but `commit` may run in another than `compute`."""
+
+    def __init__(self, config: Config, *, on_tokens: Callable[[int], None] = lambda n: None) -> None:
+        require_capture_settings(config)
+        self.config = config
+        self.location = location_of(config)
+        self.run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        self._on_tokens = on_tokens
+        self._began = time.monotonic()
+        self._open = ExitStack()
+        self._waiting: dict[int, _Computed] = {}
+        self._units: dict[int, WorkUnit] = {}
+        self._engine: Any = None
+        self._introduced = False
+
+    def __enter__(self) -> "CaptureRun":
+        try:
+            self._open.enter_context(single_writer(self.location, "capture"))
+            self.prepared: Prepared = prepare(self.config)
+            self._lake = self._open.enter_context(self._create_lake())
+            if self.prepared.question is not None:
+                self.prepared = self._probed(self.prepared, self.prepared.question)
+            recipe_id = self.prepared.recipe.recipe_id
+            self.report = CaptureReport(run_id=self.run_id, recipe_id=recipe_id, teacher=self.prepared.files.name)
+            self._plan: Plan = self.prepared.plan(KnownDocuments(self._lake, recipe_id))
+            self._note("started")
+        except BaseException:
+            self._open.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._open:
+            self._count_plan()
+            if error is None:
+                self._note("finished")
+                return
+            try:
+                self._note("failed" if isinstance(error, Exception) else "interrupted", error=str(error))
+            except LogitlakeError:
+                return  # the first error says more than the second
+
+    def units(self) -> Iterator[int]:
+        """Numbers of the work units, planned as they are asked for, until the corpora end or a cap is reached."""
+        for number, unit in enumerate(self._plan):
+            hours = (time.monotonic() - self._began) / 3600
+            if unit.documents and self.config.capture.max_hours is not None and hours >= self.config.capture.max_hours:
+                self.report = replace(self.report, stopped=f"max_hours {self.config.capture.max_hours:g} is spent")
+                return
+            self._units[number] = unit
+            yield number
+        if self._plan.summary.capped:
+            self.report = replace(self.report, stopped=f"max_tokens {self.config.capture.max_tokens:,} is reached")
+
+    def compute(self, number: int) -> int:
+        """Run the teacher over a unit; its rows wait here until `commit`. May be called again after an error."""
+        unit = self._units[number]
+        if not unit.documents:
+            self._waiting[number] = _Computed(unit, SEQUENCES.empty_table(), 0.0)
+            return number
+        # Imported here, so that a run with nothing to do loads no torch.
+        from pipeline.capture import capture_unit
+
+        captured = capture_unit(
+            unit,
+            unit_id=unit_id_of(self.report.recipe_id, [document.document.doc_id for document in unit.documents]),
+            engine=self._teacher(),
+            recipe=self.prepared.recipe,
+            settings=self.config.capture,
+            on_progress=self._on_tokens,
+        )
+        self._waiting[number] = _Computed(unit, captured.rows, captured.seconds)
+        return number
+
+    def commit(self, number: int) -> Receipt:
+        """Commit a computed unit and let go of it: rows, where its documents were seen, what was rejected."""
+        computed = self._waiting[number]
+        receipt = commit_unit(
+            self._lake,
+            computed.rows,
+            recipe=self.prepared.recipe.to_dict(),
+            run_id=self.run_id,
+            seconds=computed.seconds,
+            sources=_sources(computed.unit),
+            rejects=_rejects(computed.unit),
+        )
+        del self._waiting[number], self._units[number]
+        if receipt.n_documents:
+            self._count(receipt, computed.seconds)
+        return receipt
+
+    def _probed(self, prepared: Prepared, question: str) -> Prepared:
+        """Let the teacher choose the value that gives `target.target_bytes`, and keep it beside the data."""
+        from pipeline.probe import probe
+
+        first = next(prepared.plan(lambda doc_ids: set()), None)
+        documents = first.documents if first else ()
+        result = probe(documents, engine=self._load(prepared), target=self.config.target, settings=self.config.capture)
+        keep_probe(self.location, question, {"setting": result.setting, "value": result.value})
+        return prepared.answered(result.value)
+
+    def _teacher(self) -> Any:
+        """The engine, and the lake told whose targets are coming: once, when the first unit needs them."""
+        if not self._introduced:
+            prepared = self.prepared
+            self._load(prepared)
+            register_recipe(self._lake, prepared.recipe.to_dict())
+            tokens, special = prepared.tokenizer.token_texts(), set(prepared.tokenizer.special_ids())
+            register_vocabulary(self._lake, prepared.tokenizer.fingerprint, tokens, special)
+            self._introduced = True
+        return self._engine
+
+    def _load(self, prepared: Prepared) -> Any:
+        if self._engine is None:
+            from pipeline.teachers.transformers import load_teacher
+
+            quiet_transformers()
+            size = prepared.tokenizer.vocab_size
+            self._engine = load_teacher(prepared.teacher, prepared.files, vocab_size=size)
+        return self._engine
+
+    def _create_lake(self) -> Lake:
+        lake = self.config.lake
+        return Lake.create(
+            self.location,
+            held_out_salt=lake.held_out.salt,
+            held_out_share=lake.held_out.share,
+            lock_timeout=lake.lock_timeout_seconds,
+        )
+
+    def _count(self, receipt: Receipt, seconds: float) -> None:
+        report = self.report
+        self.report = replace(
+            report,
+            n_units=report.n_units + 1,
+            n_documents=report.n_documents + receipt.n_documents,
+            n_tokens=report.n_tokens + receipt.n_tokens,
+            n_targets=report.n_targets + receipt.n_targets,
+            n_bytes=report.n_bytes + receipt.n_bytes,
+            teacher_seconds=report.teacher_seconds + seconds,
+            commit_number=receipt.commit_number,
+        )
+
+    def _count_plan(self) -> None:
+        summary = self._plan.summary
+        self.report = replace(
+            self.report,
+            documents_seen=summary.documents,
+            documents_known=summary.known,
+            documents_repeated=summary.repeated,
+            documents_rejected=summary.rejected,
+        )
+
+    def _note(self, event: str, **more: Any) -> None:
+        engine = {} if self._engine is None else self._engine.description
+        detail = {"report": self.report.as_record(), "engine": engine, **more}
+        note_run(self._lake, self.run_id, event, kind="capture", recipe_id=self.report.recipe_id, **detail)
+
+
+def _sources(unit: WorkUnit) -> pa.Table:
+    """Where every document of the unit was seen, and those that were stored already."""
+    seen = [tokenized.document for tokenized in unit.documents]
+    places = [(document.doc_id, document.corpus, document.source, document.line) for document in seen]
+    places += [(sighting.doc_id, sighting.corpus, sighting.source, sighting.line) for sighting in unit.duplicates]
+    return _table(places, SOURCES)
+
+
+def _rejects(unit: WorkUnit) -> pa.Table:
+    return _table([(r.corpus, r.source, r.line, str(r.reason), r.detail) for r in unit.rejects], REJECTS)
+
+
+def _table(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
+    )

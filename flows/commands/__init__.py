@@ -1,0 +1,1 @@
+"""One command a file: options in, a library call, a result out."""

@@ -1,0 +1,58 @@
+"""`logitlake capture`: run the teacher over what is new."""
+
+from typing import Annotated
+
+import typer
+
+from flows.options import (
+    ConfigFile,
+    Debug,
+    LakePath,
+    MaxHours,
+    MaxTokens,
+    OutputFormat,
+    Overrides,
+    TargetBytes,
+    location_of,
+    require_capture_settings,
+    settings,
+)
+from flows.orchestration import arrange_prefect
+from flows.output import Format, print_record, say
+
+
+def capture(
+    max_tokens: MaxTokens = None,
+    max_hours: MaxHours = None,
+    unit_tokens: Annotated[
+        int | None,
+        typer.Option("--unit-tokens", help="Tokens per work unit (capture.unit_tokens).", show_default=False),
+    ] = None,
+    target_bytes: TargetBytes = None,
+    lake: LakePath = None,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    form: OutputFormat = Format.TABLE,
+    debug: Debug = False,
+) -> None:
+    """Run the teacher over the documents that the lake does not hold yet, and commit what it thought of every token.
+
+    Each work unit is committed by itself: stop it at any moment, run it again, and it goes on where it was. With
+    nothing new the teacher is not even loaded.
+    """
+    flags = {
+        "lake.path": lake,
+        "capture.max_tokens": max_tokens,
+        "capture.max_hours": max_hours,
+        "capture.unit_tokens": unit_tokens,
+        "target.target_bytes": target_bytes,
+    }
+    config = settings(config_file, overrides, flags)
+    require_capture_settings(config)
+    arrange_prefect(location_of(config))
+    from flows.capture import capture as flow
+
+    report = flow(config)
+    print_record(report.as_record(), form, title="Captured")
+    if not report.n_units:
+        say("nothing to do: every document of the corpora is in the lake under this recipe")

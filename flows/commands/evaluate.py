@@ -1,0 +1,83 @@
+"""`logitlake evaluate`: how good a student is on documents that no student was trained on."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
+from flows.output import Format, print_rows, say
+from pipeline.config import Config
+from storage.errors import LakeError, SettingsError
+from storage.lake import Lake
+from storage.registry import find_recipe, find_student
+
+
+def evaluate(
+    student: Annotated[
+        str | None,
+        typer.Argument(help="Directory, or id in the lake (its beginning will do); default: training.output."),
+    ] = None,
+    teacher: Annotated[
+        bool | None,
+        typer.Option(
+            "--teacher/--no-teacher",
+            help="Measure against the teacher itself, or against the cache (evaluation.teacher).",
+            show_default=False,
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", help="Held-out tokens at most (evaluation.max_tokens).", show_default=False),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", help="Recipe id or its beginning; default: the student's.", show_default=False),
+    ] = None,
+    lake: LakePath = None,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    form: OutputFormat = Format.TABLE,
+    debug: Debug = False,
+) -> None:
+    """Measure a student, or any model with the teacher's tokenizer, on the held-out documents of the lake.
+
+    Cross-entropy on the real tokens, KL from the teacher with its standard error, agreement with its likeliest token
+    and calibration error; in nats, means over targets.
+    """
+    flags = {"lake.path": lake, "evaluation.teacher": teacher, "evaluation.max_tokens": max_tokens}
+    config = settings(config_file, overrides, flags)
+    with Lake.open(location_of(config)) as opened:
+        directory = _directory(opened, student, config)
+        print_rows(_measure(config, opened, directory, recipe or config.training.recipe), form)
+
+
+def _directory(lake: Lake, student: str | None, config: Config) -> Path:
+    named = config.training.output if student is None else Path(student).expanduser()
+    if named.is_dir():
+        return named
+    found = find_student(lake, student) if student else {}
+    if found and Path(found["directory"]).is_dir():
+        return Path(found["directory"])
+    if found:
+        raise LakeError(f"student {student}: the lake knows it in {found['directory']}, and there is nothing now")
+    raise SettingsError(
+        f"student {student or named}: no such directory, and no student of the lake; `logitlake show students` lists "
+        "those there are"
+    )
+
+
+def _measure(config: Config, lake: Lake, directory: Path, wanted: str | None) -> list[dict[str, Any]]:
+    # Imported here: torch is no business of the other commands.
+    from flows.evaluation_run import evaluate_models, held_out_row_set, metric_rows
+    from pipeline.evaluation import load_student
+    from pipeline.lineage import read_facts
+
+    ids = read_facts(directory).get("row_set", {}).get("recipe_ids", [None])
+    recipe_id, recipe = find_recipe(lake, wanted or ids[0])
+    rows = held_out_row_set(lake, recipe_id)
+    if rows is None:
+        return []
+    found = evaluate_models(config, lake, rows, recipe, {"student": load_student(directory)})
+    say(f"{rows.n_sequences:,} held-out sequences; KL {'is exact' if found.exact else 'is estimated from the cache'}")
+    return metric_rows(found)

@@ -1,0 +1,119 @@
+"""The main job on real input, for a newcomer: a real teacher, a real corpus, a student from the cache, answers in SQL.
+
+Run again it finds everything there: the documents by their content, the student by its id.
+"""
+
+import sysconfig
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.capture import capture
+from flows.capture_run import CaptureReport
+from flows.config_reference import documented_yaml
+from flows.demo_report import print_demo_report
+from flows.demo_teacher import demo_teacher
+from flows.distill import distill
+from flows.distill_run import DistillReport
+from flows.output import say
+from flows.preparation import prepare
+from pipeline.config import Config
+from storage.errors import LakeMissingError
+from storage.history import captured_tokens
+from storage.lake import Lake
+from storage.location import LakeLocation
+
+# Documents are shorter than 12,000 tokens whatever they hold, so that a capture ends within 100,000 to 120,000.
+_MAX_TOKENS = 118_000
+_MAX_CHARACTERS = 12_000
+_LEFT_OUT = ("test", "tests", "site-packages", "idlelib", "lib2to3", "encodings", "pydoc_data", "turtledemo")
+
+
+@dataclass(frozen=True, slots=True)
+class DemoPaths:
+    """Where the demo puts things: a lake, and beside it the settings and the student."""
+
+    lake: Path
+    output: Path
+
+    @classmethod
+    def under(cls, directory: Path) -> "DemoPaths":
+        """`demo-lake` and `demo-out` in a directory."""
+        return cls(directory / "demo-lake", directory / "demo-out")
+
+    @property
+    def location(self) -> LakeLocation:
+        """The lake's location."""
+        return LakeLocation.resolve(self.lake)
+
+
+def demo_config(paths: DemoPaths, teacher: Path) -> Config:
+    """The demo's settings, as a settings file would say them."""
+    return Config.model_validate(
+        {
+            "lake": {"path": paths.lake, "held_out": {"share": 0.1}},
+            "corpora": [
+                {
+                    "name": "python-stdlib",
+                    "kind": "text",
+                    "path": sysconfig.get_paths()["stdlib"],
+                    "glob": ["**/*.py", *(f"!**/{folder}/**" for folder in _LEFT_OUT)],
+                    "max_characters": _MAX_CHARACTERS,
+                    "max_reject_share": 1.0,
+                }
+            ],
+            "teacher": {"model": str(teacher)},
+            "tokenization": {"window": 512, "overlap": 64},
+            "capture": {"unit_tokens": 32_000, "max_tokens": _MAX_TOKENS},
+            "student": {"source": "teacher", "layers": 10},
+            "training": {
+                "output": paths.output / "student",
+                "batch_sequences": 4,
+                "learning_rate": 5e-4,
+                "epochs": 1,
+            },
+        }
+    )
+
+
+def run_demo(paths: DemoPaths) -> None:
+    """Capture, train, measure, ask; each step says what it does, and what it found already done."""
+    began = time.monotonic()
+    say("1. The teacher: SmolLM2-135M-Instruct, from the package index, converted once and kept.")
+    config = demo_config(paths, demo_teacher())
+    config = config.model_copy(update={"capture": _what_is_left(config, paths.location)})
+    paths.output.mkdir(parents=True, exist_ok=True)
+    settings_file = paths.output / "logitlake.yaml"
+    settings_file.write_text(documented_yaml(config), encoding="utf-8")
+    say("2. The capture: what the teacher thinks of every token of the Python standard library's sources.")
+    captured = capture(config)
+    _say_capture(captured)
+    say("3. The student: 10 of the teacher's 30 layers, one epoch on the cache, the teacher switched off.")
+    trained = distill(config)
+    _say_student(trained)
+    print_demo_report(paths.location, captured, trained)
+    say(f"Done in {time.monotonic() - began:.0f} s. Go on with: logitlake sql --config {settings_file} 'SELECT …'")
+
+
+def _what_is_left(config: Config, location: LakeLocation) -> object:
+    """The capture's settings with what earlier runs spent taken off its cap, so that a second run captures nothing."""
+    try:
+        with Lake.open(location) as lake:
+            spent = captured_tokens(lake, prepare(config).recipe.recipe_id)
+    except LakeMissingError:
+        spent = 0
+    return config.capture.model_copy(update={"max_tokens": max(_MAX_TOKENS - spent, 1)})
+
+
+def _say_capture(report: CaptureReport) -> None:
+    if report.n_documents:
+        say(f"   {report.n_tokens:,} tokens of {report.n_documents} documents in {report.teacher_seconds:.0f} s")
+    else:
+        say(f"   nothing to do: {report.documents_known} documents are in the lake, no token was captured")
+
+
+def _say_student(report: DistillReport) -> None:
+    if report.trained:
+        say(f"   student {report.student_id[:12]} is in {report.directory}, an ordinary Hugging Face directory")
+    else:
+        say(f"   nothing to do: student {report.student_id[:12]} is known and in {report.directory}; none was trained")

@@ -1,0 +1,77 @@
+"""The student flow: plan → run → commit → report. A student that the lake knows is not trained again."""
+
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
+
+from flows.artifacts import ProgressArtifact, named_rows, table_artifact
+from flows.distill_run import DistillReport, DistillRun
+from flows.progress import Bar, progress_bar
+from flows.retries import worth_retrying
+from flows.run_names import last_commit, settings_of_run
+from pipeline.config import Config
+
+_RETRY: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "retries": 1,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=5),
+    "retry_condition_fn": worth_retrying,
+}
+
+
+@task(name="train", **_RETRY)
+def train(run: DistillRun) -> None:
+    """Train the student; a second try goes on from the last checkpoint of the first."""
+    run.train()
+
+
+@task(name="evaluate", **_RETRY)
+def evaluate(run: DistillRun) -> None:
+    """Measure it on the held-out documents."""
+    run.evaluate()
+
+
+@task(name="commit", **_RETRY)
+def commit(run: DistillRun) -> None:
+    """Make it known."""
+    run.commit()
+
+
+def _run_name() -> str:
+    """Where the student comes from, and the commit number of the lake that it sees."""
+    config = settings_of_run()
+    student = config.student
+    source = "student" if student is None else student.model or f"{student.layers} layers of the teacher"
+    return f"{source.rstrip('/').split('/')[-1]} at commit {last_commit(config)}"
+
+
+@flow(name="distill", flow_run_name=_run_name)
+def distill(config: Config) -> DistillReport:
+    """Train, measure and register one student. Raises what the last retry of a task raised."""
+    with progress_bar("student", unit="steps") as bar:
+        shown = _Shown(bar)
+        with DistillRun(config, on_progress=shown.update) as run:
+            if not run.known:
+                train(run)
+                evaluate(run)
+                commit(run)
+    table_artifact("distill", named_rows(run.report.as_record()), f"Student {run.report.student_id}")
+    return run.report
+
+
+class _Shown:
+    """Passes the trainer's progress on: to the bar of a terminal, to Prefect's interface, to the log."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._artifact = ProgressArtifact("Training")
+
+    def update(self, progress: Any) -> None:
+        """Called whenever the trainer reports (see pipeline.distillation_trainer.Progress)."""
+        self._bar.reach(progress.step, progress.max_steps)
+        text = f"step {progress.step} of {progress.max_steps}, loss {progress.loss:.4f}"
+        self._artifact.update(progress.step / max(progress.max_steps, 1), text)
+        get_run_logger().info(text)

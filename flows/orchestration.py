@@ -1,0 +1,58 @@
+"""Prefect's surroundings, arranged before Prefect is imported: it reads its settings at that moment.
+
+With no server configured a flow runs in an ephemeral one whose database lies beside the lake, not in the user's home.
+"""
+
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+import platformdirs
+
+from storage.location import LakeLocation
+
+_DEFAULTS = {
+    # A cold start of the ephemeral server takes 15 s on two cores; Prefect gives it 20.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
+_SERVER_VARIABLES = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")
+
+
+def arrange_prefect(location: LakeLocation) -> None:
+    """Set what is not set yet in the environment: no telemetry, a patient start, a home of its own, a quiet terminal.
+
+    Does nothing once Prefect has been imported: a worker or a test has arranged its own.
+    """
+    if "prefect" in sys.modules:
+        return
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    if sys.stderr.isatty():
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    if not server_is_configured():
+        home = prefect_home(location)
+        home.mkdir(parents=True, exist_ok=True)
+        os.environ["PREFECT_HOME"] = str(home)
+
+
+def server_is_configured() -> bool:
+    """Whether this user has told Prefect where its server is, by environment or by a profile."""
+    if any(os.environ.get(name) for name in _SERVER_VARIABLES):
+        return True
+    profiles = Path.home() / ".prefect" / "profiles.toml"
+    try:
+        content = tomllib.loads(profiles.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return False
+    active = content.get("profiles", {}).get(content.get("active", ""), {})
+    return "PREFECT_API_URL" in active
+
+
+def prefect_home(location: LakeLocation) -> Path:
+    """Where the ephemeral server keeps its database: beside an embedded lake, else in the user's state directory."""
+    if location.state_directory is not None:
+        return location.state_directory / "prefect"
+    return Path(platformdirs.user_state_dir("logitlake")) / "prefect"

@@ -1,0 +1,79 @@
+"""From settings to what a capture needs to know before a teacher is loaded: its files, tokenizer, recipe and plan.
+
+Shared by `plan`, which stops here, and the teacher flow, which goes on. Loads no torch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from flows.options import location_of
+from pipeline.config import Config, TeacherSettings
+from pipeline.corpus.document import Document, Reject
+from pipeline.corpus.readers import read_corpus
+from pipeline.corpus.rejects import guard_rejects
+from pipeline.planning import Known, Plan, plan_units
+from pipeline.probe_key import probe_key, with_value
+from pipeline.recipe import Recipe, make_recipe
+from pipeline.teachers.files import TeacherFiles, resolve_teacher
+from pipeline.tokenizer import TextTokenizer
+from storage.probes import kept_probe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A teacher's files, its tokenizer and the recipe that the settings make of them.
+
+    With `target.target_bytes` the recipe has a value that a probe chose; `question` is the key of a probe that was not
+    made yet, and then the recipe is not settled.
+    """
+
+    config: Config
+    teacher: TeacherSettings
+    files: TeacherFiles
+    tokenizer: TextTokenizer
+    recipe: Recipe
+    question: str | None = None
+
+    def answered(self, value: float) -> "Prepared":
+        """The same with the value that the probe chose."""
+        return replace(self, recipe=replace(self.recipe, target=with_value(self.recipe.target, value)), question=None)
+
+    def plan(self, known: Known) -> Plan:
+        """Work units of what is not known, streamed; `capture.max_tokens` is kept by the plan itself."""
+        return plan_units(
+            documents(self.config),
+            known=known,
+            tokenizer=self.tokenizer,
+            tokenization=self.config.tokenization,
+            unit_tokens=self.config.capture.unit_tokens,
+            max_tokens=self.config.capture.max_tokens,
+        )
+
+
+def prepare(config: Config) -> Prepared:
+    """Resolve teacher, tokenizer and recipe. Raises SettingsError or MismatchError for what does not fit together.
+
+    A probe's answer is taken from the lake's data path if it was asked there before.
+    """
+    assert config.teacher is not None
+    files = resolve_teacher(config.teacher)
+    tokenizer = TextTokenizer.load(files.tokenizer_directory, chat_template=config.tokenization.chat_template)
+    recipe = make_recipe(
+        files=files,
+        tokenizer=tokenizer,
+        teacher=config.teacher,
+        tokenization=config.tokenization,
+        target=config.target.model_copy(update={"target_bytes": None}),
+    )
+    prepared = Prepared(config=config, teacher=config.teacher, files=files, tokenizer=tokenizer, recipe=recipe)
+    if config.target.target_bytes is None:
+        return prepared
+    question = probe_key(recipe, config.target.target_bytes)
+    answer = kept_probe(location_of(config), question)
+    return prepared.answered(answer["value"]) if answer else replace(prepared, question=question)
+
+
+def documents(config: Config) -> Iterator[Document | Reject]:
+    """Every corpus one after the other, each stopped by CorpusError once too much of it is unusable."""
+    return chain.from_iterable(guard_rejects(read_corpus(corpus), corpus) for corpus in config.corpora)

@@ -1,0 +1,113 @@
+"""One execution of the student flow, without Prefect: trained once, measured, registered, known afterwards."""
+
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.capture_run import CaptureReport
+from flows.distill_run import DistillReport, DistillRun
+from flows.options import location_of
+from pipeline.config import Config
+from storage.errors import LakeError, SettingsError
+from storage.lake import Lake
+from storage.listings import ancestry
+from storage.registry import find_student
+
+
+@pytest.fixture
+def on_filled(filled: Any, tmp_path: Path) -> Config:
+    """Settings over a copy of the filled lake, with a student in the test's own directory."""
+    shutil.copytree(filled.config.lake.path, tmp_path / "lake")
+    lake = filled.config.lake.model_copy(update={"path": tmp_path / "lake"})
+    training = filled.config.training.model_copy(update={"output": tmp_path / "student"})
+    config: Config = filled.config.model_copy(update={"lake": lake, "training": training})
+    return config
+
+
+def distilled(config: Config) -> DistillReport:
+    with DistillRun(config) as run:
+        if not run.known:
+            run.train()
+            run.evaluate()
+            run.commit()
+    return run.report
+
+
+def test_a_student_is_trained_measured_and_known_afterwards(on_filled: Config) -> None:
+    first = distilled(on_filled)
+    assert first.trained
+    assert set(first.metrics) >= {"train", "before", "after", "teacher"}
+    assert first.metrics["after"]["kl"] < first.metrics["before"]["kl"]
+    assert first.metrics["teacher"]["kl"] == 0
+    with Lake.open(location_of(on_filled)) as lake:
+        known = find_student(lake, first.student_id[:8])
+        line = ancestry(lake, first.student_id).to_pylist()
+    assert known["metrics"] == first.metrics
+    assert line[0]["row_set_id"] == first.row_set_id
+    again = distilled(on_filled)
+    assert (again.trained, again.student_id, again.metrics) == (False, first.student_id, first.metrics)
+
+
+def test_a_known_student_costs_no_torch(on_filled: Config) -> None:
+    distilled(on_filled)
+    script = f"""
+        import json, sys
+        from flows.distill_run import DistillRun
+        from pipeline.config import Config
+        with DistillRun(Config.model_validate(json.loads({on_filled.model_dump_json()!r}))) as run:
+            assert run.known
+        print([name for name in ("torch", "transformers", "prefect") if name in sys.modules])
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_a_student_whose_directory_is_gone_is_trained_again(on_filled: Config) -> None:
+    first = distilled(on_filled)
+    shutil.rmtree(first.directory)
+    second = distilled(on_filled)
+    assert (second.trained, second.student_id) == (True, first.student_id)
+
+
+def test_held_out_documents_are_not_in_the_rows_whatever_the_filter_says(on_filled: Config) -> None:
+    training = on_filled.training.model_copy(update={"where": "held_out"})
+    with (
+        pytest.raises(LakeError, match="no rows to train on"),
+        DistillRun(on_filled.model_copy(update={"training": training})),
+    ):
+        pass
+
+
+def test_the_rows_of_a_capture_that_found_nothing_new_make_the_same_student(
+    on_filled: Config, run_capture: Any
+) -> None:
+    first = distilled(on_filled)
+    report: CaptureReport = run_capture(on_filled)
+    assert report.n_documents == 0
+    assert not distilled(on_filled).trained, first.student_id
+
+
+def test_a_recipe_that_the_lake_does_not_hold_is_refused_with_those_it_does(on_filled: Config) -> None:
+    target = on_filled.target.model_copy(update={"threshold": 0.123})
+    with pytest.raises(LakeError, match="show recipes"), DistillRun(on_filled.model_copy(update={"target": target})):
+        pass
+
+
+def test_the_teacher_may_be_gone_for_a_student_from_a_checkpoint(
+    on_filled: Config, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_teacher, tmp_path / "checkpoint")
+    student = on_filled.student.model_copy(  # type: ignore[union-attr]
+        update={"source": "checkpoint", "model": str(tmp_path / "checkpoint"), "layers": None}
+    )
+    gone = on_filled.teacher.model_copy(update={"model": str(tmp_path / "gone")})  # type: ignore[union-attr]
+    report = distilled(on_filled.model_copy(update={"student": student, "teacher": gone}))
+    assert report.trained
+    assert report.metrics["held_out"]["exact"] is False
+    with pytest.raises(SettingsError, match="gone"):
+        distilled(on_filled.model_copy(update={"teacher": gone}))
