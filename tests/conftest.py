@@ -3,15 +3,17 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.dataset import RowSetReader
 from storage.rowsets import RowSet
 from storage.schema import SEQUENCES, with_checksums
+
+if TYPE_CHECKING:
+    from pipeline.dataset import RowSetReader
 
 TINY_VOCAB = 211
 
@@ -45,7 +47,7 @@ def make_rows_of(
     return with_checksums(pa.table(columns, schema=schema))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_rows() -> RowMaker:
     """The factory `make_rows_of`."""
     return make_rows_of
@@ -140,7 +142,10 @@ class MemoryLake:
             **totals,
         )
 
-    def reader(self, weight: str | None = None, **options: Any) -> RowSetReader:
+    def reader(self, weight: str | None = None, **options: Any) -> "RowSetReader":
+        # Tests of the lake alone must not pay for torch.
+        from pipeline.dataset import RowSetReader
+
         return RowSetReader(self.row_set(weight), self.fetch, **{"batch_sequences": 4, "block_tokens": 60} | options)
 
 

@@ -1,0 +1,130 @@
+import pyarrow as pa
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import pipeline.api as api
+from pipeline.evaluation import evaluate, held_out_rows
+from pipeline.row_order import LENGTH_GROUP
+from storage.commits import commit_unit
+from storage.errors import LakeError, SettingsError
+from storage.identity import document_id, held_out
+from storage.lake import Lake
+from storage.location import LakeLocation
+from storage.registry import register_recipe
+
+RECIPE = {
+    "teacher": {"name": "llama-1M", "weights": "w" * 32, "adapter": None},
+    "tokenizer": "t" * 32,
+    "vocabulary": 211,
+    "temperature": 1.0,
+    "sparsifier": {"name": "varopt", "threshold": 0.05},
+}
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory, make_rows):
+    return filled_lake(tmp_path_factory.mktemp("lake"), make_rows)
+
+
+def filled_lake(path, make):
+    """Two committed units, a quarter of their documents held out."""
+    with Lake.create(LakeLocation.resolve(path), held_out_salt="s", held_out_share=0.25) as lake:
+        recipe_id = register_recipe(lake, RECIPE)
+        for number in range(2):
+            rows = make([8, 12, 20, 9, 15, 30, 7, 11], seed=number, recipe_id=recipe_id)
+            ids = pa.array([document_id(f"{number} {index}") for index in range(rows.num_rows)])
+            rows = rows.set_column(rows.schema.get_field_index("doc_id"), rows.schema.field("doc_id"), ids)
+            commit_unit(lake, rows, recipe=RECIPE, run_id="run", seconds=1.0)
+    return path
+
+
+def test_a_loop_of_ones_own_learns_from_a_lake(lake):
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    config = LlamaConfig(
+        vocab_size=211,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        pad_token_id=None,
+    )
+    model = LlamaForCausalLM(config)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    rows = api.open_rows(lake, batch_sequences=4)
+    parts = api.take_apart(model)
+    means = []
+    for _ in range(4):
+        losses = []
+        for batch in rows.reader:
+            loss = api.model_loss(parts, batch, api.LossSettings(temperature=rows.recipe["temperature"]))
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            losses.append(loss.item())
+        means.append(sum(losses) / len(losses))
+    assert means[-1] < means[0] - 0.1
+
+
+def test_held_out_documents_are_never_read_for_training(lake):
+    every = {document_id(f"{number} {index}") for number in range(2) for index in range(8)}
+    kept_apart = {doc_id for doc_id in every if held_out(doc_id, salt="s", share=0.25)}
+    assert kept_apart
+    trained, tested = (api.open_rows(lake, held_out=flag).row_set for flag in (False, True))
+    seen = [
+        set(
+            api.lake_fetch(LakeLocation.resolve(lake), row_set)(row_set.units["unit_id"].to_pylist(), ["doc_id"])[
+                "doc_id"
+            ].to_pylist()
+        )
+        for row_set in (trained, tested)
+    ]
+    assert seen == [every - kept_apart, kept_apart]
+
+
+def test_a_filter_and_a_sampling_weight_are_sql(lake):
+    long = api.open_rows(lake, where="n_tokens >= 15", batch_sequences=1)
+    assert {batch.n_tokens for batch in long.reader} <= {15, 20, 30}
+    weighted = api.open_rows(lake, weight="n_tokens - 7", batch_sequences=1)
+    assert 7 not in {batch.n_tokens for batch in weighted.reader}
+    assert sum(1 for _ in weighted.reader) == weighted.row_set.n_sequences
+
+
+def test_rows_opened_again_come_in_the_same_order(lake):
+    def order():
+        return [batch.input_ids.tolist() for batch in api.open_rows(lake, batch_sequences=LENGTH_GROUP // 8).reader]
+
+    assert order() == order()
+
+
+def test_held_out_rows_of_a_lake_can_be_evaluated(lake):
+    torch.manual_seed(0)
+    rows = api.open_rows(lake, held_out=True)
+    config = LlamaConfig(
+        vocab_size=211,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        pad_token_id=None,
+    )
+    tables = held_out_rows(rows.row_set, api.lake_fetch(LakeLocation.resolve(lake), rows.row_set))
+    found = evaluate({"s": LlamaForCausalLM(config)}, tables, rows.recipe, autocast=False)
+    assert found.students["s"].n_targets == rows.row_set.n_targets
+    assert found.students["s"].kl is not None
+
+
+def test_rows_that_are_not_there_are_named(lake, tmp_path):
+    with pytest.raises(LakeError, match="ffff"):
+        api.open_rows(lake, recipe="ffff")
+    with pytest.raises(LakeError):
+        api.open_rows(tmp_path / "nowhere")
+    with pytest.raises(SettingsError, match=r"training\.where"):
+        api.open_rows(lake, where="no_such_column > 1")
+
+
+def test_every_name_of_the_api_is_there_and_documented():
+    for name in api.__all__:
+        found = getattr(api, name)
+        assert name == "Fetch" or found.__doc__
