@@ -15,18 +15,21 @@ from flows.commands.demo import demo
 from flows.commands.evaluate import evaluate
 from flows.commands.plan import plan
 from flows.commands.rebuild import rebuild
+from flows.commands.redistill import redistill
 from flows.commands.show import show
 from flows.commands.sql import sql
 from flows.commands.train import train
 from flows.commands.verify import verify
+from flows.orchestration import TerminatedError
 from flows.output import say
 from storage.errors import LakeError, LogitlakeError
 
 INTERRUPTED = 130
+TERMINATED = 143
 
 EXIT_CODES = """Exit codes: 0 done, also when there was nothing to do; 1 unexpected error; 2 settings, arguments or
 query; 3 corpus; 4 mismatch of tokenizer, vocabulary or recipe; 5 lake; 6 the lake is busy, try again; 7 stored bytes
-are damaged; 130 interrupted (what was committed is kept)."""
+are damaged; 130 interrupted, 143 terminated (what was committed is kept)."""
 
 # typer brings its own copy of click and names only some of its errors.
 _UsageError: type[Exception] = next(
@@ -42,9 +45,9 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort, BrokenPipeError, _UsageError):
             raise
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, TerminatedError) as stop:
             say("interrupted: everything that was committed is kept; run the same command again to go on")
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(TERMINATED if isinstance(stop, TerminatedError) else INTERRUPTED) from None
         except LogitlakeError as error:
             raise _failed(ctx, error, str(error), error.exit_code) from None
         except OSError as error:
@@ -74,7 +77,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (plan, capture, train, evaluate, sql, show, verify, rebuild, demo):
+for command in (plan, capture, train, evaluate, redistill, sql, show, verify, rebuild, demo):
     app.command()(command)
 
 

@@ -26,7 +26,7 @@ def _section(name: str, value: Any, field: FieldInfo) -> list[str]:
     if name == "corpora":
         return _corpora(value)
     if value is None:
-        return _example(name, _optional_model(field))
+        return _example(name, inner_settings(field.annotation))
     return [*_purpose(type(value)), f"{name}:", *_keys(value, "  ")]
 
 
@@ -41,10 +41,13 @@ def _corpora(corpora: tuple[CorpusSettings, ...]) -> list[str]:
     return lines
 
 
-def _optional_model(field: FieldInfo) -> Any:
-    """The settings of a section that a file may leave out; None for a plain value."""
-    kinds = [kind for kind in get_args(field.annotation) if isinstance(kind, type) and issubclass(kind, Settings)]
-    return kinds[0] if kinds else None
+def inner_settings(annotation: Any) -> Any:
+    """The model of a section within an annotation (`X`, `X | None`, `tuple[X, ...]`); None for a plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return annotation
+    if get_origin(annotation) in (Union, UnionType, tuple):
+        return next(filter(None, map(inner_settings, get_args(annotation))), None)
+    return None
 
 
 def _keys(model: Settings, indent: str) -> list[str]:
@@ -53,10 +56,10 @@ def _keys(model: Settings, indent: str) -> list[str]:
         value = getattr(model, name)
         if isinstance(value, Settings):
             lines += [f"{indent}{name}:", *_keys(value, indent + "  ")]
-        elif value is None and (model_of := _optional_model(field)):
+        elif value is None and (model_of := inner_settings(field.annotation)):
             lines += [f"{indent}{line}" for line in _example(name, model_of)]
         else:
-            lines.append(_line(f"{indent}{name}: {_scalar(value)}", field))
+            lines.append(_line(f"{indent}{name}: {scalar(value)}", field))
     return lines
 
 
@@ -64,23 +67,23 @@ def _example(name: str, model: type[Settings], *, item: bool = False) -> list[st
     lines = [*_purpose(model), f"# {name}:"]
     for number, (key, field) in enumerate(model.model_fields.items()):
         default = None if field.is_required() else field.get_default(call_default_factory=True)
-        text = "" if field.is_required() else _scalar(default)
+        text = "" if field.is_required() else scalar(default)
         lead = ("  - " if number == 0 else "    ") if item else "  "
         lines.append("#" + _line(f" {lead}{key}: {text}", field))
     return lines
 
 
 def _line(text: str, field: FieldInfo) -> str:
-    notes = [note for note in (_choices(field.annotation), field.description) if note]
+    notes = [note for note in (choices_of(field.annotation), field.description) if note]
     return f"{text.rstrip():<{_WIDTH}} # {'; '.join(notes)}" if notes else text.rstrip()
 
 
-def _choices(annotation: Any) -> str:
+def choices_of(annotation: Any) -> str:
     """The words that a setting may hold, if it holds words of a list."""
     if get_origin(annotation) is Literal:
         return " | ".join(str(choice) for choice in get_args(annotation))
     if get_origin(annotation) in (Union, UnionType):
-        return " | ".join(filter(None, map(_choices, get_args(annotation))))
+        return " | ".join(filter(None, map(choices_of, get_args(annotation))))
     return ""
 
 
@@ -88,7 +91,7 @@ def _purpose(model: type[Settings]) -> list[str]:
     return [f"# {(model.__doc__ or '').strip().splitlines()[0]}"]
 
 
-def _scalar(value: Any) -> str:
+def scalar(value: Any) -> str:
     plain = (
         list(value)
         if isinstance(value, tuple)

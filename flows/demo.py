@@ -3,77 +3,24 @@
 Run again it finds everything there: the documents by their content, the student by its id.
 """
 
-import sysconfig
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 from flows.capture import capture
 from flows.capture_run import CaptureReport
 from flows.config_reference import documented_yaml
 from flows.demo_report import print_demo_report
+from flows.demo_settings import MAX_TOKENS, DemoPaths, demo_config
 from flows.demo_teacher import demo_teacher
 from flows.distill import distill
 from flows.distill_run import DistillReport
+from flows.orchestration import run_flow
 from flows.output import say
 from flows.preparation import prepare
-from pipeline.config import Config
+from pipeline.config import CaptureSettings, Config
 from storage.errors import LakeMissingError
 from storage.history import captured_tokens
 from storage.lake import Lake
 from storage.location import LakeLocation
-
-# Documents are shorter than 12,000 tokens whatever they hold, so that a capture ends within 100,000 to 120,000.
-_MAX_TOKENS = 118_000
-_MAX_CHARACTERS = 12_000
-_LEFT_OUT = ("test", "tests", "site-packages", "idlelib", "lib2to3", "encodings", "pydoc_data", "turtledemo")
-
-
-@dataclass(frozen=True, slots=True)
-class DemoPaths:
-    """Where the demo puts things: a lake, and beside it the settings and the student."""
-
-    lake: Path
-    output: Path
-
-    @classmethod
-    def under(cls, directory: Path) -> "DemoPaths":
-        """`demo-lake` and `demo-out` in a directory."""
-        return cls(directory / "demo-lake", directory / "demo-out")
-
-    @property
-    def location(self) -> LakeLocation:
-        """The lake's location."""
-        return LakeLocation.resolve(self.lake)
-
-
-def demo_config(paths: DemoPaths, teacher: Path) -> Config:
-    """The demo's settings, as a settings file would say them."""
-    return Config.model_validate(
-        {
-            "lake": {"path": paths.lake, "held_out": {"share": 0.1}},
-            "corpora": [
-                {
-                    "name": "python-stdlib",
-                    "kind": "text",
-                    "path": sysconfig.get_paths()["stdlib"],
-                    "glob": ["**/*.py", *(f"!**/{folder}/**" for folder in _LEFT_OUT)],
-                    "max_characters": _MAX_CHARACTERS,
-                    "max_reject_share": 1.0,
-                }
-            ],
-            "teacher": {"model": str(teacher)},
-            "tokenization": {"window": 512, "overlap": 64},
-            "capture": {"unit_tokens": 32_000, "max_tokens": _MAX_TOKENS},
-            "student": {"source": "teacher", "layers": 10},
-            "training": {
-                "output": paths.output / "student",
-                "batch_sequences": 4,
-                "learning_rate": 5e-4,
-                "epochs": 1,
-            },
-        }
-    )
 
 
 def run_demo(paths: DemoPaths) -> None:
@@ -86,23 +33,23 @@ def run_demo(paths: DemoPaths) -> None:
     settings_file = paths.output / "logitlake.yaml"
     settings_file.write_text(documented_yaml(config), encoding="utf-8")
     say("2. The capture: what the teacher thinks of every token of the Python standard library's sources.")
-    captured = capture(config)
+    captured = run_flow(capture, config)
     _say_capture(captured)
     say("3. The student: 10 of the teacher's 30 layers, one epoch on the cache, the teacher switched off.")
-    trained = distill(config)
+    trained = run_flow(distill, config)
     _say_student(trained)
     print_demo_report(paths.location, captured, trained)
     say(f"Done in {time.monotonic() - began:.0f} s. Go on with: logitlake sql --config {settings_file} 'SELECT …'")
 
 
-def _what_is_left(config: Config, location: LakeLocation) -> object:
+def _what_is_left(config: Config, location: LakeLocation) -> CaptureSettings:
     """The capture's settings with what earlier runs spent taken off its cap, so that a second run captures nothing."""
     try:
         with Lake.open(location) as lake:
             spent = captured_tokens(lake, prepare(config).recipe.recipe_id)
     except LakeMissingError:
         spent = 0
-    return config.capture.model_copy(update={"max_tokens": max(_MAX_TOKENS - spent, 1)})
+    return config.capture.model_copy(update={"max_tokens": max(MAX_TOKENS - spent, 1)})
 
 
 def _say_capture(report: CaptureReport) -> None:

@@ -6,10 +6,13 @@ With no server configured a flow runs in an ephemeral one whose database lies be
 import os
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import platformdirs
 
+from pipeline.config import Config
 from storage.location import LakeLocation
 
 _DEFAULTS = {
@@ -18,7 +21,23 @@ _DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }
+Report = TypeVar("Report")
+
 _SERVER_VARIABLES = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")
+
+
+class TerminatedError(Exception):
+    """Somebody sent SIGTERM while a flow was running."""
+
+
+def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
+    """Run a flow to its end, whatever Prefect calls a SIGTERM. Raises TerminatedError for one."""
+    from prefect.exceptions import TerminationSignal
+
+    try:
+        return flow(config)
+    except TerminationSignal:
+        raise TerminatedError from None
 
 
 def arrange_prefect(location: LakeLocation) -> None:

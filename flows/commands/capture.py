@@ -17,7 +17,7 @@ from flows.options import (
     require_capture_settings,
     settings,
 )
-from flows.orchestration import arrange_prefect
+from flows.orchestration import arrange_prefect, run_flow
 from flows.output import Format, print_record, say
 
 
@@ -52,7 +52,7 @@ def capture(
     arrange_prefect(location_of(config))
     from flows.capture import capture as flow
 
-    report = flow(config)
+    report = run_flow(flow, config)
     print_record(report.as_record(), form, title="Captured")
     if not report.n_units:
         say("nothing to do: every document of the corpora is in the lake under this recipe")

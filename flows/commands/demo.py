@@ -1,10 +1,12 @@
 """`logitlake demo`: the main job on a real teacher and real text."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from flows.demo_settings import DemoPaths
 from flows.options import Debug
 from flows.orchestration import arrange_prefect
 
@@ -17,8 +19,10 @@ def demo(
 
     Takes minutes on two cores. Run again it finds that everything is there, and says so.
     """
-    from flows.demo import DemoPaths, run_demo
-
     paths = DemoPaths.under(directory)
+    # Nothing comes from a hub, and the demo draws bars of its own.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arrange_prefect(paths.location)
+    from flows.demo import run_demo
+
     run_demo(paths)

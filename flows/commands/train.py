@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
-from flows.orchestration import arrange_prefect
+from flows.orchestration import arrange_prefect, run_flow
 from flows.output import Format, print_record, say
 from storage.errors import SettingsError
 
@@ -63,7 +63,7 @@ def train(
     arrange_prefect(location_of(config))
     from flows.distill import distill as flow
 
-    report = flow(config)
+    report = run_flow(flow, config)
     print_record(report.as_record(), form, title="Student")
     if not report.trained:
         say(f"nothing to do: student {report.student_id} is in {report.directory} already")

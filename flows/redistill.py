@@ -1,0 +1,59 @@
+"""The incremental flow: capture what is missing, train on what is new, compare, promote or reject.
+
+The teacher flow and the student flow are called as they are. Run it as often as you like: the lake knows what is done.
+"""
+
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
+
+from flows.artifacts import table_artifact
+from flows.capture import capture
+from flows.distill import distill
+from flows.distill_run import DistillReport
+from flows.redistill_run import Attempt, RedistillReport, RedistillRun
+from flows.retries import worth_retrying
+from flows.run_names import last_commit, settings_of_run
+from pipeline.config import Config
+
+
+@task(
+    name="decide",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=exponential_backoff(backoff_factor=5),
+    retry_condition_fn=worth_retrying,
+)
+def decide(run: RedistillRun, attempt: Attempt, trained: DistillReport) -> None:
+    """Promote or reject, in one transaction."""
+    run.decide(attempt, trained)
+
+
+def _run_name() -> str:
+    """Which teacher, and what the lake had seen when the night began."""
+    config = settings_of_run()
+    teacher = config.teacher.model.rstrip("/").split("/")[-1] if config.teacher else "no teacher"
+    return f"{teacher} after commit {last_commit(config)}"
+
+
+@flow(name="redistill", flow_run_name=_run_name)
+def redistill(config: Config) -> RedistillReport:
+    """One night. Candidates that a killed run left undecided come first, then one for what is new."""
+    with RedistillRun(config) as run:
+        run.captured(capture(config))
+        while (attempt := run.next()) is not None:
+            decide(run, attempt, distill(attempt.config))
+    _report(run.report)
+    return run.report
+
+
+def _report(report: RedistillReport) -> None:
+    figures = report.figures or {}
+    compared: list[dict[str, Any]] = [
+        {"student": name, **figures[name]} for name in ("current", "candidate") if figures.get(name)
+    ]
+    if compared:
+        table_artifact("redistill", compared, f"{report.outcome}: {report.reason}")
