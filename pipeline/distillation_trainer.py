@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from pipeline.cached_loss import LossSettings, attach_loss, batch_inputs, detach_loss
 from pipeline.dataset import RowSetReader
@@ -57,6 +57,9 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.parts = attach_loss(model, loss)
+        self.remove_callback(PrinterCallback)
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(_Bar())
         self.add_callback(_ReaderState(self))
         if on_progress is not None:
             self.add_callback(_Report(on_progress))
@@ -135,6 +138,14 @@ class _ReaderState(TrainerCallback):
         staged = path.with_suffix(".tmp")
         staged.write_text(json.dumps(self._trainer.reader.state_dict()), encoding="utf-8")
         staged.rename(path)
+
+
+class _Bar(ProgressCallback):
+    """The usual bar, with the loss beside it: standard output belongs to the command that trains."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if state.is_world_process_zero and self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.3f}")
 
 
 class _Report(TrainerCallback):

@@ -71,7 +71,7 @@ def train_student(
     """
     parent = find_parent(student, recipe, teacher)
     own_id = student_id(parent, row_set, student, training)
-    output = training.output
+    output = training.output.expanduser().absolute()
     if (facts := _existing(output, own_id)) is not None:
         return TrainedStudent(student_id=own_id, parent_id=parent.parent_id, directory=output, known=True, facts=facts)
     tokenizer = _tokenizer_directory(student, parent, teacher)

@@ -55,14 +55,15 @@ def recipe(tokenizer_dir):
 
 @pytest.fixture
 def train(lake, checkpoint, recipe, tmp_path):
-    def run(*, student=None, changes=None, fetch=None, row_set=None, **settings):
+    def run(*, student=None, changes=None, fetch=None, show_progress=False, on_progress=None, **settings):
         return train_student(
             student or StudentSettings(source="checkpoint", model=str(checkpoint)),
             TrainingSettings(**{"output": tmp_path / "out", "batch_sequences": 2, "precision": "fp32"} | settings),
-            row_set=row_set or lake.row_set(),
+            row_set=lake.row_set(),
             fetch=fetch or lake.fetch,
             recipe=recipe | (changes or {}),
-            show_progress=False,
+            show_progress=show_progress,
+            on_progress=on_progress,
         )
 
     return run
@@ -293,6 +294,15 @@ def test_bf16_autocast_keeps_float32_weights(train, tmp_path):
 def test_sixteen_bit_floats_on_a_cpu_are_refused(train):
     with pytest.raises(SettingsError, match="not on a CPU"):
         train(precision="fp16", device="cpu")
+
+
+@pytest.mark.parametrize("show_progress", [True, False])
+def test_nothing_is_written_to_standard_output(train, capsys, show_progress):
+    reports = []
+    train(epochs=3, show_progress=show_progress, on_progress=reports.append)
+    assert capsys.readouterr().out == ""
+    assert [report.step for report in reports] == [10, 20]
+    assert all(report.max_steps == 21 and report.loss > 0 for report in reports)
 
 
 def test_max_steps_ends_training_inside_an_epoch(train):
