@@ -1,0 +1,98 @@
+"""The wheel, as somebody installs it: a clean environment, and a directory with folders named like its packages."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = folder.glob("logitlake-*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the wheel and nothing else of this checkout; what it depends on comes by path."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    command = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    own = subprocess.run(
+        [str(python), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # Paths in a .pth file come after the environment's own packages, and .pth files found there are not read again: an
+    # editable installation of this checkout stays out.
+    (Path(own.stdout.strip()) / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return folder
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """A directory with folders of the same names as the wheel's packages, which are none of its business."""
+    for name in ("storage", "pipeline", "flows"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('the foreign folder was imported')\n")
+    return tmp_path
+
+
+def run(environment: Path, command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LOGITLAKE"))}
+    call = [str(environment / "bin" / command[0]), *command[1:]]
+    return subprocess.run(call, cwd=cwd, env=clean, capture_output=True, text=True, check=False)
+
+
+def test_the_wheel_holds_the_code_the_sql_and_the_licence_and_no_tests(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"flows", "pipeline", "storage"}
+    assert {"storage/views.sql", "storage/tables.sql"} <= set(names)
+    assert any(name.endswith("LICENSE") for name in names)
+
+
+def test_the_command_works_from_a_directory_with_foreign_folders(environment: Path, foreign: Path) -> None:
+    done = run(environment, ["logitlake", "--help"], foreign)
+    assert done.returncode == 0, done.stderr
+    assert "capture" in done.stdout
+    shown = run(environment, ["logitlake", "show", "config"], foreign)
+    assert shown.returncode == 0, shown.stderr
+    missing = run(environment, ["logitlake", "sql", "SELECT 1"], foreign)
+    assert missing.returncode == 5, missing.stderr
+
+
+def test_a_lake_is_made_and_asked_by_the_installed_command(environment: Path, foreign: Path) -> None:
+    script = (
+        "from pathlib import Path; from storage.lake import Lake; from storage.location import LakeLocation; "
+        "Lake.create(LakeLocation.resolve(Path('lake')), held_out_salt='s', held_out_share=0.1).close()"
+    )
+    # -P keeps the current directory out of the path, as an installed command does by itself.
+    made = run(environment, ["python", "-P", "-c", script], foreign)
+    assert made.returncode == 0, made.stderr
+    asked = run(environment, ["logitlake", "sql", "SELECT count(*) AS n FROM sequences", "--format", "csv"], foreign)
+    assert (asked.returncode, asked.stdout) == (0, "n\n0\n"), asked.stderr
+
+
+def test_no_module_is_imported_from_this_checkout(environment: Path, tmp_path: Path) -> None:
+    script = "import flows.cli, pipeline.api, storage.lake; print(flows.cli.__file__, storage.lake.__file__)"
+    done = run(environment, ["python", "-c", script], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert all(path.startswith(str(environment)) for path in done.stdout.split()), done.stdout
