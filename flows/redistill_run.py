@@ -114,7 +114,7 @@ class RedistillRun:
         self._note("started")
 
     def next(self) -> Attempt | None:
-        """The candidate to train now: one that was left undecided, else one that learns what is new; None at the end."""
+        """The candidate to train now: one left undecided, else one that learns what is new; None at the end."""
         with self._lake() as lake:
             current = student_of(lake, self.settings.alias)
             for planned in undecided(lake, self.settings.alias, current):

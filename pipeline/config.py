@@ -6,9 +6,10 @@ downstream takes the validated models. Kept free of torch so that commands that 
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import available_timezones
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from storage.errors import SettingsError
 
@@ -20,7 +21,7 @@ class Settings(BaseModel):
 
 
 class HeldOutSettings(Settings):
-    """Which documents no student may ever train on: fixed when the lake is made, by a salted hash of the document id."""
+    """Which documents no student may ever train on: fixed when the lake is made, by a salted hash of document ids."""
 
     share: float = Field(0.05, ge=0, lt=1)
     salt: str = "logitlake"
@@ -189,6 +190,62 @@ class EvaluationSettings(Settings):
     teacher: bool | None = Field(None, description="exact KL from the teacher; none: if it can be loaded")
 
 
+class RedistillSettings(Settings):
+    """When a student learns what is new, what it repeats, and when it takes the place of the one before."""
+
+    min_new_documents: int = Field(1, ge=1, description="fewer new training documents than this wait for more")
+    min_new_tokens: int = Field(1, ge=1, description="fewer new training tokens than this wait for more")
+    replay_share: float = Field(
+        0.5, ge=0, lt=1, description="share of the training tokens that are old ones, against forgetting; 0: none"
+    )
+    measure: Literal["kl", "cross_entropy"] = Field(
+        "kl", description="what candidates are compared by; kl needs an unbiased sparsifier, or the teacher"
+    )
+    tolerance: float = Field(0.01, ge=0, description="nats by which a candidate may be worse and still be promoted")
+    alias: str = Field("current", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    students: Path | None = Field(None, description="where candidates go; none: `students` in the lake's folder")
+    checkpoint_steps: int = Field(200, ge=1, description="steps between checkpoints, unless training.save_steps says")
+
+
+class MaintenanceSettings(Settings):
+    """How the lake is kept tidy."""
+
+    target_bytes: int = Field(256 * 2**20, ge=1, description="small shards are merged up to this size")
+    grace_hours: float = Field(24, ge=0, description="how long files that nothing names are kept for running readers")
+    verify_sample: float = Field(0.05, ge=0, le=1, description="share of the work units checked, others every night")
+
+
+class ScheduleSettings(Settings):
+    """When the flows run, for `logitlake serve`. Cron: minute, hour, day, month, weekday; none: not by the clock."""
+
+    timezone: str = Field("UTC", description="IANA name; the clock changes where it does")
+    capture: str | None = Field("0 * * * *", description="the teacher over what is new")
+    redistill: str | None = Field("0 2 * * *", description="the student; also started by each capture that committed")
+    maintain: str | None = Field("0 5 * * *", description="merge, expire, sweep, verify")
+    on_capture: bool = Field(True, description="start redistill when a capture has committed")
+    teachers: int = Field(1, ge=1, description="teachers that may run at once on one Prefect server")
+    host: str = Field("127.0.0.1", description="where `serve` starts a Prefect server if none is configured")
+    port: int = Field(4200, ge=1, le=65535)
+    notify: str | None = Field(
+        None, pattern=r"^[^/]+/[^/]+$", description="a Prefect notification block, such as slack-webhook/on-call"
+    )
+    zombie_seconds: int = Field(120, ge=60, description="a run without a heartbeat for so long is marked crashed")
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone_exists(cls, name: str) -> str:
+        if name not in available_timezones():
+            raise ValueError("expected an IANA time zone such as Europe/Berlin or UTC")
+        return name
+
+    @field_validator("capture", "redistill", "maintain")
+    @classmethod
+    def _cron_has_five_fields(cls, text: str | None) -> str | None:
+        if text is not None and len(text.split()) != 5:
+            raise ValueError("expected five fields, such as `0 2 * * *`: minute, hour, day, month, weekday")
+        return text
+
+
 class Config(Settings):
     """Everything that one YAML file may say."""
 
@@ -201,6 +258,9 @@ class Config(Settings):
     student: StudentSettings | None = None
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    redistill: RedistillSettings = RedistillSettings()
+    maintenance: MaintenanceSettings = MaintenanceSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
 
     @model_validator(mode="after")
     def _corpus_names_are_unique(self) -> "Config":

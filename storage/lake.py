@@ -105,7 +105,7 @@ class Lake:
         except duckdb.Error as error:
             raise LakeError(f"the lake could not answer: {error}") from error
 
-    def row(self, query: str, parameters: list[Any] | None = None) -> dict[str, Any]:
+    def row(self, query: str, parameters: list[Any] | Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The first row of a query by column name; empty if there is none."""
         rows = self.sql(query, parameters).slice(0, 1).to_pylist()
         return rows[0] if rows else {}
@@ -202,6 +202,8 @@ def single_writer(location: LakeLocation, task: str) -> Iterator[None]:
 
 def _attach(location: LakeLocation, *, read_only: bool) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
+    # DuckLake compares times as text in places: the machine's own time zone must not decide.
+    connection.execute("SET TimeZone = 'UTC'")
     load_extension(connection, "ducklake")
     load_extension(connection, "sqlite_scanner" if location.catalog_file else "postgres_scanner")
     configure_object_store(connection, location)

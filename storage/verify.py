@@ -19,18 +19,19 @@ class UnitCheck:
     problem: str
 
 
-def verify(lake: Lake, *, sample: float = 1.0) -> Iterator[UnitCheck]:
+def verify(lake: Lake, *, sample: float = 1.0, salt: str = "") -> Iterator[UnitCheck]:
     """Check a share of the work units (all by default), one at a time: memory does not grow with the lake.
 
-    The sample is the units whose id falls lowest: the same ones for the same share. Raises nothing for a bad unit.
+    The sample is the units whose salted id falls lowest by hash: the same ones for the same share and salt, others for
+    another salt, such as the date. Raises nothing for a bad unit.
     """
     units = lake.sql(
         """
         SELECT unit_id, recipe_id, count(*) AS n_documents, sum(n_sequences)::BIGINT AS n_sequences
-        FROM store.documents WHERE ('0x' || substr(unit_id, 1, 8))::BIGINT < ?::DOUBLE * 4294967296
+        FROM store.documents WHERE ('0x' || substr(md5(unit_id || ?), 1, 8))::BIGINT < ?::DOUBLE * 4294967296
         GROUP BY ALL ORDER BY unit_id
         """,
-        [sample],
+        [salt, sample],
     )
     for unit in units.to_pylist():
         yield UnitCheck(unit["unit_id"], unit["recipe_id"], unit["n_sequences"], _problem(lake, unit))

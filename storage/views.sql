@@ -120,7 +120,7 @@ FROM (
     SELECT
         run_id, min(kind) AS kind, max(recipe_id) AS recipe_id,
         min(happened_at) FILTER (event = 'started') AS started_at,
-        max(happened_at) FILTER (event <> 'started') AS ended_at,
+        max(happened_at) FILTER (event IN ('finished', 'failed', 'interrupted')) AS ended_at,
         arg_max(event, happened_at) FILTER (event <> 'started') AS status,
         arg_max(detail, happened_at) AS detail
     FROM store.run_events GROUP BY run_id
