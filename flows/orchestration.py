@@ -4,6 +4,7 @@ With no server configured a flow runs in an ephemeral one whose database lies be
 """
 
 import os
+import signal
 import sys
 import tomllib
 from collections.abc import Callable
@@ -26,18 +27,25 @@ Report = TypeVar("Report")
 _SERVER_VARIABLES = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")
 
 
-class TerminatedError(Exception):
-    """Somebody sent SIGTERM while a flow was running."""
+class TerminatedError(BaseException):
+    """Somebody sent SIGTERM while a flow was running: not to be taken for a failure of the flow."""
 
 
 def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
-    """Run a flow to its end, whatever Prefect calls a SIGTERM. Raises TerminatedError for one."""
-    from prefect.exceptions import TerminationSignal
+    """Run a flow to its end in the main thread. Raises TerminatedError on SIGTERM.
 
+    Prefect notes the termination and then calls the handler of before. Python's own would end the process at once and
+    leave the ephemeral server running; this one lets it unwind.
+    """
+
+    def terminate(number: int, frame: object) -> None:
+        raise TerminatedError
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         return flow(config)
-    except TerminationSignal:
-        raise TerminatedError from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def arrange_prefect(location: LakeLocation) -> None:

@@ -1,6 +1,7 @@
 """`logitlake demo`: the main job on a real teacher and real text."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,8 @@ def demo(
     paths = DemoPaths.under(directory)
     # Nothing comes from a hub, and the demo draws bars of its own.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
     arrange_prefect(paths.location)
     from flows.demo import run_demo
 
