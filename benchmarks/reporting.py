@@ -24,11 +24,12 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """A goal: the figure `key` is at least, or at most, `bound`."""
+    """A goal: the figure `key` is at least, or at most, `bound`, or `bound` times the figure `over`."""
 
     key: str
     kind: str
     bound: float
+    over: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("at least", "at most"):
@@ -37,7 +38,13 @@ class Reach:
     def is_met(self, figures: Mapping[str, float]) -> bool:
         """Whether the figure reaches the bound."""
         found = figures[self.key]
-        return found >= self.bound if self.kind == "at least" else found <= self.bound
+        bound = self.bound if self.over is None else self.bound * figures[self.over]
+        return found >= bound if self.kind == "at least" else found <= bound
+
+    @property
+    def text(self) -> str:
+        """As people read it."""
+        return f"{self.kind} {self.bound:,g}" + ("" if self.over is None else f" x {self.over}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +59,11 @@ class Summary:
 
 def show(console: Console, title: str, summary: Summary, reach: Sequence[Reach]) -> None:
     """Print the tables, then the figures with their goals."""
-    goals = {goal.key: goal for goal in reach}
-    rows = []
+    rows: list[list[Any]] = []
     for key, value in summary.figures.items():
-        goal = goals.get(key)
-        met = "" if goal is None else ("yes" if goal.is_met(summary.figures) else "no")
-        rows.append([key, value, "" if goal is None else f"{goal.kind} {goal.bound:,g}", met])
+        goals = [goal for goal in reach if goal.key == key]
+        rows += [[key, value, goal.text, "yes" if goal.is_met(summary.figures) else "no"] for goal in goals]
+        rows += [] if goals else [[key, value, "", ""]]
     for table in [*summary.tables, Table(title, ["figure", "measured", "goal", "reached"], rows)]:
         drawn = RichTable(title=table.title, title_justify="left")
         for number, column in enumerate(table.columns):
@@ -85,7 +91,8 @@ def write(
         **record,
         "figures": dict(summary.figures),
         "reach": [
-            {"key": goal.key, "kind": goal.kind, "bound": goal.bound, "met": goal.is_met(summary.figures)}
+            {"key": goal.key, "kind": goal.kind, "bound": goal.bound, "over": goal.over}
+            | {"met": goal.is_met(summary.figures)}
             for goal in reach
         ],
         "tables": [

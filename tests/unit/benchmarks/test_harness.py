@@ -36,6 +36,13 @@ def test_goal_is_met_from_its_own_side_of_the_bound() -> None:
         Reach("ratio", "about", 1)
 
 
+def test_goal_may_be_a_multiple_of_another_figure() -> None:
+    goal = Reach("mine", "at most", 0.8, over="theirs")
+    assert goal.is_met({"mine": 0.4, "theirs": 0.5})
+    assert not goal.is_met({"mine": 0.41, "theirs": 0.5})
+    assert goal.text == "at most 0.8 x theirs"
+
+
 def test_quick_run_leaves_the_result_of_a_full_one_alone(tmp_path: Path) -> None:
     for quick in (False, True):
         reporting.write(
@@ -45,7 +52,7 @@ def test_quick_run_leaves_the_result_of_a_full_one_alone(tmp_path: Path) -> None
     full = json.loads((tmp_path / "x.json").read_text())
     assert full["quick"] is False
     assert full["figures"] == {"ratio": 0.6}
-    assert full["reach"] == [{"key": "ratio", "kind": "at least", "bound": 0.5, "met": True}]
+    assert full["reach"] == [{"key": "ratio", "kind": "at least", "bound": 0.5, "over": None, "met": True}]
 
 
 def test_table_says_for_every_figure_whether_its_goal_was_reached() -> None:

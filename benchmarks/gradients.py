@@ -1,0 +1,110 @@
+"""The gradient of a student's parameters on fixed held-out positions, in float32, under any target.
+
+Shapes: N positions of a padded batch row-major, P of them with a target, V ids.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+
+from benchmarks.captured import CACHE
+from benchmarks.demo_student import demo_student
+from benchmarks.dense import full_divergence
+from benchmarks.estimates import angle_degrees
+from benchmarks.replay import replayed_teacher
+from benchmarks.sample import captured, in_batches, sequences_of, single_windows
+from pipeline.cached_loss import LossSettings, model_loss
+from pipeline.capture import batch_targets
+from pipeline.encoding import RowOrigin, encode_rows
+from pipeline.evaluation import load_student
+from pipeline.output_layer import ModelParts, take_apart
+from pipeline.sparsify import Sparsifier
+from pipeline.targets import make_batch
+from pipeline.tokenization import TokenSequence
+from storage.identity import ID_LENGTH, digest
+
+_BATCH_TOKENS = 1024
+
+
+class HeldOutGradient:
+    """Gradients on `n_positions` held-out positions: windows by hash, exactly so many targets of them."""
+
+    def __init__(self, n_positions: int) -> None:
+        self.n_positions = n_positions
+        rows = single_windows(captured(held_out=True), n_positions)
+        self._sequences = sequences_of(rows, n_positions)
+        self._teacher = replayed_teacher(self._sequences)
+        self._student = demo_student()
+
+    def compare(self, sparsifier: Sparsifier, seed: int) -> dict[str, float]:
+        """Angle in degrees to the gradient of full distributions, and the ratio of norms, of one draw of targets."""
+        full = self.full()
+        parts = take_apart(load_student(self._student))
+        mine = self._gradient(parts, partial(self._sparse_loss, sparsifier, seed))
+        dot, norm, reference = 0.0, 0.0, 0.0
+        for name, theirs in full.items():
+            own = mine[name]
+            dot += float(torch.dot(own.view(-1), theirs.view(-1)))
+            norm += float(torch.dot(own.view(-1), own.view(-1)))
+            reference += float(torch.dot(theirs.view(-1), theirs.view(-1)))
+        norm, reference = np.sqrt(norm), np.sqrt(reference)
+        return {"angle_deg": angle_degrees(dot, norm, reference), "norm_ratio": norm / reference}
+
+    def full(self) -> dict[str, torch.Tensor]:
+        """The gradient of full distributions by parameter; made once and kept."""
+        ids = (sequence.input_ids.tobytes() for sequence in self._sequences)
+        weights = (self._student / "logitlake.json").read_bytes()
+        path = CACHE / f"gradient-{digest(weights, str(self.n_positions).encode(), *ids)[:16]}.pt"
+        if not path.exists():
+            parts = take_apart(load_student(self._student))
+            staged = path.with_suffix(".tmp")
+            torch.save(self._gradient(parts, self._full_loss), staged)
+            staged.rename(path)
+        return dict(torch.load(path, mmap=True, weights_only=True))
+
+    def _gradient(
+        self, parts: ModelParts, loss: Callable[[ModelParts, Sequence[TokenSequence]], torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        parts.model.requires_grad_(True)
+        for batch in self._batches():
+            loss(parts, batch).backward()
+        found = {name: p.grad for name, p in parts.model.named_parameters() if p.grad is not None}
+        return {name: grad.contiguous() for name, grad in found.items()}
+
+    def _batches(self) -> Iterator[list[TokenSequence]]:
+        for batch in in_batches(self._sequences, _BATCH_TOKENS):
+            if any(sequence.has_target.any() for sequence in batch):
+                yield batch
+
+    def _sparse_loss(
+        self, sparsifier: Sparsifier, seed: int, parts: ModelParts, batch: Sequence[TokenSequence]
+    ) -> torch.Tensor:
+        """By the way that every target goes: encoded as rows, decoded to a batch, through the loss of training."""
+        (targets,), statistics = batch_targets(self._teacher, batch, [sparsifier], temperature=1.0, seed=seed)
+        rows = encode_rows(batch, targets, statistics, origin_of(batch))
+        return model_loss(parts, make_batch(rows), LossSettings(), divisor=self.n_positions)
+
+    def _full_loss(self, parts: ModelParts, batch: Sequence[TokenSequence]) -> torch.Tensor:
+        ids_BT = torch.nn.utils.rnn.pad_sequence(
+            [torch.from_numpy(sequence.input_ids.astype(np.int64)) for sequence in batch], batch_first=True
+        )
+        hidden_BTD = parts.hidden(ids_BT)
+        hidden_PD = torch.cat(
+            [row_TD[np.flatnonzero(s.has_target)] for s, row_TD in zip(batch, hidden_BTD, strict=True)]
+        )
+        assert parts.weight is not None
+        kept_P = self._teacher.positions([s.input_ids for s in batch], [s.has_target for s in batch])
+        return full_divergence(
+            hidden_PD,
+            parts.weight,
+            lambda begin, end: self._teacher.logits(kept_P[begin:end]),
+            divisor=self.n_positions,
+        )
+
+
+def origin_of(batch: Sequence[TokenSequence]) -> RowOrigin:
+    """Rows that only a benchmark sees come from nowhere."""
+    names = [""] * len(batch)
+    return RowOrigin(recipe_id="0" * ID_LENGTH, unit_id="0" * ID_LENGTH, corpora=names, sources=names)

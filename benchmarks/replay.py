@@ -1,0 +1,120 @@
+"""The teacher without its body: last hidden states are kept once, and its output layer runs again for every arm.
+
+So many arms see the very same distributions for a fifth of the price. Only for a teacher whose output layer is a plain
+matrix. Shapes: N tokens of all sequences, D hidden size, P wanted positions, V ids.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM
+
+from benchmarks.captured import CACHE, teacher_path
+from flows.progress import quiet_transformers
+from pipeline.config import TeacherSettings
+from pipeline.output_layer import ModelParts, take_apart
+from pipeline.planning import make_batches
+from pipeline.students import cut_layers
+from pipeline.teachers.files import TeacherFiles, resolve_teacher
+from pipeline.tokenization import TokenSequence
+from storage.identity import digest
+
+_BATCH_TOKENS = 4096
+_CHUNK_ROWS = 512
+
+
+class ReplayedTeacher:
+    """An engine (pipeline/teachers/engine.py) that knows the sequences it was made for, and no others."""
+
+    def __init__(self, hidden_ND: NDArray[np.uint16], begins: dict[bytes, int], weight_VD: torch.Tensor) -> None:
+        """`hidden_ND` are the bits of bfloat16; `begins` says where a sequence begins, by its ids' bytes."""
+        self._hidden_ND = hidden_ND
+        self._begins = begins
+        self.weight_VD = weight_VD
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.weight_VD.shape[0])
+
+    @property
+    def device(self) -> torch.device:
+        return self.weight_VD.device
+
+    @property
+    def description(self) -> dict[str, str]:
+        return {"engine": "replayed hidden states"}
+
+    def positions(
+        self, input_ids: Sequence[NDArray[np.int32]], wanted: Sequence[NDArray[np.bool_]]
+    ) -> NDArray[np.int64]:
+        """Where the wanted positions are among the N kept tokens, int64 [P]."""
+        places = [self._begins[_key(ids)] + np.flatnonzero(mask) for ids, mask in zip(input_ids, wanted, strict=True)]
+        return np.concatenate([np.zeros(0, np.int64), *places])
+
+    def logits(self, positions_P: NDArray[np.int64]) -> torch.Tensor:
+        """Logits `[P, V]` of kept tokens by their places."""
+        hidden_PD = torch.from_numpy(self._hidden_ND[positions_P]).view(torch.bfloat16)
+        return torch.nn.functional.linear(hidden_PD, self.weight_VD)
+
+    @torch.inference_mode()
+    def forward(
+        self, input_ids: Sequence[NDArray[np.int32]], wanted: Sequence[NDArray[np.bool_]]
+    ) -> Iterator[torch.Tensor]:
+        """Logits `[p, V]` of the wanted positions, chunk by chunk."""
+        positions_P = self.positions(input_ids, wanted)
+        for begin in range(0, len(positions_P), _CHUNK_ROWS):
+            yield self.logits(positions_P[begin : begin + _CHUNK_ROWS])
+
+
+def replayed_teacher(sequences: Sequence[TokenSequence]) -> ReplayedTeacher:
+    """The teacher over these sequences; its body runs the first time they are asked for, and never again."""
+    files = resolve_teacher(TeacherSettings(model=str(teacher_path())))
+    path = CACHE / f"hidden-{digest(files.teacher_hash.encode(), *(_key(s.input_ids) for s in sequences))[:16]}.npy"
+    if not path.exists():
+        _keep(files, sequences, path)
+    parts = take_apart(_model(files, layers=1))
+    assert parts.weight is not None, "the output layer of the benchmarks' teacher is a plain matrix"
+    lengths = [len(sequence.input_ids) for sequence in sequences]
+    begins = {_key(s.input_ids): int(end - n) for s, end, n in zip(sequences, np.cumsum(lengths), lengths, strict=True)}
+    return ReplayedTeacher(np.load(path, mmap_mode="r"), begins, parts.weight.detach())
+
+
+def _keep(files: TeacherFiles, sequences: Sequence[TokenSequence], path: Path) -> None:
+    print(f"benchmarks: the teacher over {len(sequences)} sequences, once", file=sys.stderr, flush=True)
+    parts = take_apart(_model(files))
+    lengths = np.array([len(sequence.input_ids) for sequence in sequences])
+    begins = np.cumsum(lengths) - lengths
+    kept_ND: NDArray[np.uint16] | None = None
+    for indices in make_batches(lengths.tolist(), _BATCH_TOKENS):
+        hidden_BLD = _hidden(parts, [sequences[i] for i in indices])
+        if kept_ND is None:
+            kept_ND = np.empty((int(lengths.sum()), hidden_BLD.shape[2]), np.uint16)
+        for row, i in enumerate(indices):
+            kept_ND[begins[i] : begins[i] + lengths[i]] = hidden_BLD[row, : lengths[i]].view(torch.uint16).numpy()
+    staged = path.with_suffix(".tmp")
+    with staged.open("wb") as file:
+        np.save(file, kept_ND)
+    staged.rename(path)
+
+
+@torch.inference_mode()
+def _hidden(parts: ModelParts, sequences: Sequence[TokenSequence]) -> torch.Tensor:
+    """bfloat16 [B, L, D]; padding stands on the right, where causal attention never looks."""
+    ids_BL = torch.nn.utils.rnn.pad_sequence(
+        [torch.from_numpy(sequence.input_ids.astype(np.int64)) for sequence in sequences], batch_first=True
+    )
+    return parts.hidden(ids_BL).contiguous()
+
+
+def _model(files: TeacherFiles, layers: int | None = None) -> torch.nn.Module:
+    quiet_transformers()
+    model = AutoModelForCausalLM.from_pretrained(files.directory, dtype=torch.bfloat16, use_safetensors=True).eval()
+    return model if layers is None else cut_layers(model, layers)
+
+
+def _key(ids: NDArray[np.int32]) -> bytes:
+    return np.ascontiguousarray(ids, np.int32).tobytes()
