@@ -19,10 +19,10 @@ FROM positions GROUP BY token HAVING count(*) >= 50 ORDER BY entropy_nats DESC L
 SELECT source, sum(n_targets)::BIGINT AS targets, -sum(mean_logprob * n_targets) / sum(n_targets) AS nats_per_token
 FROM sequences GROUP BY source ORDER BY nats_per_token DESC LIMIT 6""",
     "Where was the teacher sure, and wrong?": """
-SELECT s.source, p.position, h.token AS teacher_said, h.probability, p.token AS really, exp(p.logprob) AS it_gave
+SELECT d.sources[1] AS source, p.position, h.token AS teacher_said, h.probability, p.token AS really
 FROM positions AS p
-JOIN heads AS h USING (recipe_id, doc_id, "window", position)
-JOIN sequences AS s USING (recipe_id, doc_id, "window")
+JOIN heads AS h USING (recipe_id, doc_id, position)
+JOIN documents AS d USING (recipe_id, doc_id)
 WHERE h.rank = 1 AND h.token_id <> p.token_id ORDER BY h.probability DESC LIMIT 6""",
 }
 _MEASURES = {

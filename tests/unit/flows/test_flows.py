@@ -1,5 +1,7 @@
 """The flows as Prefect runs them: names, retries, states and artifacts, against one server for the whole session."""
 
+import errno
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,3 +100,56 @@ def test_a_student_is_trained_once_and_its_run_says_where_it_comes_from(
     assert run.name.startswith("1 layers of the teacher at commit ")
     assert "after kl" in artifacts_of(run)["table"].data
     assert not distill(config).trained
+
+
+def test_the_whole_job_by_commands_and_again_with_nothing_to_do(server: None, cli: Any, config_file: Path) -> None:
+    def call(*arguments: object) -> tuple[Any, str]:
+        result = cli(*arguments, "--config", config_file, "--format", "json")
+        assert result.exit_code == 0, result.stderr
+        return json.loads(result.stdout), result.stderr
+
+    planned, _ = call("plan")
+    captured, _ = call("capture")
+    assert (captured["n_tokens"], captured["n_units"]) == (planned["tokens"], planned["units"])
+    again, said = call("capture")
+    assert (again["n_tokens"], "nothing to do" in said) == (0, True)
+    student, _ = call("train")
+    assert student["after_kl"] < student["before_kl"]
+    known, said = call("train")
+    assert (known["trained"], known["student_id"], "nothing to do" in said) == (False, student["student_id"], True)
+    exact, _ = call("evaluate")
+    cached, _ = call("evaluate", student["student_id"][:8], "--no-teacher")
+    assert [row["model"] for row in exact] == ["student", "teacher"]
+    assert exact[0]["kl"] == pytest.approx(student["after_kl"])
+    assert cached[0]["kl"] == pytest.approx(exact[0]["kl"], abs=6 * cached[0]["kl_stderr"] + 1e-3)
+    shown, _ = call("show", "student", student["student_id"][:8])
+    assert shown["lineage"][0]["recipe_ids"] == [captured["recipe_id"]]
+    answer, _ = call("sql", "SELECT count(*) AS n FROM students")
+    assert answer == [{"n": 1}]
+
+
+def test_an_error_inside_a_flow_is_one_message_and_its_exit_code(
+    server: None, cli: Any, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mismatch(self: CaptureRun, number: int) -> int:
+        raise MismatchError("two things do not fit")
+
+    monkeypatch.setattr(CaptureRun, "compute", mismatch)
+    result = cli("capture", "--config", config_file)
+    assert result.exit_code == 4
+    assert "logitlake: two things do not fit" in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_full_disk_is_said_and_the_lake_still_opens(
+    server: None, cli: Any, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: CaptureRun, number: int) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device", "lake/data/x.parquet")
+
+    monkeypatch.setattr(commit, "retry_delay_seconds", [0])
+    monkeypatch.setattr(CaptureRun, "commit", full)
+    result = cli("capture", "--config", config_file)
+    assert result.exit_code == 5
+    assert "disk is full" in result.stderr
+    assert cli("show", "runs", "--config", config_file).exit_code == 0

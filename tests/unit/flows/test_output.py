@@ -1,0 +1,55 @@
+"""How results are written."""
+
+import csv
+import io
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pyarrow as pa
+import pytest
+
+from flows.output import Format, print_record, print_rows, readable
+
+
+def test_json_has_no_nan_and_huge_sums_are_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"loss": float("nan"), "sum": Decimal("123456789012345678901"), "ids": [1, float("inf")], "blob": b"\x01"}]
+    print_rows(rows, Format.JSON)
+    assert json.loads(capsys.readouterr().out) == [
+        {"loss": None, "sum": 123456789012345678901, "ids": [1, None], "blob": "01"}
+    ]
+
+
+def test_csv_keeps_times_lists_and_commas(capsys: pytest.CaptureFixture[str]) -> None:
+    when = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+    print_rows([{"when": when, "text": "a, b", "ids": [1, 2]}], Format.CSV)
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert row == {"when": "2030-01-02T03:04:05+00:00", "text": "a, b", "ids": "[1, 2]"}
+
+
+def test_a_table_is_cut_for_a_person_and_csv_never(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = pa.table({"n": list(range(700))})
+    print_rows(rows, Format.TABLE)
+    written = capsys.readouterr()
+    assert "200 more rows" in written.err
+    print_rows(rows, Format.CSV)
+    assert len(capsys.readouterr().out.splitlines()) == 701
+
+
+def test_no_rows_are_an_empty_list_or_a_header(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows([], Format.JSON, columns=["a", "b"])
+    print_rows([], Format.CSV, columns=["a", "b"])
+    assert capsys.readouterr().out == "[]\na,b\n"
+
+
+def test_markup_in_a_value_is_text(capsys: pytest.CaptureFixture[str]) -> None:
+    print_record({"token": "[bold]x[/bold]"}, Format.TABLE)
+    assert "[bold]x[/bold]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "-"), (True, "yes"), (1234567, "1,234,567"), (0.123456, "0.1235"), (98765.4, "98,765"), ("x", "x")],
+)
+def test_values_are_readable(value: object, text: str) -> None:
+    assert readable(value) == text
