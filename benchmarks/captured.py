@@ -1,17 +1,19 @@
-"""One captured lake for all benchmarks: the demo's teacher over the demo's kind of text, by the real capture path.
+"""One captured lake for all benchmarks: the demo's teacher over the demo's corpus, by the real capture path.
 
-Made once under .cache/benchmarks and kept; its name follows from what decides it, so a newer format makes a newer lake.
+Made once under .cache/benchmarks and kept. Its directory is named for the settings and the format that decide what is
+in it, so that newer ones make a newer lake.
 """
 
 import os
 import sys
-import sysconfig
-import time
 from pathlib import Path
 
 from benchmarks.surroundings import REPOSITORY
 from flows.capture_run import CaptureRun
-from pipeline.config import CaptureSettings, Config, CorpusSettings, LakeSettings, TeacherSettings
+from flows.demo_settings import DemoPaths, demo_config
+from flows.demo_teacher import demo_teacher
+from pipeline.config import CaptureSettings, Config
+from storage.identity import canonical_json, digest
 from storage.location import LakeLocation
 from storage.schema import FORMAT_VERSION
 
@@ -23,41 +25,30 @@ _UNIT_TOKENS = 50_000
 _DONE = "captured"
 
 
-def teacher_directory() -> Path:
-    """The directory of the demo's teacher, or of another one that the environment names."""
+def teacher_path() -> Path:
+    """The demo's teacher, fetched once, or the teacher that the environment names (a directory or a GGUF file)."""
     named = os.environ.get(TEACHER_VARIABLE)
-    if not named:
-        raise SystemExit(f"benchmarks: set {TEACHER_VARIABLE} to the directory of a teacher")
-    return Path(named)
+    return Path(named).expanduser().absolute() if named else demo_teacher()
 
 
-def benchmark_config(lake: Path) -> Config:
-    """Settings of the shared capture: the standard library's sources, the default recipe, units of 50,000 tokens."""
-    corpus = CorpusSettings(
-        name="stdlib",
-        kind="text",
-        path=sysconfig.get_paths()["stdlib"],
-        glob=("**/*.py", "!site-packages/**", "!**/test/**", "!**/tests/**", "!**/idlelib/**", "!lib2to3/**"),
-    )
-    return Config(
-        lake=LakeSettings(path=lake),
-        corpora=(corpus,),
-        teacher=TeacherSettings(model=str(teacher_directory())),
-        capture=CaptureSettings(unit_tokens=_UNIT_TOKENS, max_tokens=_TOKENS),
-    )
+def benchmark_config() -> Config:
+    """The demo's settings over a lake of the benchmarks: 150,000 tokens in units of 50,000."""
+    config = demo_config(DemoPaths.under(CACHE), teacher_path())
+    config = config.model_copy(update={"capture": CaptureSettings(unit_tokens=_UNIT_TOKENS, max_tokens=_TOKENS)})
+    parts = config.model_dump(mode="json", include={"corpora", "tokenization", "target", "capture"})
+    name = digest(canonical_json(parts), str(FORMAT_VERSION).encode())[:8]
+    return config.model_copy(update={"lake": config.lake.model_copy(update={"path": CACHE / f"captured-{name}"})})
 
 
 def captured_lake() -> LakeLocation:
-    """The shared lake; the first call runs the teacher over 150,000 tokens, minutes on two cores."""
-    directory = CACHE / f"lake-format{FORMAT_VERSION}"
-    config = benchmark_config(directory)
-    mark = directory / _DONE
+    """The shared lake. The first call runs the teacher, which takes minutes on two cores; killed, it goes on."""
+    config = benchmark_config()
+    mark = config.lake.path / _DONE
     if not mark.exists():
         print(f"benchmarks: capturing {_TOKENS:,} tokens, once", file=sys.stderr, flush=True)
-        began = time.perf_counter()
         with CaptureRun(config) as run:
             for number in run.units():
                 run.compute(number)
                 run.commit(number)
-        mark.write_text(f"{time.perf_counter() - began:.0f} s\n")
-    return LakeLocation.resolve(directory)
+        mark.write_text(run.report.recipe_id)
+    return LakeLocation.resolve(config.lake.path)
