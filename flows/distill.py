@@ -72,6 +72,8 @@ class _Shown:
     def update(self, progress: Any) -> None:
         """Called whenever the trainer reports (see pipeline.distillation_trainer.Progress)."""
         self._bar.reach(progress.step, progress.max_steps)
+        if progress.loss is None:
+            return
         text = f"step {progress.step} of {progress.max_steps}, loss {progress.loss:.4f}"
         self._artifact.update(progress.step / max(progress.max_steps, 1), text)
         get_run_logger().info(text)

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import platformdirs
 
+from flows.output import say
 from pipeline.config import Config
 from storage.location import LakeLocation
 
@@ -63,6 +64,8 @@ def arrange_prefect(location: LakeLocation) -> None:
         home = prefect_home(location)
         home.mkdir(parents=True, exist_ok=True)
         os.environ["PREFECT_HOME"] = str(home)
+        if sys.stderr.isatty():
+            say("starting (with no Prefect server configured, one is started for this run: some seconds)")
 
 
 def server_is_configured() -> bool:

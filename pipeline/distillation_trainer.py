@@ -22,11 +22,11 @@ _STEP_TARGETS = "step_targets"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where training is: steps done of all, and the mean loss since the last report."""
+    """Where training is: steps done of all, and every few steps the mean loss since it was last given."""
 
     step: int
     max_steps: int
-    loss: float
+    loss: float | None
 
 
 OnProgress = Callable[[Progress], None]
@@ -149,10 +149,14 @@ class _Bar(ProgressCallback):
 
 
 class _Report(TrainerCallback):
-    """Passes what the trainer logs on to whoever shows progress."""
+    """Passes each step, and what the trainer logs, on to whoever shows progress."""
 
     def __init__(self, on_progress: OnProgress) -> None:
         self._on_progress = on_progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._on_progress(Progress(step=state.global_step, max_steps=state.max_steps, loss=None))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs and "loss" in logs:
