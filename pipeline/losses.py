@@ -131,7 +131,7 @@ class _FromHidden(torch.autograd.Function):
         P, V = hidden_PD.shape[0], weight_VD.shape[0]
         total = torch.zeros((), dtype=exact, device=hidden_PD.device)
         grad_hidden_PD = torch.empty_like(hidden_PD, dtype=exact) if wants[0] else None
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=exact) if wants[1] else None
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=exact) if wants[1] and P == 0 else None
         with torch.autocast(hidden_PD.device.type, enabled=False):
             small_VD = weight_VD.to(dtype)
             small_PD = hidden_PD.to(dtype)
@@ -143,8 +143,10 @@ class _FromHidden(torch.autograd.Function):
                 total += divergence(logits_CV, plan.part(begin, end), exact, logits_CV if any(wants) else None)
                 if grad_hidden_PD is not None:
                     grad_hidden_PD[begin:end] = logits_CV @ small_VD
-                if grad_weight_VD is not None:
-                    grad_weight_VD += logits_CV.t() @ hidden_CD
+                if wants[1]:
+                    product_VD = logits_CV.t() @ hidden_CD
+                    # The first chunk's is the sum so far: zeros as large as the vocabulary are not free.
+                    grad_weight_VD = product_VD.to(exact) if grad_weight_VD is None else grad_weight_VD.add_(product_VD)
         ctx.save_for_backward(grad_hidden_PD, grad_weight_VD)
         ctx.dtypes = hidden_PD.dtype, weight_VD.dtype
         return total
