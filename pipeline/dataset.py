@@ -16,13 +16,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.background import in_background
+from pipeline.flat_rows import FlatRows, gather
 from pipeline.row_order import Block, Draw, UnitWeights, in_order, order_rows, plan_blocks
 from pipeline.targets import TARGET_COLUMNS, CutMass, TargetBatch, make_batch
 from storage.errors import LakeError, MismatchError, SettingsError
 from storage.lake import Lake
 from storage.location import LakeLocation
 from storage.rowsets import RowSet, fetch
-from storage.schema import SEQUENCES
 
 # (unit ids, columns) → their rows ordered by (unit_id, doc_id, window), as storage.rowsets.fetch gives them.
 Fetch = Callable[[Sequence[str], Sequence[str]], pa.Table]
@@ -55,7 +55,7 @@ def lake_fetch(location: LakeLocation, row_set: RowSet) -> Fetch:
 class _Segment:
     """Some rows of one block, in reading order."""
 
-    rows: pa.Table
+    rows: FlatRows
     n_targets: np.ndarray
     order: np.ndarray
 
@@ -167,7 +167,7 @@ class RowSetReader:
             yield self._own_share(waiting)
             given += 1
         for _ in range(given, len(self)):
-            yield make_batch(_no_rows(), pad_id=self._pad_id)
+            yield make_batch(gather([]), pad_id=self._pad_id)
 
     def _segments(self, epoch: int, skip: int) -> Iterator[_Segment]:
         """The epoch's rows from row `skip` on, a block at a time; the next block is read while one is worked on."""
@@ -198,7 +198,7 @@ class RowSetReader:
             pairs = zip(block.units, weights, strict=True)
             copies = np.concatenate([self._unit_weights().copies(unit, own, offset) for unit, own in pairs])
         order = order_rows(rows["n_tokens"].to_numpy(), copies, block=block.number, draw=draw)
-        return _Segment(rows.select(list(TARGET_COLUMNS)), rows["n_targets"].to_numpy().astype(np.int64), order)
+        return _Segment(FlatRows.of(rows), rows["n_targets"].to_numpy().astype(np.int64), order)
 
     def _rows_of(self, units: Sequence[int], columns: Sequence[str]) -> pa.Table:
         unit_ids = [self._unit_ids[unit] for unit in units]
@@ -227,8 +227,8 @@ class RowSetReader:
         total = _count(segments)
         begin, end = (total * rank // self.world_size for rank in (self._rank, self._rank + 1))
         own, _ = _split(_split(segments, begin)[1], end - begin)
-        rows = pa.concat_tables([s.rows.take(pa.array(s.order)) for s in own]) if own else _no_rows()
         step_targets = sum(int(segment.n_targets[segment.order].sum()) for segment in segments)
+        rows = gather([(segment.rows, segment.order) for segment in own])
         batch = make_batch(rows, cut_mass=self._cut_mass, pad_id=self._pad_id)
         return replace(batch, step_targets=step_targets)
 
@@ -248,13 +248,6 @@ def _split(segments: list[_Segment], count: int) -> tuple[list[_Segment], list[_
         if taken < len(segment.order):
             tail.append(segment.part(taken, len(segment.order)))
     return head, tail
-
-
-def _no_rows() -> pa.Table:
-    schema = pa.schema(
-        [SEQUENCES.field(name).with_type(_WIDE.get(name, SEQUENCES.field(name).type)) for name in TARGET_COLUMNS]
-    )
-    return schema.empty_table()
 
 
 def _checked_weights(rows: pa.Table) -> np.ndarray:

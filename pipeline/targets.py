@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from pipeline.flat_rows import FlatRows
 from storage.errors import IntegrityError
 
 CutMass = Literal["renormalise", "ghost"]
@@ -91,7 +92,7 @@ class TargetBatch:
         )
 
 
-def decode_targets(rows: pa.Table, *, cut_mass: CutMass = "renormalise") -> RaggedTargets:
+def decode_targets(rows: pa.Table | FlatRows, *, cut_mass: CutMass = "renormalise") -> RaggedTargets:
     """Decode the columns `levels`, `target_ids` and `head_codes` of some rows.
 
     A head is worth code/levels. With L levels and C = Σ codes, the residual (L-C)/L is shared equally by the tail ids,
@@ -100,69 +101,56 @@ def decode_targets(rows: pa.Table, *, cut_mass: CutMass = "renormalise") -> Ragg
 
     Raises IntegrityError for rows that no capture can have written.
     """
-    row_offsets, offsets, ids = _nested(rows["target_ids"])
-    code_rows, code_offsets, codes = _nested(rows["head_codes"])
-    if not np.array_equal(row_offsets, code_rows):
-        raise IntegrityError("target_ids and head_codes have different numbers of positions: run `logitlake verify`")
-    levels = np.repeat(rows["levels"].to_numpy().astype(np.int64), np.diff(row_offsets))
-    n_ids, n_heads = np.diff(offsets), np.diff(code_offsets)
-    running = np.concatenate([np.zeros(1, np.int64), np.cumsum(codes, dtype=np.int64)])
-    coded = running[code_offsets[1:]] - running[code_offsets[:-1]]
-    if (n_heads > n_ids).any() or (coded > levels).any():
+    flat = rows if isinstance(rows, FlatRows) else FlatRows.of(rows)
+    levels = np.repeat(flat.levels.astype(np.int64), np.diff(flat.row_offsets))
+    offsets, code_offsets = _running(flat.n_ids), _running(flat.n_heads)
+    coded = np.diff(_running(flat.codes)[code_offsets])
+    n_tail = flat.n_ids - flat.n_heads
+    if (n_tail < 0).any() or (coded > levels).any():
         raise IntegrityError("more heads than ids, or heads that sum above 1: run `logitlake verify`")
 
-    n_tail = n_ids - n_heads
     cut = (n_tail == 0) & (coded < levels) & (coded > 0)
-    unit = levels.astype(np.float64)
-    if cut_mass == "renormalise":
-        unit = np.where(cut, coded, unit)
+    unit = np.where(cut, coded, levels) if cut_mass == "renormalise" else levels
     tail_value = (levels - coded) / (levels * np.maximum(n_tail, 1))
-    probs = np.repeat(tail_value, n_ids)
-    first_code = np.repeat(code_offsets[:-1], n_heads)
-    slots = np.repeat(offsets[:-1], n_heads) + np.arange(len(codes)) - first_code
-    probs[slots] = codes / np.repeat(unit, n_heads)
+    probs = np.repeat(tail_value.astype(np.float32), flat.n_ids)
+    slots = np.repeat(offsets[:-1] - code_offsets[:-1], flat.n_heads) + np.arange(len(flat.codes))
+    # Codes and levels are below 2^24, so a float32 holds them and their quotient is the nearest one.
+    probs[slots] = flat.codes.astype(np.float32) / np.repeat(unit.astype(np.float32), flat.n_heads)
     ghost = None
     if cut_mass == "ghost" and cut.any():
         ghost = np.where(cut, (levels - coded) / levels, 0.0).astype(np.float32)
     return RaggedTargets(
-        row_offsets=row_offsets,
-        offsets=offsets,
-        ids=ids,
-        probs=probs.astype(np.float32),
-        n_heads=n_heads,
-        ghost=ghost,
+        row_offsets=flat.row_offsets, offsets=offsets, ids=flat.ids, probs=probs, n_heads=flat.n_heads, ghost=ghost
     )
 
 
-def make_batch(rows: pa.Table, *, cut_mass: CutMass = "renormalise", pad_id: int = 0) -> TargetBatch:
+def make_batch(rows: pa.Table | FlatRows, *, cut_mass: CutMass = "renormalise", pad_id: int = 0) -> TargetBatch:
     """Rows (columns TARGET_COLUMNS) as one batch, padded on the right to the longest of them.
 
     No rows give a batch of padding alone: a rank without work still takes its part in a step.
     """
-    ragged = decode_targets(rows, cut_mass=cut_mass)
-    tokens, token_offsets = flat_lists(rows["input_ids"])
-    if not np.array_equal(token_offsets, ragged.row_offsets):
-        raise IntegrityError("input_ids and target_ids have different numbers of positions: run `logitlake verify`")
-    lengths = np.diff(token_offsets)
+    flat = rows if isinstance(rows, FlatRows) else FlatRows.of(rows)
+    ragged = decode_targets(flat, cut_mass=cut_mass)
+    lengths = np.diff(flat.row_offsets)
     B, T = max(len(lengths), 1), max(int(lengths.max(initial=0)), 2)
-    row_of = np.repeat(np.arange(len(lengths)), lengths)
-    padded_at = row_of * T + np.arange(len(tokens)) - np.repeat(token_offsets[:-1], lengths)
+    first_places = np.arange(len(lengths)) * T
+    padded_at = np.repeat(first_places - flat.row_offsets[:-1], lengths) + np.arange(len(flat.tokens))
 
     input_ids = np.full(B * T, pad_id, np.int64)
-    input_ids[padded_at] = tokens
+    input_ids[padded_at] = flat.tokens
     counts = np.zeros(B * T, np.int64)
-    counts[padded_at] = np.diff(ragged.offsets)
-    following = np.roll(input_ids, -1)
-    next_ids = np.where(counts > 0, following, NO_LABEL)
-    if counts.reshape(B, T)[np.arange(len(lengths)), lengths - 1].any():
+    counts[padded_at] = flat.n_ids
+    has_target = counts > 0
+    next_ids = np.where(has_target, np.roll(input_ids, -1), NO_LABEL)
+    if has_target[first_places + lengths - 1].any():
         raise IntegrityError("a sequence has a target after its last token: run `logitlake verify`")
-    n_targets = int((counts > 0).sum())
+    n_targets = int(np.count_nonzero(has_target))
     ghost = None
     if ragged.ghost is not None:
         ghost = np.zeros(B * T, np.float32)
         ghost[padded_at] = ragged.ghost
     targets = SparseTargets(
-        offsets=torch.from_numpy(np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])),
+        offsets=torch.from_numpy(_running(counts)),
         ids=torch.from_numpy(ragged.ids.astype(np.int64)),
         probs=torch.from_numpy(ragged.probs),
         ghost=None if ghost is None else torch.from_numpy(ghost),
@@ -171,49 +159,14 @@ def make_batch(rows: pa.Table, *, cut_mass: CutMass = "renormalise", pad_id: int
         input_ids=torch.from_numpy(input_ids).view(B, T),
         next_ids=torch.from_numpy(next_ids).view(B, T),
         targets=targets,
-        n_tokens=len(tokens),
+        n_tokens=len(flat.tokens),
         n_targets=n_targets,
         step_targets=n_targets,
     )
 
 
-def flat_lists(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Values end to end, and the int64 offsets of the rows among them, of a column of lists without nulls inside."""
-    lists = _one_array(column)
-    if lists.null_count:
-        raise IntegrityError("a list column holds a null row: run `logitlake verify`")
-    offsets = _offsets(lists)
-    values = lists.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
-    return values.to_numpy(zero_copy_only=False), offsets - offsets[0]
-
-
-def _nested(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row offsets [R+1], position offsets [N+1] and leaves of a column of lists of lists; a null position is empty."""
-    outer = _one_array(column)
-    if outer.null_count:
-        raise IntegrityError("a target column holds a null row: run `logitlake verify`")
-    rows = _offsets(outer)
-    inner = outer.values.slice(int(rows[0]), int(rows[-1] - rows[0]))
-    positions = _offsets(inner)
-    if inner.null_count:
-        # Arrow lets a null list own values; `flatten` drops them, so the offsets are counted anew.
-        lengths = np.where(inner.is_valid().to_numpy(zero_copy_only=False), np.diff(positions), 0)
-        positions = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        leaves = inner.flatten()
-    else:
-        leaves = inner.values.slice(int(positions[0]), int(positions[-1] - positions[0]))
-        positions = positions - positions[0]
-    return rows - rows[0], positions, leaves.to_numpy(zero_copy_only=False)
-
-
-def _one_array(column: pa.ChunkedArray) -> pa.Array:
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-
-
-def _offsets(lists: pa.Array) -> np.ndarray:
-    """Offsets of the rows of a (sliced) list array into its `values`; an empty array has the one offset 0."""
-    if len(lists) == 0:
-        return np.zeros(1, np.int64)
-    return lists.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+def _running(counts: np.ndarray) -> np.ndarray:
+    """0 and the running sums: int64, one longer than `counts`."""
+    sums = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, dtype=np.int64, out=sums[1:])
+    return sums
