@@ -13,7 +13,11 @@ from typer.core import TyperGroup
 from flows.commands.capture import capture
 from flows.commands.demo import demo
 from flows.commands.evaluate import evaluate
+from flows.commands.export import export
+from flows.commands.forget import forget, retire
+from flows.commands.maintain import maintain
 from flows.commands.plan import plan
+from flows.commands.promote import promote, rollback
 from flows.commands.rebuild import rebuild
 from flows.commands.redistill import redistill
 from flows.commands.show import show
@@ -77,7 +81,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (plan, capture, train, evaluate, redistill, sql, show, verify, rebuild, demo):
+COMMANDS = (
+    *(plan, capture, train, evaluate, redistill, promote, rollback),
+    *(sql, show, export, verify, maintain, forget, retire, rebuild, demo),
+)
+for command in COMMANDS:
     app.command()(command)
 
 

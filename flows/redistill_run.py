@@ -66,7 +66,7 @@ class Attempt:
 
 
 class RedistillRun:
-    """A context manager around one run. The lake is opened for each step and never held while a student trains."""
+    """A context manager around one run: `captured`, then `next` and `decide` in turn until there is no next."""
 
     def __init__(self, config: Config) -> None:
         require_capture_settings(config)
@@ -108,20 +108,21 @@ class RedistillRun:
             captured_documents=report.n_documents,
             captured_tokens=report.n_tokens,
         )
-        with self._lake() as lake:
-            before = student_of(lake, self.settings.alias)
+        # Between the steps no transaction is open, so that nobody waits for this connection.
+        self._lake = self._open.enter_context(
+            Lake.open(self.location, read_only=False, lock_timeout=self.config.lake.lock_timeout_seconds)
+        )
+        before = student_of(self._lake, self.settings.alias)
         self.report = replace(self.report, before=before, current=before)
         self._note("started")
 
     def next(self) -> Attempt | None:
         """The candidate to train now: one left undecided, else one that learns what is new; None at the end."""
-        with self._lake() as lake:
-            current = student_of(lake, self.settings.alias)
-            for planned in undecided(lake, self.settings.alias, current):
-                attempt = self._again(lake, planned)
-                if attempt is not None:
-                    return attempt
-            return self._plan(lake, current)
+        current = student_of(self._lake, self.settings.alias)
+        for planned in undecided(self._lake, self.settings.alias, current):
+            if (attempt := self._again(planned)) is not None:
+                return attempt
+        return self._plan(current)
 
     def decide(self, attempt: Attempt, trained: DistillReport) -> Verdict:
         """Promote or reject, in one transaction; the candidate must be registered."""
@@ -130,11 +131,10 @@ class RedistillRun:
         verdict = judge(measured.get("after", {}), measured.get("before") if candidate.current else None, self.settings)
         figures = {**verdict.figures, "reason": verdict.reason, "held_out": measured.get("held_out")}
         how: dict[str, Any] = {"figures": figures, "run_id": self.report.run_id, "alias": candidate.alias}
-        with self._lake() as lake:
-            if verdict.promote:
-                promote(lake, candidate.student_id, expected=candidate.current, **how)
-            else:
-                reject(lake, candidate.student_id, **how)
+        if verdict.promote:
+            promote(self._lake, candidate.student_id, expected=candidate.current, **how)
+        else:
+            reject(self._lake, candidate.student_id, **how)
         self.report = replace(
             self.report,
             outcome="promoted" if verdict.promote else "rejected",
@@ -147,11 +147,11 @@ class RedistillRun:
         )
         return verdict
 
-    def _plan(self, lake: Lake, current: str | None) -> Attempt | None:
+    def _plan(self, current: str | None) -> Attempt | None:
         """A candidate for everything that the current student has not seen, if that is enough."""
         recipe_id, settings = self.report.recipe_id, self.settings
         where = self.config.training.where
-        increment = increment_for(lake, current, recipe_id, where=where)
+        increment = increment_for(self._lake, current, recipe_id, where=where)
         if not self.report.candidate:
             self.report = replace(self.report, new_documents=increment.new_documents, new_tokens=increment.new_tokens)
         if not increment.new_documents:
@@ -160,37 +160,37 @@ class RedistillRun:
             found = f"{increment.new_documents:,} new documents and {increment.new_tokens:,} new tokens"
             wanted = f"{settings.min_new_documents:,} and {settings.min_new_tokens:,}"
             return self._ended("waiting for more", f"{found}, of {wanted}")
-        self._check_comparable(lake, current, recipe_id)
+        self._check_comparable(current, recipe_id)
         rule = mixed_rows(increment, settings.replay_share, where=where)
-        attempt = self._attempt(lake, current, rule, increment.up_to)
-        if is_decided(lake, attempt.candidate.student_id, settings.alias):
+        attempt = self._attempt(current, rule, increment.up_to)
+        if is_decided(self._lake, attempt.candidate.student_id, settings.alias):
             return self._ended("decided before", f"student {attempt.candidate.student_id} was compared already")
-        note_planned(lake, self.report.run_id, attempt.candidate)
+        note_planned(self._lake, self.report.run_id, attempt.candidate)
         return attempt
 
-    def _again(self, lake: Lake, planned: Candidate) -> Attempt | None:
+    def _again(self, planned: Candidate) -> Attempt | None:
         """A planned candidate, if today's settings and rows still make the same one."""
         if planned.recipe_id != self.report.recipe_id:
             return None
         try:
-            attempt = self._attempt(lake, planned.current, planned.where, planned.up_to_commit)
+            attempt = self._attempt(planned.current, planned.where, planned.up_to_commit)
         except LakeError:
             return None  # every row of it was forgotten
         return attempt if attempt.candidate == planned else None
 
-    def _attempt(self, lake: Lake, current: str | None, where: str | None, up_to_commit: int) -> Attempt:
+    def _attempt(self, current: str | None, where: str | None, up_to_commit: int) -> Attempt:
         recipe_id = self.report.recipe_id
-        _, recipe = find_recipe(lake, recipe_id)
-        student = self._parent_settings(lake, current)
+        _, recipe = find_recipe(self._lake, recipe_id)
+        student = self._parent_settings(current)
         training = self.config.training.model_copy(
             update={"where": where, "up_to_commit": up_to_commit, "recipe": recipe_id}
         )
         rows = resolve_row_set(
-            lake, recipe_id=recipe_id, where=where, weight=training.weight, up_to_commit=up_to_commit
+            self._lake, recipe_id=recipe_id, where=where, weight=training.weight, up_to_commit=up_to_commit
         )
         teacher = resolve_teacher(self.config.teacher) if student.source == "teacher" and self.config.teacher else None
         own_id = student_id(find_parent(student, recipe, teacher), rows, student, training)
-        register_row_set(lake, rows)
+        register_row_set(self._lake, rows)
         candidate = Candidate(
             student_id=own_id,
             alias=self.settings.alias,
@@ -215,23 +215,23 @@ class RedistillRun:
             evaluation = evaluation.model_copy(update={"teacher": False})
         return self.config.model_copy(update={"student": student, "training": training, "evaluation": evaluation})
 
-    def _parent_settings(self, lake: Lake, current: str | None) -> StudentSettings:
+    def _parent_settings(self, current: str | None) -> StudentSettings:
         if current is None:
             return self.student
-        directory = find_student(lake, current)["directory"]
+        directory = find_student(self._lake, current)["directory"]
         return StudentSettings(source="checkpoint", model=directory, lora=self.student.lora)
 
-    def _check_comparable(self, lake: Lake, current: str | None, recipe_id: str) -> None:
+    def _check_comparable(self, current: str | None, recipe_id: str) -> None:
         """Before anything is paid for: is there a common measure for the candidate and the current student?"""
         if current is None:
             return
-        if not has_held_out(lake, recipe_id):
+        if not has_held_out(self._lake, recipe_id):
             raise SettingsError(
                 f"recipe {recipe_id[:12]}: no held-out document, so no candidate can be compared with the current "
                 "student; a larger corpus gives some, or a new lake with a larger lake.held_out.share"
             )
-        own = find_recipe(lake, recipe_id)[1]["tokenizer"]
-        theirs = tokenizer_of(lake, current)
+        own = find_recipe(self._lake, recipe_id)[1]["tokenizer"]
+        theirs = tokenizer_of(self._lake, current)
         if theirs not in (None, own):
             raise MismatchError(
                 f"the current student learned with tokenizer {theirs}, the recipe of the settings has {own}: their "
@@ -243,12 +243,8 @@ class RedistillRun:
             self.report = replace(self.report, outcome=outcome, reason=reason)
 
     def _note(self, event: str, **more: Any) -> None:
-        with self._lake() as lake:
-            detail = {"report": self.report.as_record(), **more}
-            note_run(lake, self.report.run_id, event, kind=KIND, recipe_id=self.report.recipe_id, **detail)
-
-    def _lake(self) -> Lake:
-        return Lake.open(self.location, read_only=False, lock_timeout=self.config.lake.lock_timeout_seconds)
+        detail = {"report": self.report.as_record(), **more}
+        note_run(self._lake, self.report.run_id, event, kind=KIND, recipe_id=self.report.recipe_id, **detail)
 
 
 def students_directory(config: Config) -> Path:

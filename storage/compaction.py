@@ -82,11 +82,17 @@ def compact(lake: Lake, merge: Merge) -> str | None:
 
 
 def merge_small_tables(lake: Lake) -> None:
-    """Merge the files of every table but `sequences`: each commit leaves one small file in each."""
+    """Merge the files of every table but `sequences`: each commit leaves one small file in each.
+
+    Files with deleted rows are written anew first: merging would pass them over, and the name of a forgotten document's
+    source must leave the disk as well.
+    """
+    tables = lake.sql("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'store' ORDER BY table_name")
     with lake.exclusive():
-        for table in lake.sql("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'store'").to_pylist():
-            if table["table_name"] not in ("sequences", "guard"):
-                lake.sql(f"CALL ducklake_merge_adjacent_files('{NAME}', '{table['table_name']}', schema => 'store')")
+        for table in sorted(set(tables["table_name"].to_pylist()) - {"sequences", "guard"}):
+            options = f"'{NAME}', '{table}', schema => 'store'"
+            lake.sql(f"CALL ducklake_rewrite_data_files({options}, delete_threshold => 0)")
+            lake.sql(f"CALL ducklake_merge_adjacent_files({options})")
 
 
 def _merges(files: list[dict[str, object]], target_bytes: int) -> Iterator[Merge]:

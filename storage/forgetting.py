@@ -4,14 +4,20 @@ Gone from queries and training when the call returns; from disk after the next m
 rebuild or copy: a tombstone lies beside the data before the first row is deleted, and it beats everything else.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 
 from storage.errors import LakeError
 from storage.lake import Lake, write_note
+from storage.object_store import list_paths, read_all
+from storage.registry import note_run
+
+_REMOVED = "forgotten rows removed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +62,42 @@ def forget(lake: Lake, doc_ids: Sequence[str], *, reason: str) -> Forgotten:
             connection.execute(f"DELETE FROM store.{table} WHERE list_contains(?, doc_id)", [ids])
         transaction.insert("tombstones", rows)
     return Forgotten(doc_ids=tuple(ids), n_sequences=found[0] if found else 0, student_ids=tuple(students))
+
+
+def forget_again(lake: Lake) -> tuple[str, ...]:
+    """Forget what a tombstone beside the data names and the catalog does not know, and return its ids.
+
+    Such are the documents that a restored backup of an older catalog brought back. Usually there are none.
+    """
+    patterns = list_paths(lake.location, "tombstones/*.json")
+    known = set(lake.sql("SELECT DISTINCT doc_id FROM store.tombstones")["doc_id"].to_pylist())
+    missing = [path for path in patterns if PurePosixPath(path).stem not in known]
+    reasons: dict[str, list[str]] = {}
+    for path in missing:
+        for content in read_all(lake.location, f"tombstones/{PurePosixPath(path).name}").values():
+            note = json.loads(content)
+            reasons.setdefault(note["reason"], []).append(note["doc_id"])
+    for reason, doc_ids in reasons.items():
+        forget(lake, doc_ids, reason=reason)
+    return tuple(sorted(doc_id for doc_ids in reasons.values() for doc_id in doc_ids))
+
+
+def n_forgotten(lake: Lake) -> int:
+    """How many documents are forgotten. It never falls."""
+    return int(lake.row("SELECT count(DISTINCT doc_id) AS n FROM store.tombstones")["n"])
+
+
+def n_removed(lake: Lake) -> int:
+    """How many documents were forgotten when upkeep last removed such rows from the disk (see `note_removed`)."""
+    found = lake.row(
+        "SELECT max((detail ->> '$.forgotten')::BIGINT) AS n FROM store.run_events WHERE event = ?", [_REMOVED]
+    )
+    return int(found["n"] or 0)
+
+
+def note_removed(lake: Lake, run_id: str, *, kind: str, forgotten: int) -> None:
+    """Record that no file holds rows of the first `forgotten` forgotten documents any more."""
+    note_run(lake, run_id, _REMOVED, kind=kind, recipe_id=None, forgotten=forgotten)
 
 
 def retire_recipe(lake: Lake, recipe_id: str) -> int:

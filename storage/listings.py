@@ -23,6 +23,10 @@ LISTINGS = {
     "row-sets": """
         SELECT row_set_id, recipe_ids, up_to_commit, filter, weight, n_sequences, n_tokens, n_targets, created_at
         FROM row_sets ORDER BY created_at DESC""",
+    "promotions": """
+        SELECT commit_number, decided_at, alias, decision, student_id, figures ->> '$.reason' AS reason
+        FROM promotions ORDER BY commit_number DESC""",
+    "aliases": "SELECT alias, student_id, since_commit FROM aliases ORDER BY alias",
     "students": """
         SELECT student_id, directory, parent_id, row_set_id, created_at, metrics
         FROM students ORDER BY created_at DESC""",

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from storage.errors import LakeBusyError, LakeError
 from storage.lake import Lake, Transaction
+from storage.registry import find_student
 
 CURRENT = "current"
 
@@ -20,6 +21,20 @@ def student_of(lake: Lake, alias: str = CURRENT) -> str | None:
     """Id of the student that an alias stands for; None before the first promotion."""
     found = lake.row("SELECT student_id FROM aliases WHERE alias = ?", [alias])
     return str(found["student_id"]) if found else None
+
+
+def decisions(lake: Lake) -> dict[str, str]:
+    """What was decided about each student last, in words such as `promoted (current)`."""
+    rows = lake.sql("SELECT student_id, decision, alias FROM promotions ORDER BY commit_number").to_pylist()
+    return {row["student_id"]: f"{row['decision']} ({row['alias']})" for row in rows}
+
+
+def named_student(lake: Lake, name: str) -> dict[str, Any]:
+    """A student by its alias, its id, or the beginning of that. Raises LakeError if there is none."""
+    student = find_student(lake, student_of(lake, name) or name)
+    if not student:
+        raise LakeError(f"no student {name!r} in this lake; `logitlake show students` lists those there are")
+    return student
 
 
 def promote(

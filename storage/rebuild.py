@@ -201,6 +201,7 @@ def _finish(transaction: Transaction) -> None:
         GROUP BY s.unit_id, s.recipe_id
         """
     )
+    connection.execute("DELETE FROM store.document_sources WHERE doc_id IN (SELECT doc_id FROM store.tombstones)")
     connection.execute("DELETE FROM store.commits WHERE unit_id NOT IN (SELECT unit_id FROM store.documents)")
     connection.execute(
         "UPDATE store.guard SET commit_number = 1 + (SELECT coalesce(max(commit_number), 0) FROM store.commits)"

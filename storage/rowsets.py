@@ -13,9 +13,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from storage.errors import LakeError, QueryError, SettingsError
+from storage.errors import IntegrityError, LakeError, QueryError, SettingsError
 from storage.identity import canonical_json, digest
 from storage.lake import Lake
+from storage.schema import SEQUENCES
+from storage.shard_rows import read_shard_rows
 from storage.sql_tree import functions, has_subquery, parse_select, unstable_functions
 
 
@@ -100,18 +102,63 @@ def resolve_row_set(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reread:
+    """A row set as it can be read today; `n_missing` sequences that were there at first are forgotten since."""
+
+    rows: RowSet
+    n_missing: int
+
+
+def read_again(lake: Lake, row_set_id: str) -> Reread:
+    """The row set with this id (or its beginning), by its own rule. Raises LakeError if there is none, or nothing left.
+
+    Raises IntegrityError if no row is missing and yet the content is another one: rows never change.
+    """
+    found = lake.row("SELECT * FROM row_sets WHERE starts_with(row_set_id, ?) ORDER BY created_at DESC", [row_set_id])
+    if not found:
+        raise LakeError(f"no row set {row_set_id!r} in this lake; `logitlake show row-sets` lists those there are")
+    rows = resolve_row_set(
+        lake,
+        recipe_id=found["recipe_ids"],
+        where=found["filter"],
+        weight=found["weight"],
+        up_to_commit=found["up_to_commit"],
+    )
+    n_missing = found["n_sequences"] - rows.n_sequences
+    if n_missing <= 0 and rows.content_hash != found["content_hash"]:
+        raise IntegrityError(
+            f"row set {found['row_set_id']}: expected content {found['content_hash']}, found {rows.content_hash} in "
+            f"{rows.n_sequences} sequences ({found['n_sequences']} then): `logitlake verify` names what is damaged"
+        )
+    return Reread(rows=rows, n_missing=n_missing)
+
+
 def fetch(lake: Lake, row_set: RowSet, unit_ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
     """The rows of some units by (unit_id, doc_id, window_index), with a column `weight` if the row set has one."""
     extra = f", ({row_set.weight})::DOUBLE AS weight" if row_set.weight else ""
-    return _ask(
+    units = f"unit_id IN ({', '.join(['?'] * len(unit_ids))})"
+    relation = f"{_rows(row_set.where)} AS sequences WHERE {units}"
+    parameters = [*_parameters(row_set.recipe_ids, row_set.up_to_commit, row_set.held_out), *unit_ids]
+    if lake.location.data_directory is None or not set(columns) <= set(SEQUENCES.names):
+        names = ", ".join(f'"{column}"' for column in columns)
+        return _ask(lake, f"SELECT {names}{extra} FROM {relation} ORDER BY unit_id, doc_id, window_index", parameters)
+    places = _ask(
         lake,
         f"""
-        SELECT {", ".join(f'"{column}"' for column in columns)}{extra}
-        FROM {_rows(row_set.where)} AS sequences WHERE unit_id IN ({", ".join(["?"] * len(unit_ids))})
+        SELECT p.filename, p.file_row_number, r.* EXCLUDE (unit_id, doc_id, window_index)
+        FROM (SELECT unit_id, doc_id, window_index{extra} FROM {relation}) AS r
+        JOIN (
+            SELECT filename, file_row_number, unit_id, doc_id, window_index FROM store.sequences WHERE {units}
+        ) AS p USING (unit_id, doc_id, window_index)
         ORDER BY unit_id, doc_id, window_index
         """,
-        [*_parameters(row_set.recipe_ids, row_set.up_to_commit, row_set.held_out), *unit_ids],
+        [*parameters, *unit_ids],
     )
+    if not places.num_rows:
+        return pa.schema([SEQUENCES.field(column) for column in columns]).empty_table()
+    rows = read_shard_rows(places, columns)
+    return rows.append_column("weight", places["weight"]) if row_set.weight else rows
 
 
 def register_row_set(lake: Lake, row_set: RowSet) -> None:

@@ -18,13 +18,43 @@ class Swept:
     staged_files: tuple[str, ...]
 
 
-def sweep(lake: Lake, *, grace: timedelta, dry_run: bool = False) -> Swept:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holdings:
+    """How much there is of what upkeep keeps small. `n_small_files` are the files of all tables but `sequences`."""
+
+    n_shards: int
+    n_bytes: int
+    n_small_files: int
+    n_snapshots: int
+
+
+def holdings(lake: Lake) -> Holdings:
+    """Count files and snapshots, from the catalog alone."""
+    found = lake.row(
+        f"""
+        SELECT
+            coalesce(sum(file_count) FILTER (table_name = 'sequences'), 0)::BIGINT AS n_shards,
+            coalesce(sum(file_size_bytes) FILTER (table_name = 'sequences'), 0)::BIGINT AS n_bytes,
+            coalesce(sum(file_count) FILTER (table_name <> 'sequences'), 0)::BIGINT AS n_small_files,
+            (SELECT count(*) FROM ducklake_snapshots('{NAME}')) AS n_snapshots
+        FROM ducklake_table_info('{NAME}')
+        """
+    )
+    return Holdings(**found)
+
+
+def sweep(lake: Lake, *, grace: timedelta, forget_at_once: bool = False, dry_run: bool = False) -> Swept:
     """Expire snapshots older than `grace`, and remove the files that only they named, orphans and unfinished writes.
 
-    The lock is held throughout: a file that an open transaction has just added is an orphan to everybody else.
+    `forget_at_once` gives expired files no grace, since some hold what must be forgotten: a query that is reading one
+    of them at this moment fails, and works when it is asked again. Orphans keep theirs: a capture may be about to
+    register one. The lock is held throughout: a file that an open transaction has just added is an orphan to everybody
+    else.
     """
     before = datetime.now(UTC) - grace
     catalog_before = before if grace == timedelta(0) else _whole_days(lake, before)
+    if forget_at_once:
+        catalog_before = datetime.now(UTC)
     with lake.exclusive():
         snapshots = lake.sql(_call("ducklake_expire_snapshots", catalog_before, dry_run)).num_rows
         expired = lake.sql(_call("ducklake_cleanup_old_files", catalog_before, dry_run))

@@ -7,13 +7,15 @@ from typing import Annotated
 import typer
 
 from flows.config_reference import documented_yaml
+from flows.lineage_tree import lineage_tree, print_tree
 from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
 from flows.output import Format, print_record, print_rows, say
 from pipeline.config import Config
-from storage.errors import LakeError, SettingsError
+from storage.errors import SettingsError
 from storage.lake import Lake
 from storage.listings import ancestry, listing
-from storage.registry import find_recipe, find_student
+from storage.promotions import decisions, named_student
+from storage.registry import find_recipe
 
 
 class What(StrEnum):
@@ -27,6 +29,9 @@ class What(StrEnum):
     ROW_SETS = "row-sets"
     STUDENTS = "students"
     STUDENT = "student"
+    PROMOTIONS = "promotions"
+    ALIASES = "aliases"
+    LINEAGE = "lineage"
     RECIPE = "recipe"
     CONFIG = "config"
 
@@ -34,7 +39,7 @@ class What(StrEnum):
 def show(
     what: Annotated[What, typer.Argument(help="What to show.", show_default=False)],
     name: Annotated[
-        str | None, typer.Argument(help="Which student or recipe: its id or the beginning of it.", show_default=False)
+        str | None, typer.Argument(help="Which student or recipe: id, beginning of it, or alias.", show_default=False)
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Rows at most, the newest first.")] = 50,
     lake: LakePath = None,
@@ -43,8 +48,8 @@ def show(
     form: OutputFormat = Format.TABLE,
     debug: Debug = False,
 ) -> None:
-    """List recipes, runs, commits, documents, rejects, row-sets or students; show one student with its lineage, or one
-    recipe; or print the settings in effect as a documented logitlake.yaml.
+    """List recipes, runs, commits, documents, rejects, row-sets, students, promotions or aliases; show one student, its
+    lineage as a tree, or one recipe; or print the settings in effect as a documented logitlake.yaml.
     """
     config = settings(config_file, overrides, {"lake.path": lake})
     if what is What.CONFIG:
@@ -53,6 +58,8 @@ def show(
     with Lake.open(location_of(config)) as opened:
         if what is What.STUDENT:
             _show_student(opened, _required(name, "student"), form)
+        elif what is What.LINEAGE:
+            _show_lineage(opened, _required(name, "student"), form)
         elif what is What.RECIPE:
             _show_recipe(opened, _required(name, "recipe"), form)
         else:
@@ -75,10 +82,16 @@ def _show_config(config: Config, form: Format) -> None:
         print(documented_yaml(config), end="")
 
 
-def _show_student(lake: Lake, prefix: str, form: Format) -> None:
-    student = find_student(lake, prefix)
-    if not student:
-        raise LakeError(f"no student {prefix!r} in this lake; `logitlake show students` lists those there are")
+def _show_lineage(lake: Lake, name: str, form: Format) -> None:
+    lineage = ancestry(lake, named_student(lake, name)["student_id"])
+    if form is Format.TABLE:
+        print_tree(lineage_tree(lineage.to_pylist(), decisions(lake)))
+    else:
+        print_rows(lineage, form)
+
+
+def _show_student(lake: Lake, name: str, form: Format) -> None:
+    student = named_student(lake, name)
     lineage = ancestry(lake, student["student_id"])
     if form is Format.JSON:
         print_record({**student, "lineage": lineage.to_pylist()}, form)

@@ -1,0 +1,94 @@
+"""`logitlake forget` and `logitlake retire`: what must, or may, be gone."""
+
+from typing import Annotated
+
+import typer
+
+from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
+from flows.output import Format, print_record, say
+from pipeline.config import Config
+from storage.errors import LakeError, SettingsError
+from storage.forgetting import find_documents, retire_recipe, students_that_saw
+from storage.forgetting import forget as forget_documents
+from storage.lake import Lake
+from storage.registry import find_recipe
+
+
+def forget(
+    doc_ids: Annotated[list[str] | None, typer.Argument(help="Ids of documents.", show_default=False)] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--source", help="All of a source: corpus/path, or a folder ending in /.", show_default=False),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option("--where", help="SQL condition over the view documents.", show_default=False),
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept with the tombstone.")] = "asked for",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Name the documents and students; change nothing.")
+    ] = False,
+    lake: LakePath = None,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    form: OutputFormat = Format.TABLE,
+    debug: Debug = False,
+) -> None:
+    """Forget documents under every recipe, for ever; says which students had learned from them.
+
+    Gone from queries and training when the command ends, from disk after the next `logitlake maintain`. There is no way
+    back: the documents are refused if they come again.
+    """
+    config = settings(config_file, overrides, {"lake.path": lake})
+    if (bool(doc_ids) + (source is not None) + (where is not None)) != 1:
+        raise SettingsError("forget: expected ids of documents, or --source, or --where: one of the three")
+    with _writable(config) as opened:
+        found = sorted(set(doc_ids or find_documents(opened, source=source, where=where)))
+        _check_ids(found)
+        if not found:
+            raise LakeError(f"forget: no document of {source or where} is in the lake; nothing was forgotten")
+        if dry_run:
+            record = {"doc_ids": found, "student_ids": students_that_saw(opened, found)}
+        else:
+            done = forget_documents(opened, found, reason=reason)
+            record = {"doc_ids": done.doc_ids, "n_sequences": done.n_sequences, "student_ids": done.student_ids}
+    print_record(record, form, title="Would be forgotten" if dry_run else "Forgotten")
+    if record["student_ids"]:
+        say(f"{len(record['student_ids'])} students had learned from them, and still have: somebody must decide")
+
+
+def retire(
+    recipe: Annotated[str, typer.Argument(help="Recipe id or its beginning.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without this it is only said what would go.")] = False,
+    lake: LakePath = None,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    form: OutputFormat = Format.TABLE,
+    debug: Debug = False,
+) -> None:
+    """Remove everything that is cached under one recipe, such as that of a teacher which was replaced.
+
+    Its students stay, and what they saw stays on record; their rows can be read again only after another capture.
+    """
+    config = settings(config_file, overrides, {"lake.path": lake})
+    with _writable(config) as opened:
+        recipe_id, _ = find_recipe(opened, recipe)
+        if yes:
+            n_sequences = retire_recipe(opened, recipe_id)
+        else:
+            n_sequences = opened.row("SELECT n_sequences FROM recipes WHERE recipe_id = ?", [recipe_id])["n_sequences"]
+    print_record({"recipe_id": recipe_id, "n_sequences": int(n_sequences or 0), "retired": yes}, form)
+    if not yes:
+        say("nothing was changed: --yes removes these rows")
+
+
+def _check_ids(doc_ids: list[str]) -> None:
+    for doc_id in doc_ids:
+        if len(doc_id) != 32 or not set(doc_id) <= set("0123456789abcdef"):
+            raise SettingsError(
+                f"document {doc_id!r}: expected an id of 32 hex characters (`logitlake show documents`)"
+            )
+
+
+def _writable(config: Config) -> Lake:
+    return Lake.open(location_of(config), read_only=False, lock_timeout=config.lake.lock_timeout_seconds)
