@@ -1,10 +1,16 @@
-"""What Prefect's interface shows of a run: one progress bar and one keyed table. Outside of a run nothing is made."""
+"""What Prefect's interface shows of a run: one progress bar, keyed tables, links. Outside of a run nothing is made."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_link_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.context import FlowRunContext
 
 from flows.output import readable
@@ -32,6 +38,12 @@ def table_artifact(key: str, rows: Sequence[Mapping[str, Any]], description: str
     if _in_a_run():
         table = [{name: readable(value) for name, value in row.items()} for row in rows]
         create_table_artifact(table=table, key=key, description=description)
+
+
+def link_artifact(key: str, path: Path, text: str) -> None:
+    """A link to a file on the machine that ran the flow."""
+    if _in_a_run():
+        create_link_artifact(link=path.as_uri(), link_text=text, key=key)
 
 
 def named_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:

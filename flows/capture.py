@@ -13,6 +13,7 @@ from prefect.tasks import exponential_backoff
 
 from flows.artifacts import ProgressArtifact, named_rows, table_artifact
 from flows.capture_run import CaptureReport, CaptureRun
+from flows.metrics import record_capture
 from flows.progress import progress_bar
 from flows.retries import worth_retrying
 from flows.run_names import last_commit, settings_of_run
@@ -63,6 +64,7 @@ def capture(config: Config) -> CaptureReport:
         if committing is not None:
             committing.result()
         shown.update(1.0, _progress(run.report))
+    record_capture(run.report)
     table_artifact("capture", named_rows(run.report.as_record()), f"Capture by {run.report.teacher}")
     return run.report
 

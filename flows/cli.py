@@ -20,6 +20,7 @@ from flows.commands.plan import plan
 from flows.commands.promote import promote, rollback
 from flows.commands.rebuild import rebuild
 from flows.commands.redistill import redistill
+from flows.commands.serve import serve
 from flows.commands.show import show
 from flows.commands.sql import sql
 from flows.commands.train import train
@@ -82,7 +83,7 @@ app = typer.Typer(
 )
 
 COMMANDS = (
-    *(plan, capture, train, evaluate, redistill, promote, rollback),
+    *(plan, capture, train, evaluate, redistill, serve, promote, rollback),
     *(sql, show, export, verify, maintain, forget, retire, rebuild, demo),
 )
 for command in COMMANDS:

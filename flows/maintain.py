@@ -8,6 +8,7 @@ from prefect.tasks import exponential_backoff
 
 from flows.artifacts import table_artifact
 from flows.maintain_run import MaintainReport, MaintainRun
+from flows.metrics import record_maintain
 from flows.retries import worth_retrying
 from flows.run_names import last_commit, settings_of_run
 from pipeline.config import Config
@@ -55,6 +56,7 @@ def maintain(config: Config, dry_run: bool = False, verify_all: bool = False) ->
 
 
 def _report(report: MaintainReport) -> None:
+    record_maintain(report)
     record = report.as_record()
     names = ("shards", "bytes", "small_files", "snapshots")
     rows = [{"of": n.replace("_", " "), "before": record[f"{n}_before"], "after": record[f"{n}_after"]} for n in names]

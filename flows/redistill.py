@@ -3,17 +3,20 @@
 The teacher flow and the student flow are called as they are. Run it as often as you like: the lake knows what is done.
 """
 
+from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from flows.artifacts import table_artifact
+from flows.artifacts import link_artifact, table_artifact
 from flows.capture import capture
 from flows.distill import distill
 from flows.distill_run import DistillReport
-from flows.redistill_run import Attempt, RedistillReport, RedistillRun
+from flows.events import PROMOTED, REJECTED, tell
+from flows.metrics import record_redistill
+from flows.redistill_run import Attempt, RedistillReport, RedistillRun, students_directory
 from flows.retries import worth_retrying
 from flows.run_names import last_commit, settings_of_run
 from pipeline.config import Config
@@ -28,8 +31,10 @@ from pipeline.config import Config
     retry_condition_fn=worth_retrying,
 )
 def decide(run: RedistillRun, attempt: Attempt, trained: DistillReport) -> None:
-    """Promote or reject, in one transaction."""
-    run.decide(attempt, trained)
+    """Promote or reject, in one transaction, and tell."""
+    verdict = run.decide(attempt, trained)
+    told = {"student": attempt.candidate.student_id, "alias": attempt.candidate.alias, "reason": verdict.reason}
+    tell(PROMOTED if verdict.promote else REJECTED, run.location, **told)
 
 
 def _run_name() -> str:
@@ -46,14 +51,17 @@ def redistill(config: Config) -> RedistillReport:
         run.captured(capture(config))
         while (attempt := run.next()) is not None:
             decide(run, attempt, distill(attempt.config))
-    _report(run.report)
+    _report(run.report, students_directory(config))
     return run.report
 
 
-def _report(report: RedistillReport) -> None:
+def _report(report: RedistillReport, students: Path) -> None:
+    record_redistill(report)
+    get_run_logger().info("%s: %s", report.outcome, report.reason)
     figures = report.figures or {}
     compared: list[dict[str, Any]] = [
         {"student": name, **figures[name]} for name in ("current", "candidate") if figures.get(name)
     ]
-    if compared:
+    if compared and report.candidate:
         table_artifact("redistill", compared, f"{report.outcome}: {report.reason}")
+        link_artifact("student", students / report.candidate / "README.md", f"Card of student {report.candidate}")

@@ -1,11 +1,12 @@
 """`logitlake maintain`: keep the lake tidy."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
-from flows.orchestration import arrange_prefect
+from flows.orchestration import arrange_prefect, run_flow
 from flows.output import Format, print_record
 
 
@@ -45,5 +46,5 @@ def maintain(
     arrange_prefect(location)
     from flows.maintain import maintain as flow
 
-    report = flow(config, verify_all=verify_all)
+    report = run_flow(partial(flow, verify_all=verify_all), config)
     print_record(report.as_record(), form, title="Upkeep")

@@ -15,7 +15,7 @@ from flows.options import (
     location_of,
     settings,
 )
-from flows.orchestration import arrange_prefect
+from flows.orchestration import arrange_prefect, run_flow
 from flows.output import Format, print_record, say
 
 
@@ -47,6 +47,6 @@ def redistill(
     arrange_prefect(location)
     from flows.redistill import redistill as flow
 
-    report = flow(config)
+    report = run_flow(flow, config)
     print_record(report.as_record(), form, title="Redistilled")
     say(f"{report.outcome}: {report.reason}")
