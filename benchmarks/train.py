@@ -1,0 +1,175 @@
+"""A student's step from the cache over plain fine-tuning, and over distillation with the teacher in the loop.
+
+Teacher, student and settings of the demo; float32 weights under bfloat16 autocast in all arms, the teacher in bfloat16;
+the same batches in the same order. The first steps warm up; reading and decoding of the cache are inside the time.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from transformers import AutoModelForCausalLM
+
+from benchmarks.captured import captured_lake
+from benchmarks.demo_student import student_config
+from benchmarks.harness import Arm, Benchmark, Measurements, Runs, run
+from benchmarks.reporting import Reach, Summary, Table
+from benchmarks.training_peers import OnlineTrainer, PlainTrainer, StepTimes
+from flows.progress import quiet_transformers
+from pipeline.api import LossSettings, Rows, open_rows, sparse_divergence
+from pipeline.config import TeacherSettings, TrainingSettings
+from pipeline.distillation_trainer import DistillationTrainer
+from pipeline.lineage import find_parent
+from pipeline.students import make_student
+from pipeline.teachers.files import TeacherFiles, resolve_teacher
+from pipeline.trainer import training_arguments
+
+_WARM_STEPS = 2
+_LARGER = 10
+_CHECKED_POSITIONS = 128
+
+
+def measure(arm: str, quick: bool) -> Measurements:
+    """Speed of one way to train."""
+    quiet_transformers()
+    config = student_config()
+    assert config.student is not None and config.teacher is not None
+    teacher = resolve_teacher(TeacherSettings(model=config.teacher.model))
+    rows = _rows(config.training)
+    parent = find_parent(config.student, rows.recipe, teacher)
+    student = make_student(config.student, parent, rows.recipe, teacher=teacher, seed=config.training.seed)
+    steps = 6 if quick else 16
+    times = StepTimes()
+    with tempfile.TemporaryDirectory(prefix="logitlake-bench-") as directory:
+        settings = config.training.model_copy(update={"max_steps": _WARM_STEPS + steps, "precision": "bf16"})
+        args = training_arguments(settings, Path(directory), show_progress=False)
+        trainer = _trainer(arm, student, args, rows, teacher)
+        trainer.add_callback(times)
+        trainer.train()
+    (began, began_cpu), (ended, ended_cpu) = times.ended[_WARM_STEPS - 1], times.ended[-1]
+    n_tokens = _tokens(config.training, range(_WARM_STEPS, _WARM_STEPS + steps))
+    return {
+        "tokens_per_s": n_tokens / (ended - began),
+        "tokens_per_cpu_s": n_tokens / (ended_cpu - began_cpu),
+        "seconds": ended - began,
+        "teacher_seconds": getattr(trainer, "teacher_seconds", 0.0) * steps / (_WARM_STEPS + steps),
+    }
+
+
+def _trainer(arm: str, student: Any, args: Any, rows: Rows, teacher: TeacherFiles) -> Any:
+    if arm == "cache":
+        loss = LossSettings(temperature=rows.recipe["temperature"])
+        return DistillationTrainer(student, args, reader=rows.reader, loss=loss)
+    if arm == "cross-entropy":
+        return PlainTrainer(student, args, reader=rows.reader)
+    model = AutoModelForCausalLM.from_pretrained(teacher.directory, dtype=torch.bfloat16, use_safetensors=True)
+    return OnlineTrainer(student, args, reader=rows.reader, teacher=model.eval().requires_grad_(False))
+
+
+def _rows(training: TrainingSettings) -> Rows:
+    lake = Path(captured_lake().data).parent
+    return open_rows(lake, batch_sequences=training.batch_sequences, seed=training.seed)
+
+
+def _tokens(training: TrainingSettings, steps: range) -> int:
+    batches = (batch.n_tokens for _, batch in zip(range(steps.stop), _rows(training).reader, strict=False))
+    return sum(list(batches)[steps.start :])
+
+
+def reference_errors() -> tuple[float, float]:
+    """Largest relative error of loss and gradient against a dense reference, float32, on real targets of the cache."""
+    training = student_config().training
+    batch = next(iter(_rows(training).reader))
+    n_rows, width, n_ids = batch.input_ids.numel(), 64, 49_152
+    generator = torch.Generator().manual_seed(0)
+    keep = batch.targets.offsets[: _CHECKED_POSITIONS + 1]
+    found = []
+    for dense in (False, True):
+        hidden = torch.randn(len(keep) - 1, width, generator=generator.manual_seed(0)).requires_grad_()
+        weight = torch.randn(n_ids, width, generator=generator.manual_seed(1)).mul_(0.3).requires_grad_()
+        ids, probs = batch.targets.ids[: keep[-1]], batch.targets.probs[: keep[-1]]
+        if dense:
+            rows = torch.repeat_interleave(torch.arange(len(keep) - 1), keep.diff())
+            full = torch.zeros(len(keep) - 1, n_ids).index_put_((rows, ids), probs, accumulate=True)
+            count = int((keep.diff() > 0).sum())
+            loss = -(full * (hidden @ weight.t()).log_softmax(-1)).sum() / count
+        else:
+            targets = type(batch.targets)(offsets=keep, ids=ids, probs=probs)
+            loss = sparse_divergence(hidden, weight, targets)
+        loss.backward()
+        found.append((loss.detach(), hidden.grad, weight.grad))
+    assert n_rows >= _CHECKED_POSITIONS
+    (loss, *grads), (reference, *expected) = found
+    errors = [float((own - real).norm() / real.norm()) for own, real in zip(grads, expected, strict=True)]
+    return abs(float(loss / reference) - 1), max(errors)
+
+
+def _arms(quick: bool) -> Mapping[str, Arm]:
+    return {arm: Arm(partial(measure, arm, quick)) for arm in ("cache", "cross-entropy", "online")}
+
+
+def _prepare(quick: bool) -> None:
+    captured_lake()
+
+
+def summarise(runs: Runs, quick: bool) -> Summary:
+    """Speeds and memory; what a larger teacher would make of the online arm; the loss against its reference."""
+    keys = ("tokens_per_s", "tokens_per_cpu_s", "peak_mb")
+    rows = [[name, *(runs.median(name, key) for key in keys), runs.spread(name, keys[0])] for name in runs.of_arm]
+    larger = [theirs["seconds"] + (_LARGER - 1) * theirs["teacher_seconds"] for theirs in runs.of_arm["online"]]
+    ratios = [slow / own["seconds"] for slow, own in zip(larger, runs.of_arm["cache"], strict=True)]
+    vs_larger = sorted(ratios)[len(ratios) // 2]
+    by_cpu = runs.ratio("tokens_per_cpu_s", "cache", "cross-entropy")
+    loss_error, grad_error = reference_errors()
+    return Summary(
+        figures={
+            "vs_cross_entropy": runs.ratio("tokens_per_s", "cache", "cross-entropy"),
+            "memory_vs_cross_entropy": runs.ratio("peak_mb", "cache", "cross-entropy"),
+            "vs_online": runs.ratio("tokens_per_s", "cache", "online"),
+        },
+        tables=[
+            Table(
+                "A student's training steps",
+                ["arm", "tokens/s", "tokens per processor second", "peak MB", "slowest over fastest round"],
+                rows,
+            )
+        ],
+        plot=partial(_plot, runs),
+        notes=[
+            f"With a teacher {_LARGER} times as large, online distillation would take {vs_larger:.1f} x our time: "
+            "its own, and that of so much more of the teacher's forward.",
+            f"Against a dense float32 reference on {_CHECKED_POSITIONS} real positions: loss off by {loss_error:.1e}, "
+            f"gradients by {grad_error:.1e} of their norm.",
+            f"By processor time, which a busy machine changes less: {by_cpu:.2f} x cross-entropy.",
+        ],
+    )
+
+
+def _plot(runs: Runs, figure: Figure) -> None:
+    speed, memory = figure.subplots(1, 2)
+    names = list(runs.of_arm)
+    speed.bar(names, [runs.median(name, "tokens_per_s") for name in names])
+    speed.set(ylabel="tokens/s")
+    memory.bar(names, [runs.median(name, "peak_mb") for name in names])
+    memory.set(ylabel="peak MB")
+
+
+BENCHMARK = Benchmark(
+    name="train",
+    title="Training from the cache",
+    arms=_arms,
+    prepare=_prepare,
+    summarise=summarise,
+    reach=(
+        Reach("vs_cross_entropy", "at least", 1.05),
+        Reach("memory_vs_cross_entropy", "at most", 0.85),
+        Reach("vs_online", "at least", 1.6),
+    ),
+)
+
+if __name__ == "__main__":
+    run(BENCHMARK)
