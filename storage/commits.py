@@ -13,10 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.errors import LakeBusyError
+from storage.creation import NAME
+from storage.errors import LakeBusyError, LostRaceError
 from storage.identity import digest
 from storage.identity import recipe_id as id_of_recipe
-from storage.lake import NAME, Lake, Transaction
+from storage.lake import Lake, Transaction
 from storage.registry import insert_sightings
 from storage.schema import SEQUENCES, with_checksums
 from storage.shards import write_shard
@@ -81,11 +82,12 @@ def commit_unit(
         try:
             with lake.transaction() as transaction:
                 if len(_present(lake, recipe_id, rows)) != len(present):
-                    raise LakeBusyError("some documents of this unit were committed meanwhile")
+                    raise LostRaceError("some documents of this unit were committed meanwhile")
                 insert_sightings(transaction, run_id, sources, rejects)
                 if shard is not None:
-                    _register(transaction, shard, missing, n_bytes, run_id, seconds)
-        except LakeBusyError:
+                    register_shard(transaction, shard, missing)
+                    _note_commit(transaction, _receipt(transaction.number, missing, n_bytes), missing, run_id, seconds)
+        except LostRaceError:
             continue
         return _receipt(transaction.number, missing, n_bytes)
     raise LakeBusyError(f"other writers won {_ATTEMPTS} times in a row: the unit was not committed, run again")
@@ -113,7 +115,8 @@ def _ready(rows: pa.Table, recipe_id: str) -> pa.Table:
     return with_checksums(named.sort_by([("doc_id", "ascending"), ("window_index", "ascending")]))
 
 
-def _register(transaction: Transaction, shard: str, rows: pa.Table, n_bytes: int, run_id: str, seconds: float) -> None:
+def register_shard(transaction: Transaction, shard: str, rows: pa.Table) -> None:
+    """Within a transaction: make a shard and the documents of its rows known."""
     connection = transaction.connection
     connection.execute(
         f"CALL ducklake_add_data_files('{NAME}', 'sequences', ?, schema => 'store', hive_partitioning => true)", [shard]
@@ -126,11 +129,13 @@ def _register(transaction: Transaction, shard: str, rows: pa.Table, n_bytes: int
         """
     )
     connection.unregister("incoming_rows")
-    receipt = _receipt(transaction.number, rows, n_bytes)
+
+
+def _note_commit(transaction: Transaction, receipt: Receipt, rows: pa.Table, run_id: str, seconds: float) -> None:
     recipe_id = rows["recipe_id"][0].as_py()
     identity = (transaction.number, receipt.unit_id, recipe_id, run_id, datetime.now(UTC))
-    counts = (receipt.n_documents, receipt.n_sequences, receipt.n_tokens, receipt.n_targets, n_bytes)
-    connection.execute(
+    counts = (receipt.n_documents, receipt.n_sequences, receipt.n_tokens, receipt.n_targets, receipt.n_bytes)
+    transaction.connection.execute(
         "INSERT INTO store.commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [*identity, *counts, seconds]
     )
 

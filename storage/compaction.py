@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from storage.errors import LakeBusyError
-from storage.identity import digest
-from storage.lake import NAME, Lake
+from storage.creation import NAME
+from storage.errors import LostRaceError
+from storage.lake import Lake
 from storage.object_store import put_bytes
 from storage.schema import SEQUENCES
 from storage.shards import check_rows, encode_shard
@@ -60,13 +60,13 @@ def compact(lake: Lake, merge: Merge) -> str | None:
     rows = _rows(lake, merge)
     check_rows(rows, f"compaction of {merge.n_files} files")
     note = lake.row("SELECT recipe FROM store.recipes WHERE recipe_id = ?", [merge.recipe_id])
-    name = f"{MERGED_PREFIX}{digest(b'merged', *(sum_.encode() for sum_ in sorted(rows['checksum'].to_pylist())))}"
+    name = lake.location.new_shard_path(merge.recipe_id, f"{MERGED_PREFIX}{len(merge.unit_ids)}-units")
     content = encode_shard(rows, json.loads(note["recipe"]) if note else {})
-    path = put_bytes(lake.location, f"store/sequences/recipe_id={merge.recipe_id}/{name}.parquet", content)
+    path = put_bytes(lake.location, name.removeprefix(lake.location.data), content)
     try:
         with lake.transaction() as transaction:
             if not _rows(lake, merge).select(["checksum"]).equals(rows.select(["checksum"])):
-                raise LakeBusyError("the rows changed while they were merged")
+                raise LostRaceError("the rows changed while they were merged")
             connection = transaction.connection
             connection.execute(
                 "DELETE FROM store.sequences WHERE recipe_id = ? AND list_contains(?, unit_id)",
@@ -76,7 +76,7 @@ def compact(lake: Lake, merge: Merge) -> str | None:
                 f"CALL ducklake_add_data_files('{NAME}', 'sequences', ?, schema => 'store', hive_partitioning => true)",
                 [path],
             )
-    except LakeBusyError:
+    except LostRaceError:
         return None
     return path
 

@@ -49,6 +49,10 @@ class LakeBusyError(LakeError):
     exit_code = 6
 
 
+class LostRaceError(LakeBusyError):
+    """Another commit landed in between: what was read before is stale, look again and retry."""
+
+
 class IntegrityError(LakeError):
     """Stored bytes are not the bytes that were committed: restore the named file, or forget and capture again."""
 

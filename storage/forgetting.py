@@ -13,8 +13,8 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 
 from storage.errors import LakeError
-from storage.lake import Lake, write_note
-from storage.object_store import list_paths, read_all
+from storage.lake import Lake
+from storage.object_store import list_paths, read_all, write_note
 from storage.registry import note_run
 
 _REMOVED = "forgotten rows removed"

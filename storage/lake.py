@@ -4,13 +4,10 @@ Readers never wait. Writers to an embedded (SQLite) catalog hold one file lock f
 writers to a server meet at the guard row, where DuckLake lets one of them win.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.resources import files
 from types import TracebackType
 from typing import Any
 
@@ -18,15 +15,13 @@ import duckdb
 import filelock
 import pyarrow as pa
 
-from storage.errors import FormatVersionError, LakeBusyError, LakeError, LakeMissingError
+from storage.creation import NAME, check_format, has_tables, make_or_mend
+from storage.errors import LakeBusyError, LakeError, LakeMissingError, LostRaceError
 from storage.extensions import load_extension
 from storage.failpoints import reach
-from storage.identity import digest, held_out_bound
 from storage.location import LakeLocation
-from storage.object_store import configure_object_store, put_bytes
-from storage.schema import FORMAT_VERSION
+from storage.object_store import configure_object_store
 
-NAME = "lake"
 _CATALOG_RETRIES = 100
 
 
@@ -59,18 +54,25 @@ class Lake:
 
     @classmethod
     def create(
-        cls, location: LakeLocation, *, held_out_salt: str, held_out_share: float, lock_timeout: float = 60
+        cls,
+        location: LakeLocation,
+        *,
+        held_out_salt: str,
+        held_out_share: float,
+        lock_timeout: float = 60,
+        over_data: bool = False,
     ) -> "Lake":
-        """Open the lake for writing, and make it first if there is none. The split is fixed at that moment."""
+        """Open the lake for writing, and make it first if there is none. The split is fixed at that moment.
+
+        Raises LakeError if the data path holds shards that no catalog names, unless `over_data` (rebuild) says that
+        this is known.
+        """
         for directory in (location.state_directory, location.data_directory):
             if directory:
                 directory.mkdir(parents=True, exist_ok=True)
         with commit_lock(location, lock_timeout):
             connection = _attach(location, read_only=False)
-            if not _has_tables(connection):
-                _make_tables(connection, location, held_out_salt, held_out_share)
-            elif _needs_views(connection):
-                _make_views(connection)
+            make_or_mend(connection, location, held_out_salt, held_out_share, over_data=over_data)
         return cls(location, connection, read_only=False, lock_timeout=lock_timeout)
 
     @classmethod
@@ -82,7 +84,7 @@ class Lake:
                 "`logitlake rebuild` makes the catalog again if the data path still holds shards"
             )
         connection = _attach(location, read_only=read_only)
-        if not _has_tables(connection):
+        if not has_tables(connection):
             raise LakeMissingError(f"the catalog {location.catalog} holds no lake: `logitlake capture` makes one")
         return cls(location, connection, read_only=read_only, lock_timeout=lock_timeout)
 
@@ -119,8 +121,8 @@ class Lake:
     def transaction(self) -> Iterator[Transaction]:
         """Everything inside lands together with a raised commit number, or not at all.
 
-        Raises LakeBusyError if the lock can't be had in time, or if another commit won the guard row: what the loser
-        read before may be stale, so it must look again, never replay.
+        Raises LakeBusyError if the lock can't be had in time, and LostRaceError if another commit won the guard row:
+        what the loser read before may be stale, so it must look again, never replay.
         """
         with commit_lock(self.location, self._lock_timeout):
             self.connection.execute("BEGIN")
@@ -133,6 +135,10 @@ class Lake:
                 reach("rows-registered")
                 self._commit()
                 reach("committed")
+            except duckdb.Error as error:
+                self._rollback()
+                full = "; free some space and run again" if "No space left" in str(error) else ""
+                raise LakeError(f"the transaction failed and was rolled back: {error}{full}") from error
             except BaseException:
                 self._rollback()
                 raise
@@ -149,7 +155,7 @@ class Lake:
         except duckdb.Error as error:
             text = str(error)
             if "conflict" in text.lower() or "locked" in text.lower():
-                raise LakeBusyError(
+                raise LostRaceError(
                     f"another commit came first ({text.splitlines()[0]}): look again and retry"
                 ) from error
             raise LakeError(f"the commit failed and was rolled back: {text}") from error
@@ -161,7 +167,7 @@ class Lake:
             return  # a failed COMMIT has ended the transaction already
 
     def _read_settings(self) -> tuple[str, float]:
-        _check_format(self.connection)
+        check_format(self.connection)
         values = dict(self.connection.execute("SELECT name, value FROM store.lake_settings").fetchall())
         return values["held_out_salt"], float(values["held_out_share"])
 
@@ -218,96 +224,17 @@ def _attach(location: LakeLocation, *, read_only: bool) -> duckdb.DuckDBPyConnec
         connection.execute(f"USE {NAME}")
     except duckdb.Error as error:
         connection.close()
-        hidden = re.sub(r"password=\S+|:[^:@/\s]+@", "***", location.catalog)
+        hidden, reason = _without_secrets(location.catalog), _without_secrets(str(error))
         raise LakeError(
-            f"the catalog {hidden} can't be opened: {error}. Check the path or connection, that it is a DuckLake "
+            f"the catalog {hidden} can't be opened: {reason}. Check the path or connection, that it is a DuckLake "
             "catalog, and that its folder is writable (SQLite's WAL needs that even for reading)"
-        ) from error
+        ) from None
     return connection
 
 
-def _has_tables(connection: duckdb.DuckDBPyConnection) -> bool:
-    found = connection.execute(
-        "SELECT count(*) FROM duckdb_tables() WHERE (database_name, schema_name, table_name) = (?, 'store', 'guard')",
-        [NAME],
-    ).fetchone()
-    return bool(found and found[0])
-
-
-def _check_format(connection: duckdb.DuckDBPyConnection) -> None:
-    found = connection.execute("SELECT format_version FROM store.guard").fetchone()
-    version = found[0] if found else None
-    if version is None or version > FORMAT_VERSION:
-        connection.close()
-        raise FormatVersionError(
-            f"the lake has format version {version}, this logitlake reads up to {FORMAT_VERSION}: upgrade logitlake "
-            "(pip install --upgrade logitlake); nothing was changed"
-        )
-
-
-def _make_tables(
-    connection: duckdb.DuckDBPyConnection, location: LakeLocation, held_out_salt: str, held_out_share: float
-) -> None:
-    """Tables, settings and views in one transaction; the settings also as a small file beside the data."""
-    settings = {
-        "held_out_salt": held_out_salt,
-        "held_out_share": repr(held_out_share),
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    connection.execute("BEGIN")
-    for statement in statements("tables.sql"):
-        connection.execute(statement)
-    connection.execute("INSERT INTO store.guard VALUES (0, ?)", [FORMAT_VERSION])
-    connection.executemany("INSERT INTO store.lake_settings VALUES (?, ?)", list(settings.items()))
-    connection.execute("COMMIT")
-    # Small deletes must show up in the list of files, and every table must be there in the data path; the guard row
-    # alone changes with every commit and is nothing that a rebuild needs.
-    connection.execute(f"CALL {NAME}.set_option('data_inlining_row_limit', 0)")
-    connection.execute(
-        f"CALL {NAME}.set_option('data_inlining_row_limit', 10, schema => 'store', table_name => 'guard')"
-    )
-    for option, value in (
-        ("parquet_compression", "zstd"),
-        ("parquet_compression_level", "19"),
-        ("parquet_version", "2"),
-    ):
-        connection.execute(f"CALL {NAME}.set_option(?, ?)", [option, value])
-    _make_views(connection)
-    write_note(location, "lake.json", {"format_version": FORMAT_VERSION, **settings})
-
-
-def _needs_views(connection: duckdb.DuckDBPyConnection) -> bool:
-    found = connection.execute("SELECT value FROM store.lake_settings WHERE name = 'views'").fetchall()
-    return not found or found[-1][0] != _views_version()
-
-
-def _make_views(connection: duckdb.DuckDBPyConnection) -> None:
-    _check_format(connection)
-    values = dict(connection.execute("SELECT name, value FROM store.lake_settings").fetchall())
-    bound = held_out_bound(float(values["held_out_share"]))
-    rule = f"(('0x' || substr(sha256({_quoted(values['held_out_salt'])} || ':' || s.doc_id), 1, 8))::BIGINT < {bound})"
-    connection.execute("BEGIN")
-    for statement in statements("views.sql"):
-        connection.execute(statement.replace("$held_out", rule))
-    connection.execute("DELETE FROM store.lake_settings WHERE name = 'views'")
-    connection.execute("INSERT INTO store.lake_settings VALUES ('views', ?)", [_views_version()])
-    connection.execute("COMMIT")
-
-
-def _views_version() -> str:
-    return digest(files("storage").joinpath("views.sql").read_bytes())
-
-
-def statements(name: str) -> list[str]:
-    """The statements of a SQL file of this package."""
-    connection = duckdb.connect()
-    text = files("storage").joinpath(name).read_text(encoding="utf-8")
-    return [statement.query for statement in connection.extract_statements(text)]
-
-
-def write_note(location: LakeLocation, name: str, content: Mapping[str, Any]) -> None:
-    """Write a small JSON file beside the data, whole or not at all: what `rebuild` starts from."""
-    put_bytes(location, name, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False).encode())
+def _without_secrets(text: str) -> str:
+    """A connection string, or a message that quotes one, without its password."""
+    return re.sub(r"(password\s*=\s*)('[^']*'|\S+)|(://[^:/@\s]*:)[^@\s]*@", r"\1\3***@", text)
 
 
 def _quoted(text: str) -> str:

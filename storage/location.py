@@ -1,5 +1,6 @@
 """Where a lake is: the catalog that knows the rows, and the data path that holds the shards."""
 
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,9 +40,12 @@ class LakeLocation:
         """Where locks and other local state lie: beside an embedded catalog; None for a server."""
         return self.catalog_file.parent if self.catalog_file else None
 
-    def shard_path(self, recipe_id: str, unit_id: str) -> str:
-        """The final name of a work unit's shard, under the literal data path (else DuckLake stores it as absolute)."""
-        return f"{self.data}store/sequences/recipe_id={recipe_id}/{unit_id}.parquet"
+    def new_shard_path(self, recipe_id: str, stem: str) -> str:
+        """A name that no shard has had, under the literal data path (else DuckLake stores it as absolute).
+
+        Never the same twice: a file that was replaced may still be waiting to be removed, by its name.
+        """
+        return f"{self.data}store/sequences/recipe_id={recipe_id}/{stem}-{secrets.token_hex(4)}.parquet"
 
 
 def _catalog(text: str) -> str:

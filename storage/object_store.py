@@ -6,8 +6,11 @@ upload is what makes it appear. One mechanism and one set of credentials serve D
 
 import contextlib
 import errno
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import duckdb
@@ -62,6 +65,11 @@ def put_bytes(location: LakeLocation, name: str, content: bytes) -> str:
             f"{path}: {len(content):,} bytes can't be written ({error}): {advice}. What was committed before is kept"
         ) from error
     return path
+
+
+def write_note(location: LakeLocation, name: str, content: Mapping[str, Any]) -> None:
+    """Write a small JSON file beside the data, whole or not at all: what `rebuild` starts from."""
+    put_bytes(location, name, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False).encode())
 
 
 def read_all(location: LakeLocation, pattern: str) -> dict[str, bytes]:

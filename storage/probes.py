@@ -4,9 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from storage.lake import write_note
 from storage.location import LakeLocation
-from storage.object_store import list_paths, read_all
+from storage.object_store import list_paths, read_all, write_note
 
 
 def keep_probe(location: LakeLocation, key: str, answer: Mapping[str, Any]) -> None:

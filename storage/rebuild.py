@@ -13,9 +13,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.commits import register_shard
 from storage.compaction import MERGED_PREFIX
+from storage.creation import NAME
 from storage.errors import FormatVersionError, IntegrityError, LakeError
-from storage.lake import NAME, Lake, Transaction
+from storage.lake import Lake, Transaction
 from storage.location import LakeLocation
 from storage.object_store import connect, list_paths, put_bytes, read_all
 from storage.schema import FORMAT_VERSION, SEQUENCES
@@ -46,12 +48,27 @@ def rebuild(location: LakeLocation) -> RebuildReport:
     if location.catalog_file and location.catalog_file.exists():
         raise LakeError(f"{location.catalog_file} exists: move it away first; rebuild never overwrites a catalog")
     settings = _settings(location)
+    try:
+        return _rebuild(location, settings)
+    except BaseException:
+        _remove_what_was_begun(location)
+        raise
+
+
+def _remove_what_was_begun(location: LakeLocation) -> None:
+    """A catalog of ours that holds nothing would stand in the way of the next attempt."""
+    if location.catalog_file:
+        for suffix in ("", "-wal", "-shm"):
+            location.catalog_file.with_name(location.catalog_file.name + suffix).unlink(missing_ok=True)
+
+
+def _rebuild(location: LakeLocation, settings: dict[str, str]) -> RebuildReport:
     report = RebuildReport()
-    with Lake.create(
-        location, held_out_salt=settings["held_out_salt"], held_out_share=float(settings["held_out_share"])
-    ) as lake:
-        paths = list_paths(location, "store/sequences/**/*.parquet")
-        shards = [path for path in paths if not path.endswith("-delete.parquet")]
+    salt, share = settings["held_out_salt"], float(settings["held_out_share"])
+    with Lake.create(location, held_out_salt=salt, held_out_share=share, over_data=True) as lake:
+        if lake.row("SELECT 1 AS found FROM store.recipes UNION ALL SELECT 1 FROM store.documents LIMIT 1"):
+            raise LakeError("the catalog holds a lake already: rebuild makes one in an empty database only")
+        shards = _data_files(location, "sequences")
         forgotten = _forgotten(location)
         with lake.transaction() as transaction:
             for table in _GROWING_TABLES:
@@ -80,13 +97,19 @@ def _settings(location: LakeLocation) -> dict[str, str]:
     return settings
 
 
+def _data_files(location: LakeLocation, table: str) -> list[str]:
+    """A table's files without the lists of deleted rows: what was deleted on purpose has a tombstone."""
+    paths = list_paths(location, f"store/{table}/**/*.parquet")
+    return [path for path in paths if not path.endswith("-delete.parquet")]
+
+
 def _forgotten(location: LakeLocation) -> pa.Array:
     notes = read_all(location, "tombstones/*.json") if list_paths(location, "tombstones/*.json") else {}
     return pa.array(sorted({json.loads(note)["doc_id"] for note in notes.values()}), pa.string())
 
 
 def _take_union(transaction: Transaction, location: LakeLocation, table: str) -> None:
-    paths = list_paths(location, f"store/{table}/**/*.parquet")
+    paths = _data_files(location, table)
     if not paths:
         return
     connection = transaction.connection
@@ -131,18 +154,7 @@ def _take_shard(
         return
     if compacted or fresh.num_rows < rows.num_rows:
         path = _rewrite(transaction, location, path, fresh)
-    connection = transaction.connection
-    connection.execute(
-        f"CALL ducklake_add_data_files('{NAME}', 'sequences', ?, schema => 'store', hive_partitioning => true)", [path]
-    )
-    connection.register("incoming_rows", fresh.select(["doc_id", "recipe_id", "unit_id", "n_tokens"]))
-    connection.execute(
-        """
-        INSERT INTO store.documents
-        SELECT doc_id, recipe_id, unit_id, sum(n_tokens), count(*) FROM incoming_rows GROUP BY ALL
-        """
-    )
-    connection.unregister("incoming_rows")
+    register_shard(transaction, path, fresh)
     report.n_shards += 1
 
 
@@ -181,8 +193,7 @@ def _rewrite(transaction: Transaction, location: LakeLocation, path: str, rows: 
         "SELECT recipe FROM store.recipes WHERE recipe_id = ?", [recipe_id]
     ).fetchone()
     recipe = json.loads(found[0]) if found else {}
-    stem = Path(path).stem.removeprefix("ducklake-")
-    name = f"store/sequences/recipe_id={recipe_id}/rebuilt-{stem}.parquet"
+    name = location.new_shard_path(recipe_id, f"rebuilt-{Path(path).stem}").removeprefix(location.data)
     return put_bytes(location, name, encode_shard(rows, recipe))
 
 
@@ -204,5 +215,13 @@ def _finish(transaction: Transaction) -> None:
     connection.execute("DELETE FROM store.document_sources WHERE doc_id IN (SELECT doc_id FROM store.tombstones)")
     connection.execute("DELETE FROM store.commits WHERE unit_id NOT IN (SELECT unit_id FROM store.documents)")
     connection.execute(
-        "UPDATE store.guard SET commit_number = 1 + (SELECT coalesce(max(commit_number), 0) FROM store.commits)"
+        """
+        UPDATE store.guard SET commit_number = 1 + (
+            SELECT coalesce(max(number), 0) FROM (
+                SELECT max(commit_number) AS number FROM store.commits
+                UNION ALL SELECT max(commit_number) FROM store.promotions
+                UNION ALL SELECT max(up_to_commit) FROM store.row_sets
+            )
+        )
+        """
     )

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from storage.errors import LakeError
 from storage.identity import recipe_id as id_of_recipe
-from storage.lake import Lake, Transaction, write_note
+from storage.lake import Lake, Transaction
+from storage.object_store import write_note
 
 
 def register_recipe(lake: Lake, recipe: Mapping[str, Any]) -> str:

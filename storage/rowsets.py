@@ -5,6 +5,7 @@ filter is asked. The filter is SQL over the view `sequences`, whose columns neve
 same row set read later is the same rows, less what was forgotten since, and the content hash tells.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from storage.identity import canonical_json, digest
 from storage.lake import Lake
 from storage.schema import SEQUENCES
 from storage.shard_rows import read_shard_rows
-from storage.sql_tree import functions, has_subquery, parse_select, unstable_functions
+from storage.sql_tree import functions, has_subquery, has_window_function, parse_select, unstable_functions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,8 +208,12 @@ def _check_expression(lake: Lake, name: str, expression: str) -> None:
         raise SettingsError(f"{setting}: a subquery may answer differently later, and a row set must not; name columns")
     if unstable := functions(tree) & unstable_functions():
         raise SettingsError(f"{setting}: {', '.join(sorted(unstable))} answers differently every time")
-    if (kind == "BOOLEAN") != (name == "where"):
-        raise SettingsError(f"{setting}: expected {'BOOLEAN' if name == 'where' else 'a number'}, found {kind}")
+    if has_window_function(tree):
+        raise SettingsError(f"{setting}: rows are read some units at a time, so a window over them means nothing")
+    if name == "where" and kind != "BOOLEAN":
+        raise SettingsError(f"{setting}: expected BOOLEAN, found {kind}")
+    if name == "weight" and not re.match(r"(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL)", kind):
+        raise SettingsError(f"{setting}: expected a number, found {kind}")
 
 
 def _ask(lake: Lake, query: str, parameters: list[Any]) -> pa.Table:

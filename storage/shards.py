@@ -57,7 +57,7 @@ def write_shard(location: LakeLocation, rows: pa.Table, recipe: Mapping[str, Any
     """Stage, sync and rename the shard of one work unit; returns its path and size. Invisible until registered."""
     first = rows.slice(0, 1).select(["recipe_id", "unit_id"]).to_pylist()[0]
     content = encode_shard(rows, recipe)
-    path = location.shard_path(first["recipe_id"], first["unit_id"])
+    path = location.new_shard_path(first["recipe_id"], first["unit_id"])
     put_bytes(location, path.removeprefix(location.data), content)
     return path, len(content)
 

@@ -42,6 +42,11 @@ def has_subquery(tree: Any) -> bool:
     return any(node.get("class") == "SUBQUERY" for node in nodes(tree))
 
 
+def has_window_function(tree: Any) -> bool:
+    """Whether an expression looks at other rows than its own."""
+    return any(node.get("class") == "WINDOW" for node in nodes(tree))
+
+
 @cache
 def unstable_functions() -> frozenset[str]:
     """Functions whose answer is not decided by their arguments, such as `random` and `now`."""

@@ -4,7 +4,8 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from storage.lake import NAME, Lake
+from storage.creation import NAME
+from storage.lake import Lake
 from storage.object_store import STAGING_SUFFIX
 
 

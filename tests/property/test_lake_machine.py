@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from storage.commits import commit_unit
 from storage.identity import document_id, recipe_id
-from storage.lake import NAME, Lake
+from storage.creation import NAME
+from storage.lake import Lake
 from storage.location import LakeLocation
 from storage.rebuild import rebuild
 from storage.registry import register_recipe

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from storage.commits import REJECTS, SOURCES, commit_unit
-from storage.errors import LakeBusyError, LakeError
+from storage.errors import LakeBusyError, LakeError, LostRaceError
 from storage.identity import document_id
 from storage.known import KnownDocuments
 from storage.lake import Lake, single_writer
@@ -48,7 +48,7 @@ def test_a_commit_that_landed_but_was_reported_failed_is_not_committed_twice(lak
     def lose_the_answer(self: Lake) -> None:
         real(self)
         monkeypatch.undo()
-        raise LakeBusyError("the answer was lost")
+        raise LostRaceError("the answer was lost")
 
     monkeypatch.setattr(Lake, "_commit", lose_the_answer)
     _commit(lake, make_rows("a"), recipe)

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from storage.commits import commit_unit
+from storage.creation import NAME
 from storage.errors import FormatVersionError, LakeError, LakeMissingError
 from storage.identity import document_id
 from storage.identity import recipe_id as id_of_recipe
-from storage.lake import NAME, Lake, write_note
+from storage.lake import Lake
 from storage.location import LakeLocation
+from storage.object_store import write_note
 from storage.rebuild import rebuild
 from storage.registry import register_recipe, register_student, register_vocabulary
 from storage.rowsets import register_row_set, resolve_row_set

@@ -7,11 +7,12 @@ import pytest
 
 from storage.commits import commit_unit
 from storage.compaction import compact, merge_small_tables, plan_compaction
+from storage.creation import NAME
 from storage.errors import LakeError
 from storage.forgetting import find_documents, forget, retire_recipe
 from storage.identity import document_id
 from storage.identity import recipe_id as id_of_recipe
-from storage.lake import NAME, Lake
+from storage.lake import Lake
 from storage.rebuild import rebuild
 from storage.registry import register_recipe, register_student
 from storage.rowsets import fetch, register_row_set, resolve_row_set

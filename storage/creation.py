@@ -1,0 +1,123 @@
+"""Making a lake: tables, options, views, the note beside the data. May be killed at any point and called again."""
+
+from datetime import UTC, datetime
+from importlib.resources import files
+
+import duckdb
+
+from storage.errors import FormatVersionError, LakeError
+from storage.identity import digest, held_out_bound
+from storage.location import LakeLocation
+from storage.object_store import list_paths, write_note
+from storage.schema import FORMAT_VERSION
+
+NAME = "lake"
+
+# Small deletes must show up in the list of files, and every table must be there in the data path; the guard row alone
+# changes with every commit and is nothing that a rebuild needs.
+_INLINING = (
+    f"CALL {NAME}.set_option('data_inlining_row_limit', 0)",
+    f"CALL {NAME}.set_option('data_inlining_row_limit', 10, schema => 'store', table_name => 'guard')",
+)
+_OPTIONS = {"parquet_compression": "zstd", "parquet_compression_level": "19", "parquet_version": "2"}
+
+
+def make_or_mend(
+    connection: duckdb.DuckDBPyConnection, location: LakeLocation, salt: str, share: float, *, over_data: bool
+) -> None:
+    """Make what is missing of a lake; the caller holds the commit lock.
+
+    Raises LakeError if shards lie under the data path and no catalog names them: a lake made over them would have
+    another held-out split, and would pay for everything again.
+    """
+    if not has_tables(connection):
+        if not over_data and list_paths(location, "store/sequences/**/*.parquet"):
+            raise LakeError(
+                f"{location.data} holds shards, but its catalog is gone: `logitlake rebuild` makes it again from them; "
+                "to begin anew, name another lake"
+            )
+        _make_tables(connection, salt, share)
+    check_format(connection)
+    _set_options(connection)
+    if _needs_views(connection):
+        _make_views(connection)
+    if not list_paths(location, "lake.json"):
+        settings = dict(connection.execute("SELECT name, value FROM store.lake_settings").fetchall())
+        kept = {name: settings[name] for name in ("held_out_salt", "held_out_share", "created_at")}
+        write_note(location, "lake.json", {"format_version": FORMAT_VERSION, **kept})
+
+
+def has_tables(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the attached catalog holds a lake."""
+    found = connection.execute(
+        "SELECT count(*) FROM duckdb_tables() WHERE (database_name, schema_name, table_name) = (?, 'store', 'guard')",
+        [NAME],
+    ).fetchone()
+    return bool(found and found[0])
+
+
+def check_format(connection: duckdb.DuckDBPyConnection) -> None:
+    """Raises FormatVersionError, and closes the connection, if a newer logitlake wrote the lake."""
+    found = connection.execute("SELECT format_version FROM store.guard").fetchone()
+    version = found[0] if found else None
+    if version is None or version > FORMAT_VERSION:
+        connection.close()
+        raise FormatVersionError(
+            f"the lake has format version {version}, this logitlake reads up to {FORMAT_VERSION}: upgrade logitlake "
+            "(pip install --upgrade logitlake); nothing was changed"
+        )
+
+
+def _make_tables(connection: duckdb.DuckDBPyConnection, salt: str, share: float) -> None:
+    """Tables and settings, in one transaction."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    settings = [("held_out_salt", salt), ("held_out_share", repr(share)), ("created_at", now)]
+    connection.execute("BEGIN")
+    for statement in statements("tables.sql"):
+        connection.execute(statement)
+    connection.execute("INSERT INTO store.guard VALUES (0, ?)", [FORMAT_VERSION])
+    connection.executemany("INSERT INTO store.lake_settings VALUES (?, ?)", settings)
+    connection.execute("COMMIT")
+
+
+def _set_options(connection: duckdb.DuckDBPyConnection) -> None:
+    found = connection.execute(f"SELECT option_name, value, scope FROM {NAME}.options()").fetchall()
+    if ("data_inlining_row_limit", "0", "GLOBAL") not in found:
+        for call in _INLINING:
+            connection.execute(call)
+    for option, value in _OPTIONS.items():
+        if (option, value, "GLOBAL") not in found:
+            connection.execute(f"CALL {NAME}.set_option(?, ?)", [option, value])
+
+
+def _needs_views(connection: duckdb.DuckDBPyConnection) -> bool:
+    found = connection.execute("SELECT value FROM store.lake_settings WHERE name = 'views'").fetchall()
+    return not found or found[-1][0] != _views_version()
+
+
+def _make_views(connection: duckdb.DuckDBPyConnection) -> None:
+    check_format(connection)
+    values = dict(connection.execute("SELECT name, value FROM store.lake_settings").fetchall())
+    bound = held_out_bound(float(values["held_out_share"]))
+    rule = f"(('0x' || substr(sha256({_quoted(values['held_out_salt'])} || ':' || s.doc_id), 1, 8))::BIGINT < {bound})"
+    connection.execute("BEGIN")
+    for statement in statements("views.sql"):
+        connection.execute(statement.replace("$held_out", rule))
+    connection.execute("DELETE FROM store.lake_settings WHERE name = 'views'")
+    connection.execute("INSERT INTO store.lake_settings VALUES ('views', ?)", [_views_version()])
+    connection.execute("COMMIT")
+
+
+def _views_version() -> str:
+    return digest(files("storage").joinpath("views.sql").read_bytes())
+
+
+def statements(name: str) -> list[str]:
+    """The statements of a SQL file of this package."""
+    connection = duckdb.connect()
+    text = files("storage").joinpath(name).read_text(encoding="utf-8")
+    return [statement.query for statement in connection.extract_statements(text)]
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,160 @@
+"""Days on which several things go wrong at once."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from storage.commits import SOURCES, commit_unit
+from storage.errors import LakeBusyError, LakeError, SettingsError
+from storage.forgetting import forget, retire_recipe
+from storage.identity import document_id
+from storage.identity import recipe_id as id_of_recipe
+from storage.lake import Lake, _without_secrets
+from storage.promotions import promote, student_of
+from storage.rebuild import rebuild
+from storage.registry import note_sightings, register_recipe
+from storage.rowsets import resolve_row_set
+from storage.shards import write_shard
+from storage.sweeping import sweep
+from storage.verify import verify
+
+NOW = timedelta(0)
+
+
+@pytest.fixture
+def filled(lake, make_rows, recipe):
+    register_recipe(lake, recipe)
+    commit_unit(lake, make_rows("a", "b", "c"), recipe=recipe, run_id="run", seconds=1.0)
+    return lake
+
+
+def _lose_the_catalog(location):
+    for file in location.state_directory.glob("catalog.sqlite*"):
+        file.unlink()
+
+
+def test_what_was_retired_and_captured_again_survives_the_sweep_of_the_old_files(filled, make_rows, recipe):
+    retire_recipe(filled, id_of_recipe(recipe))
+    commit_unit(filled, make_rows("a", "b", "c"), recipe=recipe, run_id="run", seconds=1.0)
+    sweep(filled, grace=NOW)
+    assert [check.problem for check in verify(filled)] == [""]
+
+
+def test_a_writer_that_loses_a_race_never_touches_the_winners_shard(filled, make_rows, recipe):
+    """It writes its shard before it learns that it has lost; with bf16 the bytes are others."""
+    rows = make_rows("x")
+    commit_unit(filled, rows, recipe=recipe, run_id="winner", seconds=1.0)
+    unit = filled.row(
+        "SELECT unit_id FROM documents JOIN store.documents USING (doc_id) WHERE doc_id = ?", [document_id("x")]
+    )
+    other = rows.set_column(
+        rows.schema.get_field_index("unit_id"), "unit_id", pa.array([unit["unit_id"]] * rows.num_rows)
+    )
+    write_shard(filled.location, other, {"another": "footer"})
+    assert all(not check.problem for check in verify(filled))
+
+
+def test_forgetting_some_documents_of_a_file_and_losing_the_catalog_forgets_only_those(filled, location):
+    sources = [{"doc_id": document_id(name), "corpus": "books", "source": name, "line": None} for name in "abc"]
+    rejects = pa.table({"corpus": pa.array([], pa.string())})
+    note_sightings(filled, "run", pa.Table.from_pylist(sources, SOURCES), rejects)
+    forget(filled, [document_id("b")], reason="asked")
+    filled.close()
+    _lose_the_catalog(location)
+    assert rebuild(location).n_documents == 2
+    with Lake.open(location) as lake:
+        assert lake.row("SELECT count(*) AS n FROM sources WHERE doc_id = ?", [document_id("b")])["n"] == 0
+        assert lake.row("SELECT count(*) AS n FROM sources")["n"] == 2
+
+
+def test_a_lake_is_never_made_over_shards_whose_catalog_is_gone(filled, location):
+    filled.close()
+    _lose_the_catalog(location)
+    note = (Path(location.data) / "lake.json").read_bytes()
+    with pytest.raises(LakeError, match="logitlake rebuild"):
+        Lake.create(location, held_out_salt="another", held_out_share=0.5)
+    assert (Path(location.data) / "lake.json").read_bytes() == note
+    _lose_the_catalog(location)
+    assert rebuild(location).n_documents == 3
+
+
+def test_a_lake_that_was_killed_while_it_was_made_is_mended_by_the_next_open(location, monkeypatch):
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("storage.creation._set_options", die)
+    with pytest.raises(KeyboardInterrupt):
+        Lake.create(location, held_out_salt="s", held_out_share=0.1)
+    monkeypatch.undo()
+    with Lake.create(location, held_out_salt="another", held_out_share=0.5) as lake:
+        assert (lake.held_out_salt, lake.held_out_share) == ("s", 0.1)
+        found = lake.sql(
+            "SELECT value FROM lake.options() WHERE option_name = 'data_inlining_row_limit' AND scope = 'GLOBAL'"
+        )
+        assert found["value"].to_pylist() == ["0"]
+    assert '"held_out_salt": "s"' in (Path(location.data) / "lake.json").read_text(encoding="utf-8")
+
+
+def test_small_deletes_are_files_and_never_hidden_in_the_catalog(filled):
+    with filled.transaction() as transaction:
+        transaction.connection.execute("DELETE FROM store.sequences WHERE doc_id = ?", [document_id("a")])
+    files = filled.sql("FROM ducklake_list_files('lake', 'sequences', schema => 'store')")
+    assert files["delete_file"].null_count == 0
+
+
+def test_an_embedded_catalog_uses_a_write_ahead_log(filled, location):
+    filled.close()
+    journal_versions = location.catalog_file.read_bytes()[18:20]
+    assert journal_versions == b"\x02\x02"
+
+
+def test_promotions_go_on_after_a_rebuild(filled, location):
+    for name in ("first", "second", "third"):
+        promote(filled, name, expected=student_of(filled), figures={}, run_id="run")
+    filled.close()
+    _lose_the_catalog(location)
+    rebuild(location)
+    with Lake.open(location, read_only=False) as lake:
+        assert student_of(lake) == "third"
+        promote(lake, "fourth", expected="third", figures={}, run_id="run")
+        assert student_of(lake) == "fourth"
+
+
+def test_a_failed_rebuild_leaves_the_way_free_for_the_next(filled, location, monkeypatch):
+    filled.close()
+    _lose_the_catalog(location)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("half way")
+
+    monkeypatch.setattr("storage.rebuild._finish", fail)
+    with pytest.raises(RuntimeError, match="half way"):
+        rebuild(location)
+    monkeypatch.undo()
+    assert rebuild(location).n_documents == 3
+
+
+def test_a_lock_that_can_not_be_had_is_said_at_once_and_not_tried_again(filled, location, make_rows, recipe):
+    busy = pytest.raises(LakeBusyError, match="lock_timeout_seconds")
+    with Lake.open(location, read_only=False, lock_timeout=0.05) as other, filled.transaction(), busy:
+        commit_unit(other, make_rows("d"), recipe=recipe, run_id="run", seconds=1.0)
+
+
+def test_a_failure_of_the_database_is_an_error_of_the_lake(filled):
+    with pytest.raises(LakeError, match="rolled back"), filled.transaction() as transaction:
+        transaction.connection.execute("INSERT INTO store.recipes VALUES (NULL, NULL, NULL)")
+
+
+@pytest.mark.parametrize(
+    "text", ["postgres://bob:hunter2@host/db", "host=h password=hunter2 user=bob", "password='hunter2 and more' host=h"]
+)
+def test_a_password_is_never_shown(text):
+    assert "hunter2" not in _without_secrets(f"can't open {text}: no route") and "h" in _without_secrets(text)
+
+
+@pytest.mark.parametrize("weight", ["1.0 / count(*) OVER (PARTITION BY corpus)", "corpus"])
+def test_a_weight_that_is_not_a_number_of_its_own_row_is_refused(filled, recipe, weight):
+    with pytest.raises(SettingsError, match=r"training\.weight"):
+        resolve_row_set(filled, recipe_id=id_of_recipe(recipe), weight=weight)
