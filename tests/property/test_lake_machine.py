@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from storage.commits import commit_unit
-from storage.identity import document_id, recipe_id
 from storage.creation import NAME
+from storage.identity import document_id, recipe_id
 from storage.lake import Lake
 from storage.location import LakeLocation
 from storage.rebuild import rebuild
