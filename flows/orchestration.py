@@ -38,6 +38,10 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
     Prefect notes the termination and then calls the handler of before. Python's own would end the process at once and
     leave the ephemeral server running; this one lets it unwind.
     """
+    # Imported here: this module arranges what Prefect reads when it is imported.
+    from flows.ephemeral_server import shield_ephemeral_server
+
+    shield_ephemeral_server()
 
     def terminate(number: int, frame: object) -> None:
         raise TerminatedError

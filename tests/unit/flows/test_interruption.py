@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.slow
 
 COMMAND = "import torch; torch.set_num_threads(1); from flows.cli import main; main()"
 PATIENCE = 180
+SECONDS_TO_END = 30
 
 
 @pytest.fixture
@@ -35,17 +37,33 @@ def many(raw_config: dict[str, Any], tmp_path: Path) -> tuple[Config, Path]:
     return Config.model_validate(raw_config), path
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_capture_that_is_stopped_keeps_what_it_committed_and_says_so(
-    many: tuple[Config, Path], sent: signal.Signals, code: int
-) -> None:
-    config, path = many
+def start_capture(path: Path) -> "subprocess.Popen[str]":
+    """A capture that leads a process group of its own, as a shell starts it."""
     call = [sys.executable, "-c", COMMAND, "capture", "--config", str(path)]
     environment = {**os.environ, "PREFECT_LOGGING_LEVEL": "WARNING"}
-    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    return subprocess.Popen(
+        call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("sent", "to", "code"),
+    [
+        pytest.param(signal.SIGINT, os.kill, 130, id="interrupt"),
+        pytest.param(signal.SIGINT, os.killpg, 130, id="ctrl-c-at-a-terminal"),
+        pytest.param(signal.SIGTERM, os.kill, 143, id="terminate"),
+    ],
+)
+def test_a_capture_that_is_stopped_keeps_what_it_committed_and_says_so(
+    many: tuple[Config, Path], sent: signal.Signals, to: Callable[[int, int], None], code: int
+) -> None:
+    config, path = many
+    with start_capture(path) as process:
         wait_for_commits(config, process, at_least=2)
-        process.send_signal(sent)
+        to(process.pid, sent)
+        began = time.monotonic()
         out, err = process.communicate(timeout=PATIENCE)
+        assert time.monotonic() - began < SECONDS_TO_END, err
     assert process.returncode == code, err
     assert out == ""
     assert "everything that was committed is kept" in err
