@@ -4,6 +4,7 @@ The flow calls `units`, `compute` and `commit` in turn; everything that was comm
 """
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,12 +16,14 @@ from typing import Any
 import pyarrow as pa
 
 from flows.options import location_of, require_capture_settings
+from flows.output import say
 from flows.preparation import Prepared, prepare
 from flows.progress import quiet_transformers
 from pipeline.config import Config
 from pipeline.planning import Plan, WorkUnit
 from storage.commits import REJECTS, SOURCES, Receipt, commit_unit, unit_id_of
 from storage.errors import LogitlakeError
+from storage.failpoints import reach
 from storage.known import KnownDocuments
 from storage.lake import Lake, single_writer
 from storage.probes import keep_probe
@@ -73,7 +76,11 @@ class _Computed:
 
 
 class CaptureRun:
-    """A context manager around one run. Not shared between threads, but `commit` may run in another than `compute`."""
+    """A context manager around one run. Not shared between threads, but `commit` may run in another than `compute`.
+
+    The lake's one connection is used by one thread at a time. On the way out of an error a commit that is being made
+    is waited for, and what was computed and has not been tried yet is committed: no unit is paid for twice.
+    """
 
     def __init__(self, config: Config, *, on_tokens: Callable[[int], None] = lambda n: None) -> None:
         require_capture_settings(config)
@@ -85,6 +92,9 @@ class CaptureRun:
         self._open = ExitStack()
         self._waiting: dict[int, _Computed] = {}
         self._units: dict[int, WorkUnit] = {}
+        self._writing = threading.Lock()
+        self._tried: set[int] = set()
+        self._receipts: dict[int, Receipt] = {}
         self._engine: Any = None
         self._introduced = False
 
@@ -108,6 +118,8 @@ class CaptureRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._open:
+            if error is not None:
+                self._commit_what_waits()
             self._count_plan()
             if error is None:
                 self._note("finished")
@@ -147,24 +159,43 @@ class CaptureRun:
             on_progress=self._on_tokens,
         )
         self._waiting[number] = _Computed(unit, captured.rows, captured.seconds)
+        reach("unit-computed")
         return number
 
     def commit(self, number: int) -> Receipt:
-        """Commit a computed unit and let go of it: rows, where its documents were seen, what was rejected."""
-        computed = self._waiting[number]
-        receipt = commit_unit(
-            self._lake,
-            computed.rows,
-            recipe=self.prepared.recipe.to_dict(),
-            run_id=self.run_id,
-            seconds=computed.seconds,
-            sources=_sources(computed.unit),
-            rejects=_rejects(computed.unit),
-        )
-        del self._waiting[number], self._units[number]
-        if receipt.n_documents:
-            self._count(receipt, computed.seconds)
-        return receipt
+        """Commit a computed unit and let go of it: rows, where its documents were seen, what was rejected.
+
+        Called again for a unit that is committed it returns the receipt of then.
+        """
+        with self._writing:
+            if number in self._receipts:
+                return self._receipts[number]
+            self._tried.add(number)
+            computed = self._waiting[number]
+            receipt = commit_unit(
+                self._lake,
+                computed.rows,
+                recipe=self.prepared.recipe.to_dict(),
+                run_id=self.run_id,
+                seconds=computed.seconds,
+                sources=_sources(computed.unit),
+                rejects=_rejects(computed.unit),
+            )
+            del self._waiting[number], self._units[number]
+            self._receipts[number] = receipt
+            if receipt.n_documents:
+                self._count(receipt, computed.seconds)
+            return receipt
+
+    def _commit_what_waits(self) -> None:
+        """Wait for the commit that another thread is making, and make those that none has begun."""
+        with self._writing:
+            numbers = [number for number in self._waiting if number not in self._tried]
+        try:
+            for number in numbers:
+                self.commit(number)
+        except (LogitlakeError, OSError) as error:
+            say(f"a computed unit could not be committed: {error}")
 
     def _probed(self, prepared: Prepared, question: str) -> Prepared:
         """Let the teacher choose the value that gives `target.target_bytes`, and keep it beside the data."""
@@ -181,9 +212,10 @@ class CaptureRun:
         if not self._introduced:
             prepared = self.prepared
             self._load(prepared)
-            register_recipe(self._lake, prepared.recipe.to_dict())
             tokens, special = prepared.tokenizer.token_texts(), set(prepared.tokenizer.special_ids())
-            register_vocabulary(self._lake, prepared.tokenizer.fingerprint, tokens, special)
+            with self._writing:
+                register_recipe(self._lake, prepared.recipe.to_dict())
+                register_vocabulary(self._lake, prepared.tokenizer.fingerprint, tokens, special)
             self._introduced = True
         return self._engine
 

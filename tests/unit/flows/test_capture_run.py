@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from flows.capture_run import CaptureReport, CaptureRun
 from flows.options import location_of
 from pipeline.config import Config
+from storage.commits import commit_unit
 from storage.errors import LakeBusyError
 from storage.lake import Lake
 from storage.listings import listing
@@ -80,10 +83,50 @@ def test_a_unit_that_was_computed_before_an_interruption_is_kept_and_the_run_say
         run.commit(run.compute(next(numbers)))
         run.compute(next(numbers))
         raise KeyboardInterrupt
+    assert run.report.n_units == 2
     done = runs(config)[0]
     assert done["status"] == "interrupted"
     assert done["n_documents"] == run.report.n_documents > 0
     assert run_capture(config).n_documents == 30 - done["n_documents"]
+
+
+def test_a_commit_under_way_in_another_thread_ends_before_the_lake_is_closed(
+    config: Config, run_capture: CaptureCall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, receipts = threading.Event(), []
+
+    def slow_commit(*given: Any, **named: Any) -> Any:
+        begun.set()
+        time.sleep(0.3)
+        return commit_unit(*given, **named)
+
+    monkeypatch.setattr("flows.capture_run.commit_unit", slow_commit)
+    with pytest.raises(KeyboardInterrupt), CaptureRun(config) as run:
+        number = run.compute(next(run.units()))
+        committing = threading.Thread(target=lambda: receipts.append(run.commit(number)))
+        committing.start()
+        begun.wait()
+        raise KeyboardInterrupt
+    committing.join()
+    assert [receipt.n_documents for receipt in receipts] == [run.report.n_documents]
+    assert runs(config)[0]["n_documents"] == run.report.n_documents > 0
+
+
+def test_what_a_new_teacher_brings_waits_for_the_commit_of_the_notes_before_it(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with CaptureRun(config) as run:
+        number = next(run.units())
+        run._writing.acquire()
+        computing = threading.Thread(target=run.compute, args=(number,))
+        computing.start()
+        computing.join(0.5)
+        assert computing.is_alive()
+        assert query(location_of(config), "SELECT count(*) AS n FROM recipes").to_pylist() == [{"n": 0}]
+        run._writing.release()
+        computing.join()
+        assert run.commit(number) == run.commit(number)
+        assert run.report.n_units == 1
 
 
 def test_two_captures_at_once_are_refused_by_name(config: Config) -> None:
