@@ -32,8 +32,6 @@ from pipeline.config import (
     TrainingSettings,
 )
 
-NAME = "nightly"
-
 
 def _run_name() -> str:
     """Which teacher, and what the lake had seen when the run began."""
@@ -128,7 +126,7 @@ def _deployment(
     collision: ConcurrencyLimitStrategy = ConcurrencyLimitStrategy.CANCEL_NEW,
 ) -> RunnerDeployment:
     return entry.to_deployment(
-        NAME,
+        entry.fn.__name__,
         schedules=[CronSchedule(cron=cron, timezone=config.schedule.timezone)] if cron else [],
         parameters=parameters,
         triggers=triggers or [],

@@ -12,6 +12,7 @@ from flows.progress import Bar, progress_bar
 from flows.retries import worth_retrying
 from flows.run_names import last_commit, settings_of_run
 from pipeline.config import Config
+from storage.failpoints import reach
 
 _RETRY: dict[str, Any] = {
     "cache_policy": NO_CACHE,
@@ -71,6 +72,7 @@ class _Shown:
 
     def update(self, progress: Any) -> None:
         """Called whenever the trainer reports (see pipeline.distillation_trainer.Progress)."""
+        reach("student-training")
         self._bar.reach(progress.step, progress.max_steps)
         if progress.loss is None:
             return

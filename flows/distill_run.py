@@ -19,6 +19,7 @@ from pipeline.config import Config, StudentSettings
 from pipeline.lineage import find_parent, read_facts, student_id
 from pipeline.teachers.files import TeacherFiles, resolve_teacher
 from storage.errors import LogitlakeError, SettingsError
+from storage.failpoints import reach
 from storage.lake import Lake
 from storage.registry import find_recipe, find_student, note_run, register_student
 from storage.rowsets import register_row_set, resolve_row_set
@@ -127,6 +128,7 @@ class DistillRun:
             on_progress=self._on_progress,
         )
         self.report = replace(self.report, trained=True, metrics={"train": trained.metrics})
+        reach("student-trained")
 
     def evaluate(self) -> None:
         """Measure the student, the student before training, and the teacher on the held-out documents, if any."""
@@ -146,6 +148,7 @@ class DistillRun:
         measured = {name: metrics.to_dict() for name, metrics in [*found.students.items(), ("teacher", found.teacher)]}
         held = {"row_set_id": held_out.row_set_id, "exact": found.exact}
         self.report = replace(self.report, metrics={**self.report.metrics, **measured, "held_out": held})
+        reach("student-evaluated")
 
     def commit(self) -> None:
         """Make the student, its lineage and its row set known to the lake."""
@@ -163,6 +166,7 @@ class DistillRun:
             },
             metrics=self.report.metrics,
         )
+        reach("student-registered")
         self._note("finished")
 
     def _find_teacher(self) -> TeacherFiles | None:

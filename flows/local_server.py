@@ -13,7 +13,7 @@ from urllib.error import URLError
 
 from storage.errors import LogitlakeError, SettingsError
 
-_START_SECONDS = 120
+_START_SECONDS = 300
 _STOP_SECONDS = 20
 
 

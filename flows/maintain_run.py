@@ -11,6 +11,7 @@ from flows.options import location_of
 from pipeline.config import Config
 from storage.compaction import compact, merge_small_tables, plan_compaction
 from storage.errors import IntegrityError, LogitlakeError
+from storage.failpoints import reach
 from storage.forgetting import forget_again, n_forgotten, n_removed, note_removed
 from storage.lake import Lake, single_writer
 from storage.registry import note_run
@@ -122,6 +123,7 @@ class MaintainRun:
             else:
                 merged = self.report.files_merged + merge.n_files
                 self.report = replace(self.report, merges=self.report.merges + 1, files_merged=merged)
+        reach("shards-merged")
         merge_small_tables(self._lake)
 
     def sweep(self) -> None:

@@ -21,6 +21,7 @@ from pipeline.promotion import Verdict, judge
 from pipeline.teachers.files import resolve_teacher
 from storage.candidates import KIND, Candidate, is_decided, note_planned, undecided
 from storage.errors import LakeError, LogitlakeError, MismatchError, SettingsError
+from storage.failpoints import reach
 from storage.increments import has_held_out, increment_for, mixed_rows, tokenizer_of
 from storage.lake import Lake, single_writer
 from storage.promotions import promote, reject, student_of
@@ -135,6 +136,7 @@ class RedistillRun:
             promote(self._lake, candidate.student_id, expected=candidate.current, **how)
         else:
             reject(self._lake, candidate.student_id, **how)
+        reach("candidate-decided")
         self.report = replace(
             self.report,
             outcome="promoted" if verdict.promote else "rejected",
@@ -166,6 +168,7 @@ class RedistillRun:
         if is_decided(self._lake, attempt.candidate.student_id, settings.alias):
             return self._ended("decided before", f"student {attempt.candidate.student_id} was compared already")
         note_planned(self._lake, self.report.run_id, attempt.candidate)
+        reach("candidate-planned")
         return attempt
 
     def _again(self, planned: Candidate) -> Attempt | None:

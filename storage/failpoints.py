@@ -7,11 +7,16 @@ import os
 import signal
 
 ENVIRONMENT_VARIABLE = "LOGITLAKE_KILL_AT"
+# Places inside a commit, and places between the steps of flows.
 FAILPOINTS = ("file-staged", "file-renamed", "transaction-open", "rows-registered", "committed")
+FLOW_FAILPOINTS = (
+    *("unit-computed", "candidate-planned", "student-training", "student-trained", "student-evaluated"),
+    *("student-registered", "candidate-decided", "shards-merged"),
+)
 
 
 def reach(name: str) -> None:
     """Die here, without any clean-up, if the environment says so."""
-    assert name in FAILPOINTS, name
+    assert name in FAILPOINTS or name in FLOW_FAILPOINTS, name
     if os.environ.get(ENVIRONMENT_VARIABLE) == name:
         os.kill(os.getpid(), signal.SIGKILL)
