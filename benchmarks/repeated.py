@@ -21,7 +21,8 @@ from storage.commits import unit_id_of
 from storage.compaction import merge_small_tables
 from storage.identity import digest
 from storage.identity import recipe_id as id_of_recipe
-from storage.lake import NAME, Lake, Transaction
+from storage.creation import NAME
+from storage.lake import Lake, Transaction
 from storage.location import LakeLocation
 from storage.registry import find_recipe, register_recipe
 from storage.schema import SEQUENCES, with_checksums

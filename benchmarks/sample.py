@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.captured import captured_lake
-from pipeline.flat_rows import flat_lists
+from pipeline.arrow_lists import flat_lists
 from pipeline.tokenization import TokenSequence
 from storage.identity import digest
 from storage.lake import Lake

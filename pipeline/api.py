@@ -20,9 +20,10 @@ from typing import Any
 
 from pipeline.cached_loss import LossSettings, attach_loss, batch_inputs, detach_loss, model_loss
 from pipeline.dataset import Fetch, RowSetReader, lake_fetch
+from pipeline.decoding import CutMass, decode_targets
 from pipeline.losses import sparse_divergence, sparse_divergence_of_logits, sparse_divergence_through
 from pipeline.output_layer import ModelParts, take_apart
-from pipeline.targets import CutMass, SparseTargets, TargetBatch, decode_targets, make_batch
+from pipeline.targets import SparseTargets, TargetBatch, make_batch
 from storage.lake import Lake
 from storage.location import LakeLocation
 from storage.registry import find_recipe

@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.background import in_background
-from pipeline.flat_rows import FlatRows, gather
+from pipeline.decoded_rows import DecodedTable
+from pipeline.decoding import CutMass
 from pipeline.row_order import Block, Draw, UnitWeights, in_order, order_rows, plan_blocks
-from pipeline.targets import TARGET_COLUMNS, CutMass, TargetBatch, make_batch
+from pipeline.targets import TARGET_COLUMNS, TargetBatch, batch_of
 from storage.errors import LakeError, MismatchError, SettingsError
 from storage.lake import Lake
 from storage.location import LakeLocation
@@ -30,12 +31,6 @@ Fetch = Callable[[Sequence[str], Sequence[str]], pa.Table]
 BLOCK_TOKENS = 2_000_000
 _WEIGHTS_AT_ONCE = 1_000_000
 _PREFETCHED_BATCHES = 4
-
-# Nested columns of a block may hold more than 2³¹ entries.
-_WIDE = {
-    "target_ids": pa.large_list(pa.large_list(pa.int32())),
-    "head_codes": pa.large_list(pa.large_list(pa.uint16())),
-}
 
 
 def lake_fetch(location: LakeLocation, row_set: RowSet) -> Fetch:
@@ -55,7 +50,7 @@ def lake_fetch(location: LakeLocation, row_set: RowSet) -> Fetch:
 class _Segment:
     """Some rows of one block, in reading order."""
 
-    rows: FlatRows
+    rows: DecodedTable
     n_targets: np.ndarray
     order: np.ndarray
 
@@ -167,7 +162,7 @@ class RowSetReader:
             yield self._own_share(waiting)
             given += 1
         for _ in range(given, len(self)):
-            yield make_batch(gather([]), pad_id=self._pad_id)
+            yield batch_of([], pad_id=self._pad_id)
 
     def _segments(self, epoch: int, skip: int) -> Iterator[_Segment]:
         """The epoch's rows from row `skip` on, a block at a time; the next block is read while one is worked on."""
@@ -188,9 +183,6 @@ class RowSetReader:
 
     def _read(self, block: Block, draw: Draw, offset: float) -> _Segment:
         rows = self._rows_of(block.units, TARGET_COLUMNS)
-        for name, kind in _WIDE.items():
-            rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].cast(kind))
-        rows = rows.combine_chunks()
         copies = None
         if self.row_set.weight is not None:
             bounds = np.cumsum(self._unit_rows[list(block.units)])[:-1]
@@ -198,7 +190,9 @@ class RowSetReader:
             pairs = zip(block.units, weights, strict=True)
             copies = np.concatenate([self._unit_weights().copies(unit, own, offset) for unit, own in pairs])
         order = order_rows(rows["n_tokens"].to_numpy(), copies, block=block.number, draw=draw)
-        return _Segment(FlatRows.of(rows), rows["n_targets"].to_numpy().astype(np.int64), order)
+        return _Segment(
+            DecodedTable.of(rows, cut_mass=self._cut_mass), rows["n_targets"].to_numpy().astype(np.int64), order
+        )
 
     def _rows_of(self, units: Sequence[int], columns: Sequence[str]) -> pa.Table:
         unit_ids = [self._unit_ids[unit] for unit in units]
@@ -228,8 +222,8 @@ class RowSetReader:
         begin, end = (total * rank // self.world_size for rank in (self._rank, self._rank + 1))
         own, _ = _split(_split(segments, begin)[1], end - begin)
         step_targets = sum(int(segment.n_targets[segment.order].sum()) for segment in segments)
-        rows = gather([(segment.rows, segment.order) for segment in own])
-        batch = make_batch(rows, cut_mass=self._cut_mass, pad_id=self._pad_id)
+        rows = [row for segment in own for row in segment.rows.rows(segment.order)]
+        batch = batch_of(rows, pad_id=self._pad_id)
         return replace(batch, step_targets=step_targets)
 
 

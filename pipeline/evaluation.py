@@ -17,11 +17,12 @@ import pyarrow as pa
 import torch
 from transformers import AutoModelForCausalLM
 
+from pipeline.arrow_lists import flat_lists
 from pipeline.calibration import Tally
 from pipeline.dataset import Fetch
-from pipeline.flat_rows import flat_lists
+from pipeline.decoding import RaggedTargets, decode_targets
 from pipeline.output_layer import ModelParts, take_apart
-from pipeline.targets import TARGET_COLUMNS, RaggedTargets, TargetBatch, decode_targets, make_batch
+from pipeline.targets import TARGET_COLUMNS, TargetBatch, make_batch
 from pipeline.teachers.dtype import resolve_dtype
 from pipeline.teachers.engine import Engine
 from storage.errors import MismatchError, SettingsError

@@ -2,7 +2,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.targets import NO_LABEL, TARGET_COLUMNS, decode_targets, make_batch
+from pipeline.decoding import decode_targets
+from pipeline.targets import NO_LABEL, TARGET_COLUMNS, make_batch
 from storage.errors import IntegrityError
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.flat_rows import FlatRows, gather
-from pipeline.targets import TARGET_COLUMNS, make_batch
+from pipeline.decoded_rows import DecodedTable
+from pipeline.targets import batch_of, make_batch
 from storage.errors import IntegrityError
 
 
@@ -16,28 +16,33 @@ def same_batch(found, expected):
     assert (found.n_tokens, found.n_targets) == (expected.n_tokens, expected.n_targets)
 
 
-def test_gathered_rows_are_the_rows_that_arrow_takes(make_rows):
+def test_picked_rows_are_the_rows_that_arrow_takes(make_rows):
     rows = make_rows([5, 17, 2, 9, 30])
     order = [3, 0, 3, 4]
-    found = gather([(FlatRows.of(rows), np.array(order))])
-    same_batch(make_batch(found), make_batch(rows.take(pa.array(order))))
+    picked = DecodedTable.of(rows, cut_mass="renormalise").rows(np.array(order))
+    same_batch(batch_of(picked), make_batch(rows.take(pa.array(order))))
 
 
-def test_rows_are_gathered_from_several_tables_and_slices_in_order(make_rows):
+def test_rows_are_picked_from_chunks_and_slices_in_order(make_rows):
     first, second = make_rows([5, 17, 2], seed=1), make_rows([9, 30, 4], seed=2).slice(1)
-    found = gather([(FlatRows.of(first), np.array([2, 1])), (FlatRows.of(second), np.array([1, 0]))])
+    both = DecodedTable.of(pa.concat_tables([first, second]), cut_mass="renormalise")
     expected = pa.concat_tables([first.take(pa.array([2, 1])), second.take(pa.array([1, 0]))])
-    same_batch(make_batch(found), make_batch(expected))
+    same_batch(batch_of(both.rows(np.array([2, 1, 4, 3]))), make_batch(expected.combine_chunks()))
 
 
-def test_nothing_gathered_is_a_batch_without_targets(make_rows):
-    same_batch(make_batch(gather([])), make_batch(make_rows([4]).select(list(TARGET_COLUMNS)).slice(0, 0)))
+def test_a_ghost_bucket_of_some_rows_is_nothing_for_the_others(make_rows):
+    cut, whole = make_rows([6], tail=False), make_rows([9])
+    table = DecodedTable.of(pa.concat_tables([cut, whole]), cut_mass="ghost")
+    ghost = batch_of(table.rows(np.arange(2))).targets.ghost.view(2, 9)
+    assert ghost[0].sum() > 0
+    assert ghost[1].sum() == 0
 
 
-def test_taking_apart_copies_no_entries(make_rows):
+def test_decoding_copies_no_ids(make_rows):
     rows = make_rows([40, 40]).combine_chunks()
     leaves = rows["target_ids"].chunk(0).values.values.to_numpy()
-    assert np.shares_memory(FlatRows.of(rows).ids, leaves)
+    (chunk,) = DecodedTable.of(rows, cut_mass="renormalise").chunks
+    assert np.shares_memory(chunk.ids, leaves)
 
 
 @pytest.mark.parametrize("name", ["head_codes", "input_ids"])
@@ -45,4 +50,4 @@ def test_lists_of_different_lengths_are_refused(make_rows, name):
     rows, longer = make_rows([5]), make_rows([6])
     rows = rows.set_column(rows.schema.get_field_index(name), name, longer[name])
     with pytest.raises(IntegrityError, match="positions"):
-        FlatRows.of(rows)
+        make_batch(rows)
