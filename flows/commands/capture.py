@@ -1,6 +1,6 @@
 """`logitlake capture`: run the teacher over what is new."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from flows.options import (
 )
 from flows.orchestration import arrange_prefect, run_flow
 from flows.output import Format, print_record, say
+
+if TYPE_CHECKING:
+    from flows.capture_run import CaptureReport
 
 
 def capture(
@@ -54,5 +57,19 @@ def capture(
 
     report = run_flow(flow, config)
     print_record(report.as_record(), form, title="Captured")
-    if not report.n_units:
-        say("nothing to do: every document of the corpora is in the lake under this recipe")
+    for line in outcome(report):
+        say(line)
+
+
+def outcome(report: "CaptureReport") -> list[str]:
+    """What the numbers do not say by themselves: why no more was captured, and where rejects are to be seen."""
+    lines = []
+    if report.stopped:
+        lines.append(f"stopped: {report.stopped}; raise it and run again to go on")
+    elif not report.n_units and not report.documents_seen:
+        lines.append("nothing captured: the corpora hold no document that can be read")
+    elif not report.n_units and report.documents_known + report.documents_repeated == report.documents_seen:
+        lines.append("nothing to do: every usable document of the corpora is in the lake under this recipe")
+    if report.documents_rejected:
+        lines.append(f"{report.documents_rejected:,} rejected: `logitlake show rejects` says where and why")
+    return lines
