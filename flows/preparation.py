@@ -3,7 +3,7 @@
 Shared by `plan`, which stops here, and the teacher flow, which goes on. Loads no torch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -11,7 +11,7 @@ from flows.options import location_of
 from pipeline.config import Config, TeacherSettings
 from pipeline.corpus.document import Document, Reject
 from pipeline.corpus.readers import read_corpus
-from pipeline.corpus.rejects import guard_rejects
+from pipeline.corpus.rejects import RejectGuard
 from pipeline.planning import Known, Plan, plan_units
 from pipeline.probe_key import probe_key, with_value
 from pipeline.recipe import Recipe, make_recipe
@@ -41,13 +41,15 @@ class Prepared:
 
     def plan(self, known: Known) -> Plan:
         """Work units of what is not known, streamed; `capture.max_tokens` is kept by the plan itself."""
+        guards = {corpus.name: RejectGuard(corpus) for corpus in self.config.corpora}
         return plan_units(
-            documents(self.config),
+            documents(self.config, guards),
             known=known,
             tokenizer=self.tokenizer,
             tokenization=self.config.tokenization,
             unit_tokens=self.config.capture.unit_tokens,
             max_tokens=self.config.capture.max_tokens,
+            on_reject=lambda reject: guards[reject.corpus].refuse(reject),
         )
 
 
@@ -74,6 +76,6 @@ def prepare(config: Config) -> Prepared:
     return prepared.answered(answer["value"]) if answer else replace(prepared, question=question)
 
 
-def documents(config: Config) -> Iterator[Document | Reject]:
+def documents(config: Config, guards: Mapping[str, RejectGuard]) -> Iterator[Document | Reject]:
     """Every corpus one after the other, each stopped by CorpusError once too much of it is unusable."""
-    return chain.from_iterable(guard_rejects(read_corpus(corpus), corpus) for corpus in config.corpora)
+    return chain.from_iterable(guards[corpus.name].watch(read_corpus(corpus)) for corpus in config.corpora)

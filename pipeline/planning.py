@@ -75,8 +75,10 @@ class Plan(Iterator[WorkUnit]):
         unit_tokens: int,
         max_tokens: int | None,
         lookup_documents: int,
+        on_reject: Callable[[Reject], None],
     ) -> None:
         self._known = known
+        self._on_reject = on_reject
         self._tokenizer = tokenizer
         self._tokenization = tokenization
         self._unit_tokens = unit_tokens
@@ -122,7 +124,9 @@ class Plan(Iterator[WorkUnit]):
             else:
                 outcome = outcome_of[item.doc_id]
                 if isinstance(outcome, Reject):
-                    self._rejects.append(replace(outcome, corpus=item.corpus, source=item.source, line=item.line))
+                    reject = replace(outcome, corpus=item.corpus, source=item.source, line=item.line)
+                    self._on_reject(reject)
+                    self._rejects.append(reject)
                 else:
                     if self._passes_cap(outcome):
                         self._capped = True
@@ -176,12 +180,14 @@ def plan_units(
     unit_tokens: int,
     max_tokens: int | None = None,
     lookup_documents: int = _LOOKUP_DOCUMENTS,
+    on_reject: Callable[[Reject], None] = lambda reject: None,
 ) -> Plan:
     """The documents of the stream that are not `known`, once each, as work units in the order of the stream.
 
     `known` takes document ids and returns those that are stored under the recipe; it is asked for up to
     `lookup_documents` at a time. A unit closes before it would pass `unit_tokens`; one document larger than that is a
     unit by itself. The first document that would pass `max_tokens` ends the plan, and what follows it is not looked at.
+    `on_reject` is told of each document that the plan itself rejects, and may raise.
     """
     return Plan(
         documents,
@@ -191,6 +197,7 @@ def plan_units(
         unit_tokens=unit_tokens,
         max_tokens=max_tokens,
         lookup_documents=lookup_documents,
+        on_reject=on_reject,
     )
 
 

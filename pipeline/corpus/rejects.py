@@ -8,28 +8,54 @@ from pipeline.corpus.document import Document, Reject
 from storage.errors import CorpusError
 
 
-def guard_rejects(stream: Iterable[Document | Reject], settings: CorpusSettings) -> Iterator[Document | Reject]:
-    """The stream of one corpus, unchanged, until its rejects pass `max_reject_share`.
+class RejectGuard:
+    """Counts what one corpus gave and refuses it once its rejects pass `max_reject_share`.
 
     The share is judged once `reject_grace` documents and rejects were read, so that one bad line does not stop a small
-    corpus; a corpus with rejects and no document at all is refused at its end, whatever its size. Raises CorpusError.
+    corpus; a corpus with rejects and no usable document at all is refused at its end, whatever its size.
     """
-    n_documents = 0
-    reasons: Counter[str] = Counter()
-    first: Reject | None = None
-    for item in stream:
-        if isinstance(item, Reject):
-            first = first or item
-            reasons[item.reason] += 1
-            n_rejects = reasons.total()
-            n_read = n_documents + n_rejects
-            if n_read >= settings.reject_grace and n_rejects > settings.max_reject_share * n_read:
-                raise _too_many(settings, reasons, n_read, first)
-        else:
-            n_documents += 1
-        yield item
-    if first is not None and n_documents == 0 and settings.max_reject_share < 1:
-        raise _too_many(settings, reasons, reasons.total(), first)
+
+    def __init__(self, settings: CorpusSettings) -> None:
+        self._settings = settings
+        self._n_documents = 0
+        self._reasons: Counter[str] = Counter()
+        self._first: Reject | None = None
+        self._ended = False
+
+    def watch(self, stream: Iterable[Document | Reject]) -> Iterator[Document | Reject]:
+        """The stream unchanged, counted. Raises CorpusError."""
+        for item in stream:
+            if isinstance(item, Reject):
+                self._count(item)
+            else:
+                self._n_documents += 1
+            yield item
+        self._ended = True
+        self._judge_end()
+
+    def refuse(self, reject: Reject) -> None:
+        """A document that was read turns out to be of no use, such as one that is too short. Raises CorpusError."""
+        self._n_documents -= 1
+        self._count(reject)
+        if self._ended:
+            self._judge_end()
+
+    def _count(self, reject: Reject) -> None:
+        self._first = self._first or reject
+        self._reasons[reject.reason] += 1
+        n_rejects = self._reasons.total()
+        n_read = self._n_documents + n_rejects
+        if n_read >= self._settings.reject_grace and n_rejects > self._settings.max_reject_share * n_read:
+            raise _too_many(self._settings, self._reasons, n_read, self._first)
+
+    def _judge_end(self) -> None:
+        if self._first is not None and self._n_documents == 0 and self._settings.max_reject_share < 1:
+            raise _too_many(self._settings, self._reasons, self._reasons.total(), self._first)
+
+
+def guard_rejects(stream: Iterable[Document | Reject], settings: CorpusSettings) -> Iterator[Document | Reject]:
+    """The stream of one corpus, unchanged, until its rejects pass `max_reject_share`; see RejectGuard."""
+    return RejectGuard(settings).watch(stream)
 
 
 def _too_many(settings: CorpusSettings, reasons: Counter[str], n_read: int, first: Reject) -> CorpusError:

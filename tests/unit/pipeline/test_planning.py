@@ -9,6 +9,7 @@ import pipeline.planning
 from pipeline.config import TokenizationSettings
 from pipeline.corpus import Document, Reject, RejectReason
 from pipeline.planning import PlanSummary, Sighting, count_plan, make_batches, plan_units
+from storage.errors import CorpusError
 from storage.identity import document_id
 
 TOKENIZATION = TokenizationSettings(window=16, overlap=4)
@@ -116,6 +117,20 @@ def test_document_without_a_target_is_rejected_at_every_place_where_it_stands(to
     assert [(reject.line, reject.reason) for reject in unit.rejects] == [(1, "too_short"), (2, "too_short")]
     assert unit.documents == unit.duplicates == ()
     assert plan.summary == PlanSummary(rejected=2)
+
+
+def test_what_the_plan_rejects_is_told_with_its_place_and_may_stop_it(tokenizer):
+    told = []
+    tokenization = TokenizationSettings(min_tokens=50)
+    arguments = {"known": lambda ids: set(), "tokenizer": tokenizer, "tokenization": tokenization, "unit_tokens": 10}
+    count_plan(plan_units([document("a", line=4)], on_reject=told.append, **arguments))
+    assert [(reject.line, reject.reason) for reject in told] == [(4, "too_short")]
+
+    def stop(reject):
+        raise CorpusError("enough")
+
+    with pytest.raises(CorpusError, match="enough"):
+        count_plan(plan_units([document("a")], on_reject=stop, **arguments))
 
 
 def test_nothing_after_the_cap_is_looked_at_or_reported(tokenizer):

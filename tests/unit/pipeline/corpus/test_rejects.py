@@ -2,6 +2,7 @@ import pytest
 
 from pipeline.config import CorpusSettings
 from pipeline.corpus import Document, Reject, RejectReason, guard_rejects
+from pipeline.corpus.rejects import RejectGuard
 from storage.errors import CorpusError
 
 GOOD = Document("d", "text", "c", "a.jsonl", 1)
@@ -45,3 +46,19 @@ def test_share_of_one_lets_everything_pass():
 def test_without_grace_the_first_reject_past_the_share_stops():
     with pytest.raises(CorpusError):
         list(guard([BAD, GOOD], share=0, grace=0))
+
+
+def test_documents_that_turn_out_to_be_of_no_use_after_reading_count_too():
+    short = Reject("c", "a.jsonl", 3, RejectReason.TOO_SHORT, "1 token")
+    guard = RejectGuard(CorpusSettings(name="c", kind="jsonl", path=".", max_reject_share=0.1, reject_grace=10))
+    assert len(list(guard.watch([GOOD] * 19 + [BAD]))) == 20
+    guard.refuse(short)
+    with pytest.raises(CorpusError, match=r"3 of the first 20 .*too_short 2, bad_json 1"):
+        guard.refuse(short)
+
+
+def test_a_small_corpus_of_which_nothing_is_left_after_reading_is_refused():
+    guard = RejectGuard(CorpusSettings(name="c", kind="jsonl", path=".", max_reject_share=0.1, reject_grace=10))
+    assert list(guard.watch([GOOD])) == [GOOD]
+    with pytest.raises(CorpusError, match="1 of the first 1"):
+        guard.refuse(Reject("c", "a.jsonl", 1, RejectReason.TOO_SHORT, "1 token"))
