@@ -3,6 +3,7 @@
 With no server configured a flow runs in an ephemeral one whose database lies beside the lake, not in the user's home.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ import platformdirs
 
 from flows.output import say
 from pipeline.config import Config
+from storage.errors import LogitlakeError
 from storage.location import LakeLocation
 
 _DEFAULTS = {
@@ -42,6 +44,8 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
     from flows.ephemeral_server import shield_ephemeral_server
 
     shield_ephemeral_server()
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_without_traceback)
 
     def terminate(number: int, frame: object) -> None:
         raise TerminatedError
@@ -51,6 +55,13 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
         return flow(config)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Prefect logs every error with its traceback; ours are sentences, and `--debug` shows where they came from."""
+    if record.exc_info and isinstance(record.exc_info[1], LogitlakeError):
+        record.exc_info = None
+    return True
 
 
 def arrange_prefect(location: LakeLocation) -> None:

@@ -19,6 +19,7 @@ from flows.options import (
 )
 from flows.orchestration import arrange_prefect, run_flow
 from flows.output import Format, print_record, say
+from pipeline.config import Config
 
 if TYPE_CHECKING:
     from flows.capture_run import CaptureReport
@@ -52,6 +53,7 @@ def capture(
     }
     config = settings(config_file, overrides, flags)
     require_capture_settings(config)
+    _find_cheap_mistakes(config)
     arrange_prefect(location_of(config))
     from flows.capture import capture as flow
 
@@ -59,6 +61,19 @@ def capture(
     print_record(report.as_record(), form, title="Captured")
     for line in outcome(report):
         say(line)
+
+
+def _find_cheap_mistakes(config: Config) -> None:
+    """Raise what the flow would raise for a teacher or a corpus that is not there, before a server is started."""
+    # Imported here: `--help` needs neither a hub client nor the readers.
+    from pipeline.corpus.readers import read_corpus
+    from pipeline.teachers.files import resolve_teacher
+
+    assert config.teacher is not None
+    for corpus in config.corpora:
+        if corpus.kind != "huggingface":
+            next(read_corpus(corpus), None)
+    resolve_teacher(config.teacher)
 
 
 def outcome(report: "CaptureReport") -> list[str]:

@@ -60,7 +60,21 @@ def plan(
     }
     config = settings(config_file, overrides, flags)
     require_capture_settings(config)
-    print_record(_plan(config, tokens_per_second, price_per_hour), form, title="Plan")
+    record = _plan(config, tokens_per_second, price_per_hour)
+    print_record({**record, "hours": duration(record["hours"])} if form is Format.TABLE else record, form, title="Plan")
+    if record["documents_rejected"]:
+        say(
+            f"{record['documents_rejected']:,} of the documents can't be used: a capture notes where and why, and "
+            "`logitlake show rejects` shows it"
+        )
+
+
+def duration(hours: float) -> str:
+    """Hours as a person says them: small ones as minutes or seconds."""
+    if hours >= 1:
+        return f"{hours:,.1f}"
+    minutes = 60 * hours
+    return f"{minutes:.2g} minutes" if minutes >= 1 else f"{60 * minutes:.2g} seconds"
 
 
 def _plan(config: Config, tokens_per_second: float | None, price_per_hour: float | None) -> dict[str, Any]:

@@ -1,0 +1,56 @@
+"""What costs nothing to find out is found out before Prefect is started, and durations are read at a glance."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.commands.plan import duration
+from flows.orchestration import run_flow
+from pipeline.config import Config
+from storage.errors import SettingsError
+
+SCRIPT = """
+import sys
+from typer.testing import CliRunner
+from flows.cli import app
+done = CliRunner().invoke(app, ["capture", "--config", sys.argv[1], "--set", sys.argv[2]])
+assert "prefect" not in sys.modules, "Prefect was started"
+print(done.stderr)
+sys.exit(done.exit_code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"), [("corpora.test.path=gone.jsonl", 3), ("teacher.model=./gone", 2)], ids=["corpus", "teacher"]
+)
+def test_what_is_not_there_is_told_before_prefect_is_imported(config_file: Path, wrong: str, code: int) -> None:
+    call = [sys.executable, "-c", SCRIPT, str(config_file), wrong]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr + done.stdout
+    assert "gone" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_small_hours_are_minutes_or_seconds() -> None:
+    assert [duration(hours) for hours in (30.0, 0.5, 0.001)] == ["30.0", "30 minutes", "3.6 seconds"]
+
+
+def test_an_error_of_ours_is_logged_without_a_traceback_and_any_other_with_one(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("prefect.flow_runs")
+    monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logging.getLogger("prefect"), "propagate", True)
+
+    def flow(config: Config) -> None:
+        for error in (SettingsError("no such column"), ZeroDivisionError("a bug")):
+            try:
+                raise error
+            except type(error) as caught:
+                logger.exception("failed: %s", caught)
+
+    run_flow(flow, Config())
+    assert [record.exc_info is None for record in caplog.records] == [True, False]
