@@ -45,7 +45,7 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
 
     shield_ephemeral_server()
     for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_without_traceback)
+        logging.getLogger(name).addFilter(without_traceback)
 
     def terminate(number: int, frame: object) -> None:
         raise TerminatedError
@@ -57,7 +57,7 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
         signal.signal(signal.SIGTERM, before)
 
 
-def _without_traceback(record: logging.LogRecord) -> bool:
+def without_traceback(record: logging.LogRecord) -> bool:
     """Prefect logs every error with its traceback; ours are sentences, and `--debug` shows where they came from."""
     if record.exc_info and isinstance(record.exc_info[1], LogitlakeError):
         record.exc_info = None
