@@ -19,9 +19,9 @@ import pyarrow as pa
 from benchmarks.captured import CACHE, captured_lake
 from storage.commits import unit_id_of
 from storage.compaction import merge_small_tables
+from storage.creation import NAME
 from storage.identity import digest
 from storage.identity import recipe_id as id_of_recipe
-from storage.creation import NAME
 from storage.lake import Lake, Transaction
 from storage.location import LakeLocation
 from storage.registry import find_recipe, register_recipe
