@@ -1,0 +1,103 @@
+"""What the benchmark of quality consists of: one training per cell, and one JSON file for each that is finished."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.captured import CACHE, benchmark_config
+from benchmarks.reporting import RESULTS
+from storage.identity import canonical_json, digest
+
+FULL = "full logits"
+CROSS_ENTROPY = "cross-entropy"
+DEFAULT = "varopt 0.05"
+_QUICK_ARMS = (FULL, DEFAULT, "top_k 50", "random 12 unique")
+_ARMS = (FULL, CROSS_ENTROPY, "top_k 50", "top_k 12", "random 12 unique", "varopt 0.1", DEFAULT, "varopt 0.025")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which arms are trained how often on how much. `tokens`: of the corpus; `epochs` times so many are seen."""
+
+    arms: Sequence[str]
+    seeds: Sequence[int]
+    learning_rates: Sequence[float]
+    tokens: int
+    epochs: int
+    held_out_targets: int
+    quick: bool = False
+
+    @property
+    def key(self) -> str:
+        """Results of another plan, or on another lake, are not mixed with those of this one."""
+        parts = {"tokens": self.tokens, "epochs": self.epochs, "held_out": self.held_out_targets}
+        return digest(canonical_json({**parts, "lake": benchmark_config().lake.path.name}))[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One arm, one seed (order of the batches and draws of the targets), one learning rate."""
+
+    arm: str
+    seed: int
+    learning_rate: float
+
+    @property
+    def file_name(self) -> str:
+        """Where its result goes."""
+        return f"{self.arm.replace(' ', '-')}.seed{self.seed}.lr{self.learning_rate:g}.json"
+
+
+QUICK = Plan(_QUICK_ARMS, (0,), (5e-4,), tokens=20_000, epochs=1, held_out_targets=3_000, quick=True)
+WHOLE = Plan(_ARMS, (0, 1, 2), (3e-4, 6e-4, 1.2e-3, 2.4e-3), tokens=1_000_000, epochs=3, held_out_targets=20_000)
+
+
+class Results:
+    """The finished cells of a plan, on disk."""
+
+    def __init__(self, plan: Plan, directory: Path) -> None:
+        self.plan = plan
+        self.directory = directory
+
+    def read(self, cell: Cell) -> dict[str, Any] | None:
+        """What came out; None if the cell is not finished."""
+        path = self.directory / cell.file_name
+        if not path.exists():
+            return None
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+        return found if found["plan"] == self.plan.key else None
+
+    def write(self, cell: Cell, found: Mapping[str, Any]) -> None:
+        """Keep a finished cell; the file appears whole."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / cell.file_name
+        staged = path.with_suffix(".tmp")
+        content = {"arm": cell.arm, "seed": cell.seed, "learning_rate": cell.learning_rate, "plan": self.plan.key}
+        staged.write_text(json.dumps({**content, **found}, indent=1) + "\n", encoding="utf-8")
+        staged.rename(path)
+
+    def learning_rate(self) -> float | None:
+        """The one that serves full logits best (lowest KL, first seed); None while one is untried."""
+        cells = self.tuning()
+        found = {cell.learning_rate: self.read(cell) for cell in cells}
+        kls = {rate: result["kl"] for rate, result in found.items() if result is not None}
+        return min(kls, key=lambda rate: kls[rate]) if len(kls) == len(found) else None
+
+    def tuning(self) -> list[Cell]:
+        """Full logits at every learning rate."""
+        return [Cell(FULL, self.plan.seeds[0], rate) for rate in self.plan.learning_rates]
+
+    def left(self) -> list[Cell]:
+        """Cells that are still to do, those that settle the learning rate first; the rest by seed, so that a run that
+        is cut short has whole pairs. While the rate is not settled, the others are listed at the first of the rates."""
+        rate = self.learning_rate() or self.plan.learning_rates[0]
+        paired = [Cell(arm, seed, rate) for seed in self.plan.seeds for arm in self.plan.arms]
+        wanted = dict.fromkeys([*self.tuning(), *paired])
+        return [cell for cell in wanted if self.read(cell) is None]
+
+
+def results_of(quick: bool) -> Results:
+    """The full plan's results are part of the repository; a quick one's are not."""
+    return Results(QUICK, CACHE / "quality-quick") if quick else Results(WHOLE, RESULTS / "quality")

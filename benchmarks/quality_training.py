@@ -1,0 +1,147 @@
+"""One cell of the benchmark of quality: targets of one arm, one student trained on them, its held-out metrics."""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from benchmarks.captured import captured_lake
+from benchmarks.demo_student import student_config
+from benchmarks.full_logits import FullLogitsTrainer, place_rows
+from benchmarks.gradients import origin_of
+from benchmarks.quality_cells import CROSS_ENTROPY, FULL, Cell, Plan
+from benchmarks.replay import ReplayedTeacher, replayed_teacher
+from benchmarks.sample import captured, in_batches, sequences_of, single_windows, whole_documents
+from benchmarks.target_sample import target_settings
+from flows.progress import quiet_transformers
+from pipeline.cached_loss import LossSettings
+from pipeline.capture import batch_targets
+from pipeline.config import TeacherSettings
+from pipeline.dataset import RowSetReader
+from pipeline.distillation_trainer import DistillationTrainer
+from pipeline.encoding import encode_rows
+from pipeline.evaluation import evaluate
+from pipeline.lineage import find_parent
+from pipeline.sparsify import make_sparsifier
+from pipeline.students import make_student
+from pipeline.teachers.files import resolve_teacher
+from pipeline.tokenization import TokenSequence
+from pipeline.trainer import training_arguments
+from storage.lake import Lake
+from storage.registry import find_recipe
+from storage.rowsets import RowSet
+from storage.shards import encode_shard
+
+_BATCH_TOKENS = 4096
+_UNIT = "all"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What all cells of a plan share: sequences to learn from, held-out rows, and the teacher over both."""
+
+    plan: Plan
+
+    @cached_property
+    def sequences(self) -> list[TokenSequence]:
+        return sequences_of(whole_documents(captured(held_out=False), self.plan.tokens))
+
+    @cached_property
+    def teacher(self) -> ReplayedTeacher:
+        return replayed_teacher(self.sequences)
+
+    @cached_property
+    def held_out(self) -> pa.Table:
+        return single_windows(captured(held_out=True), self.plan.held_out_targets)
+
+    @cached_property
+    def held_out_teacher(self) -> ReplayedTeacher:
+        return replayed_teacher(sequences_of(self.held_out))
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        with Lake.open(captured_lake()) as lake:
+            return find_recipe(lake)[1]
+
+
+def train_cell(stage: Stage, cell: Cell) -> dict[str, Any]:
+    """Train and measure. Everything that is random is keyed by the cell's seed, the same for all arms."""
+    began = time.perf_counter()
+    quiet_transformers()
+    rows = _rows(stage, cell)
+    n_tokens = sum(rows["n_tokens"].to_pylist())
+    student, tokens_seen = _train(stage, cell, rows)
+    metrics = evaluate({"student": student}, [stage.held_out], stage.recipe, engine=stage.held_out_teacher)
+    stored = cell.arm not in (FULL, CROSS_ENTROPY)
+    return {
+        **metrics.students["student"].to_dict(),
+        "bytes_per_token": len(encode_shard(rows, stage.recipe)) / n_tokens if stored else None,
+        "corpus_tokens": n_tokens,
+        "tokens_seen": tokens_seen,
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+def _rows(stage: Stage, cell: Cell) -> pa.Table:
+    """The cache that this arm would have: drawn once, the same in every epoch."""
+    tables = []
+    for batch in in_batches(stage.sequences, _BATCH_TOKENS):
+        if cell.arm == FULL:
+            tables.append(place_rows(batch, stage.teacher))
+            continue
+        # Cross-entropy reads no target, but a position must have one.
+        sparsifier = make_sparsifier(
+            target_settings("top_k 1" if cell.arm == CROSS_ENTROPY else cell.arm, stage.plan.quick)
+        )
+        (targets,), statistics = batch_targets(stage.teacher, batch, [sparsifier], temperature=1.0, seed=cell.seed)
+        tables.append(encode_rows(batch, targets, statistics, origin_of(batch)))
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def _train(stage: Stage, cell: Cell, rows: pa.Table) -> tuple[Any, int]:
+    config = student_config()
+    assert config.student is not None and config.teacher is not None
+    training = config.training.model_copy(
+        update={"learning_rate": cell.learning_rate, "epochs": stage.plan.epochs, "seed": cell.seed}
+    )
+    teacher = resolve_teacher(TeacherSettings(model=config.teacher.model))
+    parent = find_parent(config.student, stage.recipe, teacher)
+    student = make_student(config.student, parent, stage.recipe, teacher=teacher, seed=cell.seed)
+    reader = memory_reader(rows, batch_sequences=training.batch_sequences, seed=cell.seed)
+    with tempfile.TemporaryDirectory(prefix="logitlake-bench-") as directory:
+        args = training_arguments(training, Path(directory), show_progress=False)
+        if cell.arm == FULL:
+            trainer: DistillationTrainer = FullLogitsTrainer(student, args, reader=reader, teacher=stage.teacher)
+        else:
+            weight = 1.0 if cell.arm == CROSS_ENTROPY else 0.0
+            trainer = DistillationTrainer(student, args, reader=reader, loss=LossSettings(cross_entropy_weight=weight))
+        trainer.train()
+    return student, trainer.tokens_seen
+
+
+def memory_reader(rows: pa.Table, *, batch_sequences: int, seed: int) -> RowSetReader:
+    """The project's reader over rows in memory, in the same order whatever the rows' targets are."""
+    counts = {name: sum(rows[name].to_pylist()) for name in ("n_tokens", "n_targets")}
+    units = {"unit_id": [_UNIT], "n_sequences": [rows.num_rows], **{name: [n] for name, n in counts.items()}}
+    row_set = RowSet(
+        row_set_id="benchmark of quality",
+        recipe_ids=(),
+        up_to_commit=1,
+        where=None,
+        weight=None,
+        held_out=False,
+        content_hash="",
+        n_sequences=rows.num_rows,
+        units=pa.table(units),
+        **counts,
+    )
+
+    def read(unit_ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        return rows.select(list(columns))
+
+    return RowSetReader(row_set, read, batch_sequences=batch_sequences, seed=seed)
