@@ -14,7 +14,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 check test test-all bench: export HF_HUB_OFFLINE = 1
 check test test-all bench: export HF_DATASETS_OFFLINE = 1
 
-.PHONY: help venv demo check test test-all bench clean
+.PHONY: help venv demo nightly check test test-all bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -35,6 +35,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED) ## the main job on a real teacher and real text: capture, train, evaluate, ask
 	$(BIN)/logitlake demo
+
+nightly: $(INSTALLED) ## three nights of new data with server, worker and schedule, on a copy of the demo's lake
+	$(BIN)/python -m benchmarks.nightly
 
 check: $(INSTALLED) ## style, types, import contracts, documentation
 	$(BIN)/ruff check .
