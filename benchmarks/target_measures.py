@@ -13,7 +13,7 @@ from benchmarks.gradients import HeldOutGradient, origin_of
 from benchmarks.harness import Measurements
 from benchmarks.replay import ReplayedTeacher
 from benchmarks.sample import in_batches
-from benchmarks.target_sample import gradient_positions, target_sample, target_settings
+from benchmarks.target_sample import GRADIENT_POSITIONS, target_sample, target_settings
 from pipeline.capture import batch_targets
 from pipeline.counter_random import document_keys, uniforms
 from pipeline.encoding import encode_rows
@@ -70,7 +70,7 @@ def measure(name: str, quick: bool) -> Measurements:
             _bias(sparsifier, sequences, teacher, renormalise=renormalise, n_positions=512 if quick else 2048)
         )
     )
-    gradient = HeldOutGradient(gradient_positions(quick))
+    gradient = HeldOutGradient(GRADIENT_POSITIONS)
     compared = [gradient.compare(sparsifier, seed) for seed in range(1 if quick else 3)]
     drawn = settings.sparsifier == "random"
     return {

@@ -16,6 +16,8 @@ from pipeline.sparsify.draw import draw_ids
 from pipeline.tokenization import TokenSequence
 
 RS12 = "random 12 unique"
+# Of a gradient, in quick runs too: noise averages out over positions and bias does not, so angles depend on their number.
+GRADIENT_POSITIONS = 4096
 _MOST_DRAWS = 64
 
 
@@ -26,11 +28,6 @@ def target_settings(name: str, quick: bool) -> TargetSettings:
     sparsifier, budget = name.split()
     setting = {"varopt": "threshold", "random": "draws", "top_k": "k", "top_p": "p"}[sparsifier]
     return TargetSettings.model_validate({"sparsifier": sparsifier, setting: float(budget)})
-
-
-def gradient_positions(quick: bool) -> int:
-    """How many held-out positions a gradient is of."""
-    return 1024 if quick else 4096
 
 
 def target_sample(quick: bool) -> tuple[pa.Table, list[TokenSequence], ReplayedTeacher]:

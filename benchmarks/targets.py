@@ -19,7 +19,7 @@ from benchmarks.peers.measured import measure_peers
 from benchmarks.peers.rs_kd import PUBLISHED_BYTES
 from benchmarks.reporting import Reach, Summary, Table
 from benchmarks.target_measures import measure
-from benchmarks.target_sample import RS12, gradient_positions, kept_draws, target_sample
+from benchmarks.target_sample import GRADIENT_POSITIONS, RS12, kept_draws, target_sample
 
 DEFAULT = "varopt 0.05"
 _THRESHOLDS = (0.1, 0.07, 0.05, 0.035, 0.02, 0.01)
@@ -41,7 +41,7 @@ def prepare(quick: bool) -> None:
     """The lake, the teacher's hidden states, the demo's student, the full gradient, and how often RS-KD draws."""
     captured_lake()
     target_sample(quick)
-    HeldOutGradient(gradient_positions(quick)).full()
+    HeldOutGradient(GRADIENT_POSITIONS).full()
     kept_draws(quick)
 
 
