@@ -1,17 +1,17 @@
 """Nights of new data, without Prefect: what is learned, what is promoted, and how a killed night goes on."""
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from flows.capture_run import CaptureReport
+from flows.capture_run import CaptureReport, CaptureRun
 from flows.distill_run import DistillReport, DistillRun
 from flows.options import location_of
 from flows.redistill_run import Attempt, RedistillReport, RedistillRun
@@ -22,16 +22,7 @@ from storage.lake import Lake
 from storage.promotions import roll_back, student_of
 from storage.rowsets import read_again
 
-CaptureCall = Callable[[Config], CaptureReport]
 SENTENCES = ("the cat sat on the mat", "the dog sat on the log", "a small text for a small vocabulary")
-
-
-@pytest.fixture
-def documents(tmp_path: Path) -> Path:
-    """A corpus that grows by `add`."""
-    path = tmp_path / "documents.jsonl"
-    add(path, 0, 30)
-    return path
 
 
 def add(path: Path, begin: int, end: int) -> None:
@@ -41,25 +32,55 @@ def add(path: Path, begin: int, end: int) -> None:
             file.write(orjson.dumps({"text": text}) + b"\n")
 
 
-@pytest.fixture
-def config(raw_config: dict[str, Any], documents: Path) -> Config:
-    corpora = [{"name": "test", "kind": "jsonl", "path": str(documents)}]
-    training = {"batch_sequences": 4, "precision": "fp32", "device": "cpu", "learning_rate": 1e-3}
-    return Config.model_validate(raw_config | {"corpora": corpora, "training": training})
+def config_in(directory: Path, teacher: Path) -> Config:
+    return Config.model_validate(
+        {
+            "lake": {"path": str(directory / "lake"), "held_out": {"share": 0.2}},
+            "teacher": {"model": str(teacher), "device": "cpu", "dtype": "float32"},
+            "corpora": [{"name": "test", "kind": "jsonl", "path": str(directory / "documents.jsonl")}],
+            "tokenization": {"window": 32, "overlap": 8},
+            "capture": {"unit_tokens": 300, "batch_tokens": 256},
+            "student": {"source": "teacher", "layers": 1},
+            "training": {"batch_sequences": 4, "precision": "fp32", "device": "cpu", "learning_rate": 1e-3},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def first_night(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, _own_cache: None) -> Path:
+    """A directory in which the first night is over."""
+    directory = tmp_path_factory.mktemp("first")
+    add(directory / "documents.jsonl", 0, 30)
+    assert play(config_in(directory, tiny_teacher)).outcome == "promoted"
+    return directory
 
 
 @pytest.fixture
-def night(run_capture: CaptureCall) -> Callable[[Config], RedistillReport]:
+def config(tmp_path: Path, tiny_teacher: Path, first_night: Path) -> Config:
+    """Settings for a copy of the lake after its first night; the corpus grows by `add`."""
+    shutil.copytree(first_night, tmp_path, dirs_exist_ok=True)
+    return config_in(tmp_path, tiny_teacher)
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    return tmp_path / "documents.jsonl"
+
+
+def captured(config: Config) -> CaptureReport:
+    with CaptureRun(config) as run:
+        for number in run.units():
+            run.commit(run.compute(number))
+    return run.report
+
+
+def play(config: Config) -> RedistillReport:
     """What the flow does, without Prefect."""
-
-    def call(config: Config) -> RedistillReport:
-        with RedistillRun(config) as run:
-            run.captured(run_capture(config))
-            while (attempt := run.next()) is not None:
-                run.decide(attempt, distilled(attempt))
-        return run.report
-
-    return call
+    with RedistillRun(config) as run:
+        run.captured(captured(config))
+        while (attempt := run.next()) is not None:
+            run.decide(attempt, distilled(attempt))
+    return run.report
 
 
 def distilled(attempt: Attempt) -> DistillReport:
@@ -86,41 +107,37 @@ def ask(config: Config, query: str) -> list[dict[str, Any]]:
         return lake.sql(query).to_pylist()
 
 
-Night = Callable[[Config], RedistillReport]
-
-
-def test_three_nights_new_nothing_new_and_a_bad_training(config: Config, documents: Path, night: Night) -> None:
-    first = night(config)
-    assert (first.outcome, first.captured_documents, first.current) == ("promoted", 30, first.candidate)
-    second = night(config)
+def test_three_nights_new_nothing_new_and_a_bad_training(config: Config, documents: Path) -> None:
+    first = current(config)
+    assert first is not None
+    second = play(config)
     assert (second.outcome, second.captured_documents, second.candidate) == ("nothing new", 0, None)
     add(documents, 30, 42)
-    third = night(worse(config))
+    third = play(worse(config))
     assert (third.outcome, third.captured_documents) == ("rejected", 12)
-    assert third.current == first.current == current(config)
+    assert third.current == first == current(config)
     assert third.figures is not None and third.figures["difference"] > 0.01
     decided = ask(config, "SELECT decision, figures FROM promotions ORDER BY commit_number")
     assert [row["decision"] for row in decided] == ["promoted", "rejected"]
     assert json.loads(decided[1]["figures"])["candidate"]["cross_entropy"] > 0
-    fourth = night(config)
+    fourth = play(config)
     assert fourth.outcome == "promoted", "with the old settings the same documents are learned after all"
 
 
 def test_a_later_student_is_the_child_of_the_current_one_and_has_a_directory_of_its_own(
-    config: Config, documents: Path, night: Night
+    config: Config, documents: Path
 ) -> None:
-    first = night(config)
+    first = current(config)
     add(documents, 30, 42)
-    second = night(config)
+    second = play(config)
     assert second.outcome == "promoted"
     chain = ask(config, f"SELECT ancestor_id FROM lineage WHERE student_id = '{second.current}' ORDER BY depth")
-    assert [row["ancestor_id"] for row in chain] == [second.current, first.current]
+    assert [row["ancestor_id"] for row in chain] == [second.current, first]
     directories = {path.name for path in (config.lake.path / "students").iterdir()}
-    assert directories == {first.current, second.current}
+    assert directories == {first, second.current}
 
 
-def test_a_night_with_nothing_new_loads_no_torch(config: Config, night: Night) -> None:
-    night(config)
+def test_a_night_with_nothing_new_loads_no_torch(config: Config) -> None:
     script = f"""
         import json, sys
         from flows.capture_run import CaptureRun
@@ -140,46 +157,45 @@ def test_a_night_with_nothing_new_loads_no_torch(config: Config, night: Night) -
     assert orjson.loads(done.stdout) == []
 
 
-def test_too_little_new_waits_until_there_is_enough(config: Config, documents: Path, night: Night) -> None:
+def test_too_little_new_waits_until_there_is_enough(config: Config, documents: Path) -> None:
     config = config.model_copy(update={"redistill": config.redistill.model_copy(update={"min_new_documents": 10})})
-    first = night(config)
+    first = current(config)
     add(documents, 30, 33)
-    waiting = night(config)
-    assert (waiting.outcome, waiting.current) == ("waiting for more", first.current)
+    waiting = play(config)
+    assert (waiting.outcome, waiting.current) == ("waiting for more", first)
     assert 0 < waiting.new_documents < 10
     add(documents, 33, 50)
-    assert night(config).outcome == "promoted"
+    assert play(config).outcome == "promoted"
 
 
-def test_a_rejected_candidate_is_not_trained_again(config: Config, documents: Path, night: Night) -> None:
-    night(config)
+def test_a_rejected_candidate_is_not_trained_again(config: Config, documents: Path) -> None:
     add(documents, 30, 42)
-    rejected = night(worse(config))
-    again = night(worse(config))
+    rejected = play(worse(config))
+    again = play(worse(config))
     assert (rejected.outcome, again.outcome) == ("rejected", "decided before")
     assert len(ask(config, "SELECT * FROM promotions")) == 2
 
 
-def test_a_student_that_was_rolled_back_is_not_promoted_again_by_itself(
-    config: Config, documents: Path, night: Night
-) -> None:
-    first = night(config)
+def test_a_student_that_was_rolled_back_is_not_promoted_again_by_itself(config: Config, documents: Path) -> None:
+    first = current(config)
     add(documents, 30, 42)
-    night(config)
+    play(config)
     with Lake.open(location_of(config), read_only=False) as lake:
         roll_back(lake, run_id="by hand")
-    assert night(config).outcome == "decided before"
-    assert current(config) == first.current
+    assert play(config).outcome == "decided before"
+    assert current(config) == first
 
 
-@pytest.mark.parametrize("stage", ["planned", "trained", "evaluated", "committed"])
+@pytest.mark.parametrize(
+    "stage",
+    ["planned", "committed", *(pytest.param(name, marks=pytest.mark.slow) for name in ("trained", "evaluated"))],
+)
 def test_a_night_that_was_stopped_goes_on_with_the_same_candidate_whatever_has_arrived_since(
-    config: Config, documents: Path, night: Night, run_capture: CaptureCall, stage: str
+    config: Config, documents: Path, stage: str
 ) -> None:
-    night(config)
     add(documents, 30, 42)
     with pytest.raises(KeyboardInterrupt), RedistillRun(config) as run:
-        run.captured(run_capture(config))
+        run.captured(captured(config))
         attempt = run.next()
         assert attempt is not None
         with DistillRun(attempt.config) as training:
@@ -195,7 +211,7 @@ def test_a_night_that_was_stopped_goes_on_with_the_same_candidate_whatever_has_a
                     break
         raise KeyboardInterrupt
     add(documents, 42, 60)
-    report = night(config)
+    report = play(config)
     assert (report.promoted, report.rejected) == (2, 0), "the one that was planned, then one for what came since"
     decided = ask(config, "SELECT student_id FROM promotions ORDER BY commit_number")
     assert [row["student_id"] for row in decided][1] == attempt.candidate.student_id
@@ -204,26 +220,20 @@ def test_a_night_that_was_stopped_goes_on_with_the_same_candidate_whatever_has_a
     assert [row["n"] for row in trained] == [1, 1, 1]
 
 
-def test_what_was_planned_with_other_settings_is_left_alone(
-    config: Config, documents: Path, night: Night, run_capture: CaptureCall
-) -> None:
-    night(config)
+def test_what_was_planned_with_other_settings_is_left_alone(config: Config, documents: Path) -> None:
     add(documents, 30, 42)
     with pytest.raises(KeyboardInterrupt), RedistillRun(worse(config)) as run:
-        run.captured(run_capture(config))
+        run.captured(captured(config))
         planned = run.next()
         raise KeyboardInterrupt
-    report = night(config)
+    report = play(config)
     assert report.outcome == "promoted"
     assert planned is not None and report.candidate != planned.candidate.student_id
 
 
-def test_the_row_set_of_a_student_can_be_read_again_less_what_was_forgotten(
-    config: Config, documents: Path, night: Night
-) -> None:
-    night(config)
+def test_the_row_set_of_a_student_can_be_read_again_less_what_was_forgotten(config: Config, documents: Path) -> None:
     add(documents, 30, 42)
-    report = night(config)
+    report = play(config)
     with Lake.open(location_of(config), read_only=False) as lake:
         found = lake.row("SELECT row_set_id FROM students WHERE student_id = ?", [report.current])
         before = read_again(lake, found["row_set_id"])
@@ -239,25 +249,23 @@ def test_two_nights_at_once_are_refused_by_name(config: Config) -> None:
 
 
 def test_without_held_out_documents_nothing_is_trained_that_could_not_be_compared(
-    config: Config, documents: Path, night: Night
+    config: Config, documents: Path
 ) -> None:
-    lake = config.lake.model_copy(update={"held_out": config.lake.held_out.model_copy(update={"share": 0.0})})
+    held_out = config.lake.held_out.model_copy(update={"share": 0.0})
+    lake = config.lake.model_copy(update={"held_out": held_out, "path": config.lake.path.with_name("other")})
     config = config.model_copy(update={"lake": lake})
-    assert night(config).outcome == "promoted"
+    assert play(config).outcome == "promoted"
     add(documents, 30, 42)
     with pytest.raises(SettingsError, match="held-out"):
-        night(config)
+        play(config)
 
 
-def test_another_tokenizer_asks_for_an_alias_of_its_own(
-    config: Config, documents: Path, night: Night, run_capture: CaptureCall
-) -> None:
-    night(config)
+def test_another_tokenizer_asks_for_an_alias_of_its_own(config: Config) -> None:
     with Lake.open(location_of(config), read_only=False) as lake:
         lake.connection.execute('UPDATE store.recipes SET recipe = json_merge_patch(recipe, \'{"tokenizer": "old"}\')')
     other = config.model_copy(update={"target": config.target.model_copy(update={"seed": 1})})
     with pytest.raises(MismatchError, match=r"redistill\.alias"):
-        night(other)
+        play(other)
 
 
 def test_a_first_student_needs_to_come_from_somewhere(config: Config) -> None:
