@@ -16,7 +16,7 @@ from pipeline.sparsify.draw import draw_ids
 from pipeline.tokenization import TokenSequence
 
 RS12 = "random 12 unique"
-# Of a gradient, in quick runs too: noise averages out over positions and bias does not, so angles depend on their number.
+# Of a gradient, in quick runs too: noise averages out over positions, bias does not, so angles depend on their number.
 GRADIENT_POSITIONS = 4096
 _MOST_DRAWS = 64
 
