@@ -2,13 +2,21 @@
 -- Probabilities are at the recipe's temperature; entropies and log-probabilities of real tokens at temperature 1, in nats.
 -- $held_out stands for the lake's own rule (salted hash of the document id), put in when the views are made.
 
+-- Sequences reached through the documents, for the views below: a look-up by document finds its unit first, and with it the
+-- one shard to open among thousands. `|| ''` keeps the condition out of the catalog's file statistics, which would be read
+-- for the small table `documents` as well, at a cost that grows with the number of shards.
+CREATE OR REPLACE VIEW store.found_sequences AS
+SELECT s.* EXCLUDE (doc_id), d.doc_id
+FROM store.sequences AS s
+JOIN (SELECT unit_id, doc_id || '' AS doc_id FROM store.documents) AS d ON s.unit_id = d.unit_id AND s.doc_id = d.doc_id;
+
 -- One row per cached sequence (a document, or a window of a long one): what `training.where` is a condition over.
 CREATE OR REPLACE VIEW sequences AS
 SELECT
     s.recipe_id, s.doc_id, s.window_index, s.start, s.corpus, s.source, s.n_tokens, s.n_targets,
     s.mean_entropy, -s.mean_nll AS mean_logprob, c.commit_number, $held_out AS held_out, s.unit_id, s.checksum,
     s.levels, s.input_ids, s.target_ids, s.head_codes, s.entropy_codes, s.nll_codes
-FROM store.sequences AS s
+FROM store.found_sequences AS s
 JOIN (SELECT unit_id, max(commit_number) AS commit_number FROM store.commits GROUP BY unit_id) AS c USING (unit_id);
 
 -- One row per document and recipe that cached it.
@@ -46,60 +54,68 @@ LEFT JOIN (
 
 CREATE OR REPLACE VIEW vocabulary AS SELECT DISTINCT * FROM store.vocabulary;
 
--- One row per position that has a target: the real token at `position` of its document, and what the teacher thought of
--- it given everything before.
+-- One row per position that has a target, without token text: the leanest form for sums over everything. Lists are indexed
+-- and not unnested: what a query does not name is then not read.
+CREATE OR REPLACE VIEW statistics AS
+SELECT
+    recipe_id, doc_id, window_index, start + i AS position, input_ids[i + 1] AS token_id,
+    entropy_codes[i] / 32 AS entropy, -(nll_codes[i] / 32) AS logprob,
+    len(head_codes[i]) AS n_heads, len(target_ids[i]) - len(head_codes[i]) AS n_tails,
+    1 - coalesce(list_sum(head_codes[i]), 0) / levels AS residual_mass, held_out
+FROM (
+    SELECT
+        recipe_id, doc_id, window_index, start, levels, input_ids, target_ids, head_codes, entropy_codes, nll_codes,
+        $held_out AS held_out, unnest(range(1, n_tokens)) AS i
+    FROM store.found_sequences AS s
+)
+WHERE entropy_codes[i] IS NOT NULL;
+
+-- The same with the text of the real token at `position` of its document: what the teacher thought of it given everything
+-- before.
 CREATE OR REPLACE VIEW positions AS
 SELECT
-    p.recipe_id, p.doc_id, p.window_index, p.start + p.offset_in_window AS position, p.token_id, v.token,
-    p.entropy_code / 32 AS entropy, -(p.nll_code / 32) AS logprob,
-    len(p.codes) AS n_heads, len(p.ids) - len(p.codes) AS n_tails,
-    1 - coalesce(list_sum(p.codes), 0) / p.levels AS residual_mass, p.held_out
+    p.recipe_id, p.doc_id, p.window_index, p.position, p.token_id, v.token, p.entropy, p.logprob, p.n_heads, p.n_tails,
+    p.residual_mass, p.held_out
+FROM statistics AS p
+JOIN recipes AS r USING (recipe_id)
+LEFT JOIN store.vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = p.token_id;
+
+-- What every position keeps, for the views below. A tail id's probability is worked out before the lists are unnested.
+CREATE OR REPLACE VIEW store.kept AS
+SELECT
+    recipe_id, doc_id, window_index, start + i AS position, levels, ids, codes,
+    (1 - coalesce(list_sum(codes), 0) / levels) / nullif(len(ids) - len(codes), 0) AS tail_probability
 FROM (
     SELECT
-        recipe_id, doc_id, window_index, start, held_out, levels,
-        unnest(range(1, n_tokens + 1)) AS offset_in_window,
-        unnest(input_ids[2:]) AS token_id,
-        unnest(target_ids) AS ids,
-        unnest(head_codes) AS codes,
-        unnest(entropy_codes) AS entropy_code,
-        unnest(nll_codes) AS nll_code
-    FROM sequences
-) AS p
-JOIN recipes AS r USING (recipe_id)
-LEFT JOIN store.vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = p.token_id
-WHERE p.entropy_code IS NOT NULL;
+        recipe_id, doc_id, window_index, start, levels,
+        unnest(range(1, n_tokens + 1)) AS i, unnest(target_ids) AS ids, unnest(head_codes) AS codes
+    FROM store.found_sequences
+);
 
--- One row per cached probability, heads and tails, without token text: the leanest form for sums over everything.
+-- One row per cached probability, heads and tails, without token text.
 CREATE OR REPLACE VIEW targets AS
 SELECT
-    recipe_id, doc_id, window_index, position, token_id, code IS NOT NULL AS is_head, rank,
-    CASE WHEN code IS NOT NULL THEN code / levels ELSE residual_mass / n_tails END AS probability
+    recipe_id, doc_id, window_index, position, token_id, code IS NOT NULL AS is_head,
+    coalesce(code / levels, tail_probability) AS probability
 FROM (
     SELECT
-        recipe_id, doc_id, window_index, position, levels, residual_mass, n_tails,
-        unnest(ids) AS token_id, unnest(codes) AS code, unnest(range(1, len(ids) + 1)) AS rank
-    FROM (
-        SELECT
-            recipe_id, doc_id, window_index, levels, ids, codes, start + offset_in_window AS position,
-            1 - coalesce(list_sum(codes), 0) / levels AS residual_mass, len(ids) - len(codes) AS n_tails
-        FROM (
-            SELECT
-                recipe_id, doc_id, window_index, start, levels,
-                unnest(range(1, n_tokens + 1)) AS offset_in_window,
-                unnest(target_ids) AS ids,
-                unnest(head_codes) AS codes
-            FROM sequences
-        )
-    )
+        recipe_id, doc_id, window_index, position, levels, tail_probability, unnest(ids) AS token_id, unnest(codes) AS code
+    FROM store.kept
 );
 
 -- The ids kept with their own probability, most probable first.
 CREATE OR REPLACE VIEW heads AS
-SELECT t.recipe_id, t.doc_id, t.window_index, t.position, t.rank, t.token_id, v.token, t.probability, ln(t.probability) AS logprob
-FROM targets AS t
+SELECT
+    t.recipe_id, t.doc_id, t.window_index, t.position, t.rank, t.ids[t.rank] AS token_id, v.token,
+    t.code / t.levels AS probability, ln(t.code / t.levels) AS logprob
+FROM (
+    SELECT
+        recipe_id, doc_id, window_index, position, levels, ids, unnest(codes) AS code,
+        unnest(range(1, len(codes) + 1)) AS rank
+    FROM store.kept
+) AS t
 JOIN recipes AS r USING (recipe_id)
-LEFT JOIN store.vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = t.token_id
-WHERE t.is_head;
+LEFT JOIN store.vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = t.ids[t.rank];
 
 -- The ids that share the residual mass equally; one that stands twice counts twice.
 CREATE OR REPLACE VIEW tails AS

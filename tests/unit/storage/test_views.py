@@ -1,5 +1,6 @@
 """The SQL face, checked against rows that a person can work out by hand."""
 
+import json
 import math
 
 import pytest
@@ -119,3 +120,21 @@ def test_a_session_that_only_reads_refuses_everything_else(filled, location, sql
 )
 def test_a_session_that_only_reads_answers_any_select(filled, location, sql):
     assert query(location, sql).num_rows > 0
+
+
+def test_a_look_up_by_document_opens_one_shard_whatever_their_number(lake, make_rows, recipe):
+    register_recipe(lake, recipe)
+    for number in range(8):
+        commit_unit(lake, make_rows(f"a{number}", f"b{number}", f"c{number}"), recipe=recipe, run_id="run", seconds=1.0)
+    wanted = document_id("b5")
+    for view in ("sequences", "statistics", "targets", "heads"):
+        query = f"SELECT * FROM {view} WHERE doc_id = '{wanted}'"
+        assert set(lake.sql(query)["doc_id"].to_pylist()) == {wanted}
+        plan = lake.connection.execute(f"EXPLAIN (ANALYZE, FORMAT json) {query}").fetchall()[0][1]
+        assert _files_read(json.loads(plan), "sequences") == 1
+
+
+def _files_read(node: dict, table: str) -> int:
+    extra = node.get("extra_info") or {}
+    own = int(extra["Total Files Read"]) if extra.get("Table") == table and "Total Files Read" in extra else 0
+    return own + sum(_files_read(child, table) for child in node.get("children", []))
