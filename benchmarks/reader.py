@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from benchmarks.harness import Arm, Benchmark, Measurements, Runs, run
 from benchmarks.lakes import FEW, lake_with, many_of, tokens_of
 from benchmarks.reporting import Reach, Summary, Table
-from pipeline.dataset import RowSetReader
+from pipeline.dataset import RowSetReader, lake_fetch
 from pipeline.targets import TARGET_COLUMNS
 from storage.lake import Lake
 from storage.registry import find_recipe
-from storage.rowsets import fetch, resolve_row_set
+from storage.rowsets import resolve_row_set
 
 _BATCH_SEQUENCES = 8
 _HALF = "doc_id < '8'"
@@ -34,18 +34,16 @@ def read_epoch(shards: int, *, quick: bool, where: str | None = None) -> Measure
     import torch
 
     torch.set_num_threads(1)
-    with Lake.open(lake_with(shards, quick=quick)) as lake:
-        lake.connection.execute("SET threads = 1")
+    location = lake_with(shards, quick=quick)
+    with Lake.open(location) as lake:
         began = time.perf_counter()
         row_set = resolve_row_set(lake, recipe_id=find_recipe(lake)[0], where=where)
-        found = time.perf_counter()
-        reader = RowSetReader(
-            row_set, lambda units, columns: fetch(lake, row_set, units, columns), batch_sequences=_BATCH_SEQUENCES
-        )
+        found, spent = time.perf_counter(), time.process_time()
+        reader = RowSetReader(row_set, lake_fetch(location, row_set), batch_sequences=_BATCH_SEQUENCES)
         tokens = sum(batch.n_tokens for batch in reader)
-        ended = time.perf_counter()
+        seconds, spent = time.perf_counter() - found, time.process_time() - spent
     assert tokens == row_set.n_tokens
-    return {"tokens": tokens, "seconds": ended - found, "tokens_per_s": tokens / (ended - found), "find": found - began}
+    return {**_speeds(tokens, seconds, spent), "seconds_to_find": found - began}
 
 
 def read_columns(*, quick: bool) -> Measurements:
@@ -55,13 +53,22 @@ def read_columns(*, quick: bool) -> Measurements:
     data = lake_with(FEW, quick=quick).data_directory
     assert data is not None
     files = sorted((data / "store" / "sequences").rglob("*.parquet"))
-    began = time.perf_counter()
+    began, spent = time.perf_counter(), time.process_time()
     tokens = 0
     for file in files:
         table = pq.read_table(file, columns=list(TARGET_COLUMNS), use_threads=False, partitioning=None)
         tokens += sum(table["n_tokens"].to_pylist())
-    seconds = time.perf_counter() - began
-    return {"tokens": tokens, "seconds": seconds, "tokens_per_s": tokens / seconds}
+    return _speeds(tokens, time.perf_counter() - began, time.process_time() - spent)
+
+
+def _speeds(tokens: int, seconds: float, spent: float) -> Measurements:
+    """By the clock, and by the processor time of all threads: that one is the same on a busy machine."""
+    return {
+        "tokens": tokens,
+        "seconds": seconds,
+        "tokens_per_s": tokens / seconds,
+        "tokens_per_processor_s": tokens / spent,
+    }
 
 
 def arms(quick: bool) -> dict[str, Arm]:
@@ -91,6 +98,7 @@ def summarise(runs: Runs, quick: bool) -> Summary:
             _ARMS[name],
             speed[name],
             runs.ratio("tokens_per_s", name, "read_table"),
+            runs.ratio("tokens_per_processor_s", name, "read_table"),
             peak[name],
             runs.spread(name, "seconds"),
         ]
@@ -114,7 +122,7 @@ def summarise(runs: Runs, quick: bool) -> Summary:
         tables=[
             Table(
                 f"{tokens_of(quick):,} tokens in {FEW} shards, and in {many_of(quick):,}",
-                ["arm", "tokens/s", "over read_table", "peak MB", "slowest/fastest round"],
+                ["arm", "tokens/s", "over read_table", "by processor time", "peak MB", "slowest/fastest round"],
                 rows,
             )
         ],

@@ -1,3 +1,5 @@
+from datetime import timedelta
+
 import pyarrow as pa
 import pytest
 import torch
@@ -7,11 +9,13 @@ import pipeline.api as api
 from pipeline.evaluation import evaluate, held_out_rows
 from pipeline.row_order import LENGTH_GROUP
 from storage.commits import commit_unit
+from storage.compaction import merge_small_tables
 from storage.errors import LakeError, SettingsError
 from storage.identity import document_id, held_out
 from storage.lake import Lake
 from storage.location import LakeLocation
-from storage.registry import register_recipe
+from storage.registry import note_run, register_recipe
+from storage.sweeping import sweep
 
 RECIPE = {
     "teacher": {"name": "llama-1M", "weights": "w" * 32, "adapter": None},
@@ -81,6 +85,18 @@ def test_held_out_documents_are_never_read_for_training(lake):
         for row_set in (trained, tested)
     ]
     assert seen == [every - kept_apart, kept_apart]
+
+
+def test_a_reader_between_two_blocks_keeps_no_writer_and_no_upkeep_waiting(lake):
+    rows = api.open_rows(lake)
+    read = api.lake_fetch(LakeLocation.resolve(lake), rows.row_set)
+    unit_ids = rows.row_set.units["unit_id"].to_pylist()
+    before = read(unit_ids, ["doc_id"])
+    with Lake.open(LakeLocation.resolve(lake), read_only=False, lock_timeout=1) as writer:
+        note_run(writer, "r", "started", kind="capture", recipe_id=None)
+        merge_small_tables(writer)
+        sweep(writer, grace=timedelta(0))
+    assert read(unit_ids, ["doc_id"]).equals(before)
 
 
 def test_a_filter_and_a_sampling_weight_are_sql(lake):
