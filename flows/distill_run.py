@@ -23,6 +23,7 @@ from storage.failpoints import reach
 from storage.lake import Lake
 from storage.registry import find_recipe, find_student, note_run, register_student
 from storage.rowsets import register_row_set, resolve_row_set
+from storage.student_losses import record_losses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,8 @@ class DistillRun:
         self.student: StudentSettings = config.student
         self.run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         self._on_progress = on_progress
+        self._losses: dict[str, Any] = {}
+        self._exact = False
         self._open = ExitStack()
 
     def __enter__(self) -> "DistillRun":
@@ -145,6 +148,10 @@ class DistillRun:
             "after": load_student(Path(self.report.directory)),
         }
         found = evaluate_models(self.config, self._lake, held_out, self.recipe, models)
+        self._losses = {self.report.student_id: found.documents["after"]}
+        if find_student(self._lake, self._parent.parent_id):
+            self._losses[self._parent.parent_id] = found.documents["before"]
+        self._exact = found.exact
         measured = {name: metrics.to_dict() for name, metrics in [*found.students.items(), ("teacher", found.teacher)]}
         held = {"row_set_id": held_out.row_set_id, "exact": found.exact}
         self.report = replace(self.report, metrics={**self.report.metrics, **measured, "held_out": held})
@@ -153,6 +160,14 @@ class DistillRun:
     def commit(self) -> None:
         """Make the student, its lineage and its row set known to the lake."""
         register_row_set(self._lake, self.rows)
+        for student, losses in self._losses.items():
+            record_losses(
+                *(self._lake, losses),
+                student_id=student,
+                recipe_id=self.recipe_id,
+                run_id=self.run_id,
+                exact=self._exact,
+            )
         register_student(
             self._lake,
             student_id=self.report.student_id,

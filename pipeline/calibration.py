@@ -17,7 +17,8 @@ class Tally:
     def __init__(self) -> None:
         self.n = 0
         self.divergence_known = True
-        self._loss = 0.0
+        self._losses: dict[int, float] = defaultdict(float)
+        self._n_losses: dict[int, int] = defaultdict(int)
         self._agreed = 0
         self._compared = 0
         self._divergence: dict[int, float] = defaultdict(float)
@@ -25,18 +26,14 @@ class Tally:
         self._bins = torch.zeros(2, N_BINS, dtype=torch.float64)
         self._judged = 0
 
-    def add_loss(self, losses_C: torch.Tensor) -> None:
-        """Negative log-probabilities of the real next tokens."""
+    def add_loss(self, losses_C: torch.Tensor, sequences_C: torch.Tensor) -> None:
+        """Negative log-probabilities of the real next tokens, and the number of the sequence that each is of."""
         self.n += len(losses_C)
-        self._loss += float(losses_C.double().sum())
+        _add_by_sequence(self._losses, self._n_losses, losses_C, sequences_C)
 
     def add_divergence(self, divergences_C: torch.Tensor, sequences_C: torch.Tensor) -> None:
         """KL per target, and the number of the sequence that each target is of."""
-        sequences, inverse, counts = sequences_C.cpu().unique(return_inverse=True, return_counts=True)
-        sums = torch.zeros(len(sequences), dtype=torch.float64).index_add_(0, inverse, divergences_C.cpu().double())
-        for sequence, total, count in zip(sequences.tolist(), sums.tolist(), counts.tolist(), strict=True):
-            self._divergence[sequence] += total
-            self._diverged[sequence] += count
+        _add_by_sequence(self._divergence, self._diverged, divergences_C, sequences_C)
 
     def add_agreement(self, agreed_C: torch.Tensor) -> None:
         """Whether the model's likeliest token is the teacher's."""
@@ -53,7 +50,17 @@ class Tally:
     @property
     def loss(self) -> float:
         """Mean cross-entropy; NaN without any target."""
-        return self._loss / self.n if self.n else math.nan
+        return sum(self._losses.values()) / self.n if self.n else math.nan
+
+    @property
+    def losses(self) -> dict[int, tuple[int, float]]:
+        """By sequence: how many targets, and the sum of their cross-entropy."""
+        return {sequence: (self._n_losses[sequence], total) for sequence, total in self._losses.items()}
+
+    @property
+    def divergences(self) -> dict[int, float]:
+        """By sequence: the sum of KL over its targets; empty where that is not known."""
+        return dict(self._divergence) if self.divergence_known else {}
 
     @property
     def agreement(self) -> float | None:
@@ -80,3 +87,13 @@ class Tally:
         deviations = (self._divergence[key] - mean * count for key, count in self._diverged.items())
         clusters = len(self._diverged)
         return math.sqrt(sum(d * d for d in deviations) * clusters / (clusters - 1)) / total
+
+
+def _add_by_sequence(
+    sums: dict[int, float], counts: dict[int, int], values_C: torch.Tensor, sequences_C: torch.Tensor
+) -> None:
+    sequences, inverse, found = sequences_C.cpu().unique(return_inverse=True, return_counts=True)
+    totals = torch.zeros(len(sequences), dtype=torch.float64).index_add_(0, inverse, values_C.cpu().double())
+    for sequence, total, count in zip(sequences.tolist(), totals.tolist(), found.tolist(), strict=True):
+        sums[sequence] += total
+        counts[sequence] += count

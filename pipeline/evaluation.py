@@ -7,7 +7,7 @@ place, which is unbiased where the sparsifier is.
 Shapes: B sequences; T tokens of the longest; P positions with a target (C of them in one chunk); V ids.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pipeline.arrow_lists import flat_lists
 from pipeline.calibration import Tally
 from pipeline.dataset import Fetch
 from pipeline.decoding import RaggedTargets, decode_targets
+from pipeline.document_losses import document_losses
 from pipeline.output_layer import ModelParts, take_apart
 from pipeline.targets import TARGET_COLUMNS, TargetBatch, make_batch
 from pipeline.teachers.dtype import resolve_dtype
@@ -29,7 +30,7 @@ from storage.errors import MismatchError, SettingsError
 from storage.rowsets import RowSet
 from storage.schema import STATISTIC_STEP
 
-EVALUATION_COLUMNS = (*TARGET_COLUMNS, "entropy_codes", "nll_codes")
+EVALUATION_COLUMNS = (*TARGET_COLUMNS, "doc_id", "entropy_codes", "nll_codes")
 
 _CHUNK_ELEMENTS = 2**24
 _DRAWN_HEADS = "random"
@@ -59,11 +60,15 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Metrics by student, and the teacher's own. `exact`: from the teacher itself, not from the cache."""
+    """Metrics by student, and the teacher's own. `exact`: from the teacher itself, not from the cache.
+
+    `documents` has a table for each student (see pipeline.document_losses).
+    """
 
     students: dict[str, Metrics]
     teacher: Metrics
     exact: bool
+    documents: dict[str, pa.Table]
 
 
 def held_out_rows(row_set: RowSet, fetch: Fetch, *, max_tokens: int | None = None) -> Iterator[pa.Table]:
@@ -115,13 +120,15 @@ def evaluate(
     parts = {name: take_apart(model.eval()) for name, model in students.items()}
     judged = _Judged(parts, recipe, engine, autocast)
     first_sequence = 0
+    doc_ids: list[str] = []
     for rows in tables:
         order = np.argsort(rows["n_tokens"].to_numpy(), kind="stable")
         for begin in range(0, len(order), batch_sequences):
             numbers = order[begin : begin + batch_sequences]
             judged.add(rows.take(pa.array(numbers)), first_sequence + numbers)
         first_sequence += rows.num_rows
-    return judged.result()
+        doc_ids += rows["doc_id"].to_pylist()
+    return judged.result(doc_ids)
 
 
 class _Judged:
@@ -155,11 +162,13 @@ class _Judged:
         else:
             self._compare_to_cache(rows, places, hidden)
 
-    def result(self) -> Evaluation:
+    def result(self, doc_ids: Sequence[str]) -> Evaluation:
+        """What came out; `doc_ids[i]` is the document of sequence i."""
         return Evaluation(
             students={name: _metrics(tally) for name, tally in self._tallies.items()},
             teacher=_metrics(self._teacher),
             exact=self._engine is not None,
+            documents={name: document_losses(doc_ids, tally, self._teacher) for name, tally in self._tallies.items()},
         )
 
     def _hidden(self, part: ModelParts, batch: TargetBatch, positions_P: torch.Tensor) -> torch.Tensor:
@@ -193,7 +202,7 @@ class _Judged:
         ragged = decode_targets(rows, cut_mass="ghost")
         at = np.flatnonzero(np.diff(ragged.offsets))
         entropy_P = _statistic(rows, "entropy_codes", at)
-        self._teacher.add_loss(_statistic(rows, "nll_codes", at))
+        self._teacher.add_loss(_statistic(rows, "nll_codes", at), places.sequences)
         likeliest_P = _likeliest(ragged, at) if self._heads_are_likeliest else torch.full((len(at),), -1)
         unbiased = self._kl_in_cache and ragged.ghost is None
         counts_P = torch.from_numpy(np.diff(ragged.offsets)[at])
@@ -241,7 +250,7 @@ class _Places:
 def _tally_top1(tally: Tally, logprobs_CV: torch.Tensor, part: _Places, likeliest_C: torch.Tensor) -> None:
     """Cross-entropy, calibration and agreement of one chunk; a likeliest id of -1 is unknown."""
     next_ids_C = part.next_ids.to(logprobs_CV.device)
-    tally.add_loss(-logprobs_CV.gather(1, next_ids_C.unsqueeze(1)).squeeze(1))
+    tally.add_loss(-logprobs_CV.gather(1, next_ids_C.unsqueeze(1)).squeeze(1), part.sequences)
     top_C, own_C = logprobs_CV.max(-1)
     tally.add_confidence(top_C.exp(), own_C == next_ids_C)
     known_C = likeliest_C >= 0

@@ -1,6 +1,8 @@
 """Making a lake: tables, options, views, the note beside the data. May be killed at any point and called again."""
 
+import re
 from datetime import UTC, datetime
+from functools import cache
 from importlib.resources import files
 
 import duckdb
@@ -37,14 +39,27 @@ def make_or_mend(
                 "to begin anew, name another lake"
             )
         _make_tables(connection, salt, share)
-    check_format(connection)
+    mend(connection)
     _set_options(connection)
-    if _needs_views(connection):
-        _make_views(connection)
     if not list_paths(location, "lake.json"):
         settings = dict(connection.execute("SELECT name, value FROM store.lake_settings").fetchall())
         kept = {name: settings[name] for name in ("held_out_salt", "held_out_share", "created_at")}
         write_note(location, "lake.json", {"format_version": FORMAT_VERSION, **kept})
+
+
+def mend(connection: duckdb.DuckDBPyConnection) -> None:
+    """Give a lake that an older logitlake made the tables and views of this one; the caller holds the commit lock."""
+    check_format(connection)
+    for table in _missing_tables(connection):
+        connection.execute(_table_statements()[table])
+    if _needs_views(connection):
+        _make_views(connection)
+
+
+def needs_mending(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether `mend` would change anything. Raises FormatVersionError for a lake of a newer logitlake."""
+    check_format(connection)
+    return bool(_missing_tables(connection)) or _needs_views(connection)
 
 
 def has_tables(connection: duckdb.DuckDBPyConnection) -> bool:
@@ -78,6 +93,20 @@ def _make_tables(connection: duckdb.DuckDBPyConnection, salt: str, share: float)
     connection.execute("INSERT INTO store.guard VALUES (0, ?)", [FORMAT_VERSION])
     connection.executemany("INSERT INTO store.lake_settings VALUES (?, ?)", settings)
     connection.execute("COMMIT")
+
+
+def _missing_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    found = connection.execute(
+        "SELECT table_name FROM duckdb_tables() WHERE database_name = ? AND schema_name = 'store'", [NAME]
+    ).fetchall()
+    return sorted(set(_table_statements()) - {row[0] for row in found})
+
+
+@cache
+def _table_statements() -> dict[str, str]:
+    """CREATE TABLE by name."""
+    found = {re.search(r"CREATE TABLE store\.(\w+)", text): text for text in statements("tables.sql")}
+    return {match[1]: text for match, text in found.items() if match}
 
 
 def _set_options(connection: duckdb.DuckDBPyConnection) -> None:

@@ -58,7 +58,7 @@ def forget(lake: Lake, doc_ids: Sequence[str], *, reason: str) -> Forgotten:
         found = connection.execute(
             "SELECT count(*) FROM store.sequences WHERE list_contains(?, doc_id)", [ids]
         ).fetchone()
-        for table in ("sequences", "documents", "document_sources"):
+        for table in ("sequences", "documents", "document_sources", "student_losses"):
             connection.execute(f"DELETE FROM store.{table} WHERE list_contains(?, doc_id)", [ids])
         transaction.insert("tombstones", rows)
     return Forgotten(doc_ids=tuple(ids), n_sequences=found[0] if found else 0, student_ids=tuple(students))

@@ -15,7 +15,7 @@ import duckdb
 import filelock
 import pyarrow as pa
 
-from storage.creation import NAME, check_format, has_tables, make_or_mend
+from storage.creation import NAME, check_format, has_tables, make_or_mend, mend, needs_mending
 from storage.errors import LakeBusyError, LakeError, LakeMissingError, LostRaceError
 from storage.extensions import load_extension
 from storage.failpoints import reach
@@ -77,7 +77,10 @@ class Lake:
 
     @classmethod
     def open(cls, location: LakeLocation, *, read_only: bool = True, lock_timeout: float = 60) -> "Lake":
-        """Open a lake that exists. Raises LakeMissingError, or FormatVersionError for a lake of a newer logitlake."""
+        """Open a lake that exists; one that an older logitlake made is mended when it is opened for writing.
+
+        Raises LakeMissingError, or FormatVersionError for a lake of a newer logitlake.
+        """
         if location.catalog_file and not location.catalog_file.exists():
             raise LakeMissingError(
                 f"no lake at {location.catalog_file}: `logitlake capture` makes one; "
@@ -86,6 +89,9 @@ class Lake:
         connection = _attach(location, read_only=read_only)
         if not has_tables(connection):
             raise LakeMissingError(f"the catalog {location.catalog} holds no lake: `logitlake capture` makes one")
+        if not read_only and needs_mending(connection):
+            with commit_lock(location, lock_timeout):
+                mend(connection)
         return cls(location, connection, read_only=read_only, lock_timeout=lock_timeout)
 
     def __enter__(self) -> "Lake":

@@ -26,7 +26,7 @@ from storage.shards import check_rows, encode_shard
 # What a rebuild takes as the union of files; documents follow from the sequences.
 _GROWING_TABLES = (
     *("commits", "recipes", "document_sources", "vocabulary", "run_events", "row_sets", "students", "rejects"),
-    *("promotions", "tombstones"),
+    *("promotions", "tombstones", "student_losses"),
 )
 
 
@@ -212,7 +212,8 @@ def _finish(transaction: Transaction) -> None:
         GROUP BY s.unit_id, s.recipe_id
         """
     )
-    connection.execute("DELETE FROM store.document_sources WHERE doc_id IN (SELECT doc_id FROM store.tombstones)")
+    for table in ("document_sources", "student_losses"):
+        connection.execute(f"DELETE FROM store.{table} WHERE doc_id IN (SELECT doc_id FROM store.tombstones)")
     connection.execute("DELETE FROM store.commits WHERE unit_id NOT IN (SELECT unit_id FROM store.documents)")
     connection.execute(
         """

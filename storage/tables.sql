@@ -130,3 +130,17 @@ CREATE TABLE store.rejects (
 
 -- Documents that somebody asked to be forgotten: excluded from everything, for ever, under every recipe.
 CREATE TABLE store.tombstones (doc_id VARCHAR NOT NULL, reason VARCHAR NOT NULL, forgotten_at TIMESTAMPTZ NOT NULL);
+
+-- Sums over the targets of one document, in nats, each time a student is measured; `kl` where it is known.
+CREATE TABLE store.student_losses (
+    student_id VARCHAR NOT NULL,
+    recipe_id VARCHAR NOT NULL,
+    doc_id VARCHAR NOT NULL,
+    n_targets BIGINT NOT NULL,
+    student_loss DOUBLE NOT NULL,
+    teacher_loss DOUBLE NOT NULL,
+    kl DOUBLE,
+    exact BOOLEAN NOT NULL,
+    run_id VARCHAR NOT NULL,
+    measured_at TIMESTAMPTZ NOT NULL
+);

@@ -153,6 +153,18 @@ CREATE OR REPLACE VIEW row_sets AS SELECT DISTINCT ON (row_set_id) * FROM store.
 CREATE OR REPLACE VIEW students AS
 SELECT DISTINCT ON (student_id) * FROM store.students ORDER BY student_id, created_at DESC;
 
+-- What each student lost on each document it was measured on, means over targets in nats; the last measurement of the
+-- most targets. Where `gap` is large the student has most to learn.
+CREATE OR REPLACE VIEW student_losses AS
+SELECT
+    s.student_id, s.recipe_id, s.doc_id, s.n_targets, s.student_loss / s.n_targets AS student_loss,
+    s.teacher_loss / s.n_targets AS teacher_loss, (s.student_loss - s.teacher_loss) / s.n_targets AS gap,
+    s.kl / s.n_targets AS kl, s.exact, $held_out AS held_out, s.run_id, s.measured_at
+FROM (
+    SELECT DISTINCT ON (student_id, recipe_id, doc_id) * FROM store.student_losses
+    ORDER BY student_id, recipe_id, doc_id, n_targets DESC, measured_at DESC
+) AS s;
+
 -- Every decision about a candidate, and what each alias (such as `current`) stands for now.
 CREATE OR REPLACE VIEW promotions AS SELECT DISTINCT * FROM store.promotions;
 

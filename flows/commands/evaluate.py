@@ -1,5 +1,7 @@
 """`logitlake evaluate`: how good a student is on documents that no student was trained on."""
 
+import secrets
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,9 +10,10 @@ import typer
 from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
 from flows.output import Format, print_rows, say
 from pipeline.config import Config
-from storage.errors import LakeError, SettingsError
+from storage.errors import LakeError, LogitlakeError, SettingsError
 from storage.lake import Lake
 from storage.registry import find_recipe, find_student
+from storage.student_losses import record_losses
 
 
 def evaluate(
@@ -43,7 +46,8 @@ def evaluate(
     """Measure a student, or any model with the teacher's tokenizer, on the held-out documents of the lake.
 
     Cross-entropy on the real tokens, KL from the teacher with its standard error, agreement with its likeliest token
-    and calibration error; in nats, means over targets.
+    and calibration error; in nats, means over targets. For a student of the lake the losses are kept by document: see
+    the view `student_losses`.
     """
     flags = {"lake.path": lake, "evaluation.teacher": teacher, "evaluation.max_tokens": max_tokens}
     config = settings(config_file, overrides, flags)
@@ -67,6 +71,18 @@ def _directory(lake: Lake, student: str | None, config: Config) -> Path:
     )
 
 
+def _keep(config: Config, student_id: str, recipe_id: str, found: Any) -> None:
+    """The losses by document, for SQL; a lake that can't be written to costs them, and not the figures."""
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    which = {"student_id": student_id, "recipe_id": recipe_id, "run_id": run_id, "exact": found.exact}
+    try:
+        timeout = config.lake.lock_timeout_seconds
+        with Lake.open(location_of(config), read_only=False, lock_timeout=timeout) as lake:
+            record_losses(lake, found.documents["student"], **which)
+    except LogitlakeError as error:
+        say(f"the losses by document were not kept: {error}")
+
+
 def _measure(config: Config, lake: Lake, directory: Path, wanted: str | None) -> list[dict[str, Any]]:
     # Imported here: torch is no business of the other commands.
     from flows.evaluation_run import evaluate_models, held_out_row_set, metric_rows
@@ -79,5 +95,7 @@ def _measure(config: Config, lake: Lake, directory: Path, wanted: str | None) ->
     if rows is None:
         return []
     found = evaluate_models(config, lake, rows, recipe, {"student": load_student(directory)})
+    if known := find_student(lake, read_facts(directory).get("student_id", "-")):
+        _keep(config, known["student_id"], recipe_id, found)
     say(f"{rows.n_sequences:,} held-out sequences; KL {'is exact' if found.exact else 'is estimated from the cache'}")
     return metric_rows(found)

@@ -47,8 +47,15 @@ def test_a_student_is_trained_measured_and_known_afterwards(on_filled: Config) -
     with Lake.open(location_of(on_filled)) as lake:
         known = find_student(lake, first.student_id[:8])
         line = ancestry(lake, first.student_id).to_pylist()
+        losses = lake.sql("SELECT * FROM student_losses").to_pylist()
+        held_out = lake.sql("SELECT DISTINCT doc_id FROM sequences WHERE held_out")["doc_id"].to_pylist()
     assert known["metrics"] == first.metrics
     assert line[0]["row_set_id"] == first.row_set_id
+    assert {row["doc_id"] for row in losses} == set(held_out)
+    assert {(row["student_id"], row["exact"], row["held_out"]) for row in losses} == {(first.student_id, True, True)}
+    n_targets = [row["n_targets"] for row in losses]
+    mean = sum(row["student_loss"] * n for row, n in zip(losses, n_targets, strict=True)) / sum(n_targets)
+    assert mean == pytest.approx(first.metrics["after"]["cross_entropy"])
     again = distilled(on_filled)
     assert (again.trained, again.student_id, again.metrics) == (False, first.student_id, first.metrics)
 

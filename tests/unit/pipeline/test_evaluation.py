@@ -87,6 +87,24 @@ def test_metrics_from_the_teacher_equal_a_float64_reference(models, teacher, row
     assert found.teacher.top1_agreement == 1
 
 
+@pytest.mark.parametrize("with_engine", [True, False])
+def test_losses_by_document_are_the_sums_over_its_sequences(models, teacher, make_rows, with_engine):
+    rows = make_rows([9, 30, 4, 17, 25]).select(list(EVALUATION_COLUMNS))
+    at = rows.schema.get_field_index("doc_id")
+    rows = rows.set_column(at, "doc_id", pa.array(["b", "a", "b", "c", "a"]))
+    engine = TransformersEngine(teacher, vocab_size=V) if with_engine else None
+    found = evaluate({"s": models(1)}, [rows.slice(0, 3), rows.slice(3)], RECIPE, engine=engine, autocast=False)
+    by_document = found.documents["s"].to_pylist()
+    assert [row["doc_id"] for row in by_document] == ["a", "b", "c"]
+    for row in by_document:
+        own = rows.filter(pa.array([doc_id == row["doc_id"] for doc_id in rows["doc_id"].to_pylist()]))
+        alone = evaluate({"s": models(1)}, [own], RECIPE, engine=engine, autocast=False)
+        assert row["n_targets"] == alone.students["s"].n_targets
+        assert row["student_loss"] / row["n_targets"] == pytest.approx(alone.students["s"].cross_entropy, rel=1e-5)
+        assert row["teacher_loss"] / row["n_targets"] == pytest.approx(alone.teacher.cross_entropy, rel=1e-5)
+        assert row["kl"] / row["n_targets"] == pytest.approx(alone.students["s"].kl, rel=1e-4, abs=1e-5)
+
+
 def test_the_teacher_as_its_own_student_diverges_by_nothing(teacher, rows):
     engine = TransformersEngine(teacher, vocab_size=V)
     metrics = evaluate({"s": teacher}, [rows], RECIPE, engine=engine, autocast=False).students["s"]
@@ -180,8 +198,10 @@ def test_kl_from_the_cache_is_the_exact_kl_within_its_error(models, teacher, mak
 
 def test_kl_is_not_made_up_where_mass_was_cut_off(models, make_rows):
     rows = make_rows([20], tail=False).select(list(EVALUATION_COLUMNS))
-    metrics = evaluate({"s": models(1)}, [rows], RECIPE, autocast=False).students["s"]
+    found = evaluate({"s": models(1)}, [rows], RECIPE, autocast=False)
+    metrics = found.students["s"]
     assert metrics.kl is None
+    assert found.documents["s"]["kl"].null_count == found.documents["s"].num_rows
     assert metrics.kl_stderr is None
     assert math.isfinite(metrics.cross_entropy)
 
