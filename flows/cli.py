@@ -1,32 +1,19 @@
 """The `logitlake` command: what people type, and the exit codes that scripts trust.
 
-A command imports what it needs when it is called: those that run no flow start without torch and without Prefect.
+A command is imported when it is called: help and completion start at once, and those that run no flow start without
+torch and without Prefect.
 """
 
 import errno
 import traceback
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
 
-from flows.commands.capture import capture
-from flows.commands.demo import demo
-from flows.commands.evaluate import evaluate
-from flows.commands.export import export
-from flows.commands.forget import forget, retire
-from flows.commands.maintain import maintain
-from flows.commands.plan import plan
-from flows.commands.promote import promote, rollback
-from flows.commands.rebuild import rebuild
-from flows.commands.redistill import redistill
-from flows.commands.serve import serve
-from flows.commands.show import show
-from flows.commands.sql import sql
-from flows.commands.train import train
-from flows.commands.verify import verify
-from flows.orchestration import TerminatedError
-from flows.output import say
+from flows.command_table import COMMANDS, entries
+from flows.termination import TerminatedError
 from storage.errors import LakeError, LogitlakeError
 
 INTERRUPTED = 130
@@ -35,6 +22,12 @@ TERMINATED = 143
 EXIT_CODES = """Exit codes: 0 done, also when there was nothing to do; 1 unexpected error; 2 settings, arguments or
 query; 3 corpus; 4 mismatch of tokenizer, vocabulary or recipe; 5 lake; 6 the lake is busy, try again; 7 stored bytes
 are damaged; 130 interrupted, 143 terminated (what was committed is kept)."""
+
+_STYLE: dict[str, Any] = {
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
 
 # typer brings its own copy of click and names only some of its errors.
 _UsageError: type[Exception] = next(
@@ -45,13 +38,28 @@ _UsageError: type[Exception] = next(
 class _Commands(TyperGroup):
     """Turns every error into one message on stderr and its exit code."""
 
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands = _Loaded()  # type: ignore[assignment]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = max(len(entry.name) for entry in entries())
+        for title, section in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(entry.name.ljust(width), entry.summary) for entry in section])
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        named = [_Completion(e.name, e.summary) for e in entries() if e.name.startswith(incomplete)]
+        # The options of the program itself; TyperGroup's own would import every command.
+        return [*named, *super(TyperGroup, self).shell_complete(ctx, incomplete)]
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort, BrokenPipeError, _UsageError):
             raise
         except (KeyboardInterrupt, TerminatedError) as stop:
-            say("interrupted: everything that was committed is kept; run the same command again to go on")
+            _say("interrupted: everything that was committed is kept; run the same command again to go on")
             raise typer.Exit(TERMINATED if isinstance(stop, TerminatedError) else INTERRUPTED) from None
         except LogitlakeError as error:
             raise _failed(ctx, error, str(error), error.exit_code) from None
@@ -64,35 +72,66 @@ class _Commands(TyperGroup):
             raise _failed(ctx, error, message, LakeError.exit_code) from None
 
 
+class _Loaded(Mapping[str, Any]):
+    """The commands by name, each imported when it is asked for."""
+
+    def __init__(self) -> None:
+        self._entries = {entry.name: entry for entry in entries()}
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            self._loaded[name] = self._entries[name].load(_STYLE)
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+class _Completion(NamedTuple):
+    """What a shell offers: click's own class for it has another place in each version of typer."""
+
+    value: str
+    help: str
+    type: str = "plain"
+
+
 def _failed(ctx: Any, error: Exception, message: str, code: int) -> typer.Exit:
     if (ctx.find_root().obj or {}).get("debug"):
         traceback.print_exception(error)
-    say(f"logitlake: {message}")
+    _say(f"logitlake: {message}")
     return typer.Exit(code)
+
+
+def _say(message: str) -> None:
+    # Imported here: help and completion write no results.
+    from flows.output import say
+
+    say(message)
 
 
 app = typer.Typer(
     cls=_Commands,
     name="logitlake",
     help=f"""Run the teacher once; train students from what it thought, and ask it in SQL.\n\n{EXIT_CODES}""",
+    epilog="`logitlake COMMAND --help` has examples. `logitlake show config > logitlake.yaml` starts a project.",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **_STYLE,
 )
-
-COMMANDS = (
-    *(plan, capture, train, evaluate, redistill, serve, promote, rollback),
-    *(sql, show, export, verify, maintain, forget, retire, rebuild, demo),
-)
-for command in COMMANDS:
-    app.command()(command)
 
 
 @app.callback()
 def _program(
-    version: bool = typer.Option(False, "--version", is_eager=True, callback=lambda given: _print_version(given)),
+    version: bool = typer.Option(
+        False,
+        "--version",
+        is_eager=True,
+        help="Print the version.",
+        callback=lambda given: _print_version(given),
+    ),
 ) -> None:
     return
 

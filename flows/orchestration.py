@@ -15,6 +15,7 @@ from typing import TypeVar
 import platformdirs
 
 from flows.output import say
+from flows.termination import TerminatedError
 from pipeline.config import Config
 from storage.errors import LogitlakeError
 from storage.location import LakeLocation
@@ -28,10 +29,6 @@ _DEFAULTS = {
 Report = TypeVar("Report")
 
 _SERVER_VARIABLES = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")
-
-
-class TerminatedError(BaseException):
-    """Somebody sent SIGTERM while a flow was running: not to be taken for a failure of the flow."""
 
 
 def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.completion import offer
 from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
 from flows.output import Format, print_rows, say
 from pipeline.config import Config
@@ -19,7 +20,10 @@ from storage.student_losses import record_losses
 def evaluate(
     student: Annotated[
         str | None,
-        typer.Argument(help="Directory, or id in the lake (its beginning will do); default: training.output."),
+        typer.Argument(
+            help="Directory, or id in the lake (its beginning will do); default: training.output.",
+            autocompletion=offer("student"),
+        ),
     ] = None,
     teacher: Annotated[
         bool | None,
@@ -35,7 +39,12 @@ def evaluate(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", help="Recipe id or its beginning; default: the student's.", show_default=False),
+        typer.Option(
+            "--recipe",
+            help="Recipe id or its beginning; default: the student's.",
+            show_default=False,
+            autocompletion=offer("recipe"),
+        ),
     ] = None,
     lake: LakePath = None,
     config_file: ConfigFile = None,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from flows.completion import offer
 from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
 from flows.output import Format, print_record, say
 from storage.errors import SettingsError
@@ -19,17 +20,31 @@ def export(
     directory: Annotated[Path, typer.Argument(help="Where the data set goes; new or empty.", show_default=False)],
     student: Annotated[
         str | None,
-        typer.Option("--student", help="What this student was trained on.", show_default=False),
+        typer.Option(
+            "--student", help="What this student was trained on.", show_default=False, autocompletion=offer("student")
+        ),
     ] = None,
     row_set: Annotated[
-        str | None, typer.Option("--row-set", help="This row set: its id or the beginning.", show_default=False)
+        str | None,
+        typer.Option(
+            "--row-set",
+            help="This row set: its id or the beginning.",
+            show_default=False,
+            autocompletion=offer("row-set"),
+        ),
     ] = None,
     where: Annotated[
         str | None,
         typer.Option("--where", help="SQL condition over the view sequences (training.where).", show_default=False),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="Recipe id or its beginning (training.recipe).", show_default=False)
+        str | None,
+        typer.Option(
+            "--recipe",
+            help="Recipe id or its beginning (training.recipe).",
+            show_default=False,
+            autocompletion=offer("recipe"),
+        ),
     ] = None,
     held_out: Annotated[bool, typer.Option("--held-out", help="The held-out documents, and nothing else.")] = False,
     lake: LakePath = None,

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from flows.completion import offer
 from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
 from flows.output import Format, print_record, say
 from pipeline.config import Config
@@ -18,7 +19,12 @@ def forget(
     doc_ids: Annotated[list[str] | None, typer.Argument(help="Ids of documents.", show_default=False)] = None,
     source: Annotated[
         str | None,
-        typer.Option("--source", help="All of a source: corpus/path, or a folder ending in /.", show_default=False),
+        typer.Option(
+            "--source",
+            help="All of a source: corpus/path, or a folder ending in /.",
+            show_default=False,
+            autocompletion=offer("document"),
+        ),
     ] = None,
     where: Annotated[
         str | None,
@@ -58,7 +64,9 @@ def forget(
 
 
 def retire(
-    recipe: Annotated[str, typer.Argument(help="Recipe id or its beginning.", show_default=False)],
+    recipe: Annotated[
+        str, typer.Argument(help="Recipe id or its beginning.", show_default=False, autocompletion=offer("recipe"))
+    ],
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without this it is only said what would go.")] = False,
     lake: LakePath = None,
     config_file: ConfigFile = None,

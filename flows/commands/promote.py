@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from flows.completion import offer
 from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
 from flows.output import Format, print_record
 from pipeline.config import Config
@@ -19,7 +20,12 @@ Alias = Annotated[
 
 
 def promote(
-    student: Annotated[str, typer.Argument(help="Student id or its beginning.", show_default=False)],
+    student: Annotated[
+        str,
+        typer.Argument(
+            help="Student id, its beginning, or another alias.", show_default=False, autocompletion=offer("student")
+        ),
+    ],
     reason: Annotated[str, typer.Option("--reason", help="Why; it is kept with the decision.")] = "by hand",
     alias: Alias = None,
     lake: LakePath = None,

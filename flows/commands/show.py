@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from flows.completion import offer_what_is_shown
 from flows.config_reference import documented_yaml
 from flows.lineage_tree import lineage_tree, print_tree
 from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
@@ -39,7 +40,12 @@ class What(StrEnum):
 def show(
     what: Annotated[What, typer.Argument(help="What to show.", show_default=False)],
     name: Annotated[
-        str | None, typer.Argument(help="Which student or recipe: id, beginning of it, or alias.", show_default=False)
+        str | None,
+        typer.Argument(
+            help="Which student or recipe: id, beginning of it, or alias.",
+            show_default=False,
+            autocompletion=offer_what_is_shown,
+        ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Rows at most, the newest first.")] = 50,
     lake: LakePath = None,

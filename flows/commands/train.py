@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from flows.completion import offer
 from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
 from flows.orchestration import arrange_prefect, run_flow
 from flows.output import Format, print_record, say
@@ -26,7 +27,12 @@ def train(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", help="Recipe id or its beginning (training.recipe).", show_default=False),
+        typer.Option(
+            "--recipe",
+            help="Recipe id or its beginning (training.recipe).",
+            show_default=False,
+            autocompletion=offer("recipe"),
+        ),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option("--epochs", help="Times over the rows (training.epochs).", show_default=False)

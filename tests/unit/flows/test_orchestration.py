@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.orchestration import TerminatedError, prefect_home, run_flow, server_is_configured
+from flows.orchestration import prefect_home, run_flow, server_is_configured
+from flows.termination import TerminatedError
 from pipeline.config import Config
 from storage.location import LakeLocation
 
