@@ -30,6 +30,7 @@ from flows.preparation import prepare
 from flows.progress import quiet_transformers
 from pipeline.config import CaptureSettings, Config
 from pipeline.planning import WorkUnit, make_batches
+from pipeline.teachers.dtype import resolve_dtype
 from pipeline.tokenization import TokenSequence
 
 _SCRIPT_BATCH = 8
@@ -148,7 +149,8 @@ def _sequences(unit: WorkUnit) -> list[TokenSequence]:
 def _teacher(quick: bool) -> Any:
     quiet_transformers()
     directory = prepare(capture_config(quick, Path("lake"))).files.directory
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, use_safetensors=True).eval()
+    dtype = getattr(torch, resolve_dtype("auto", "cpu"))
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, use_safetensors=True).eval()
 
 
 @torch.inference_mode()

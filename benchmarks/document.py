@@ -62,7 +62,8 @@ def _provenance(record: Mapping[str, Any]) -> str:
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
     return (
         f"`{record['command']}` at commit `{record['commit'][:12]}`{changed}; {machine['cpu']}, "
-        f"{machine['cores']} cores, {machine['memory_gb']:g} GB, load {machine['load_before']:g} before; {listed}."
+        f"{machine['cores']} cores, {machine['memory_gb']:g} GB, computing in {machine['computes_in']}, load "
+        f"{machine['load_before']:g} before; {listed}."
     )
 
 

@@ -7,6 +7,7 @@ matrix. Shapes: N tokens of all sequences, D hidden size, P wanted positions, V 
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from pipeline.config import TeacherSettings
 from pipeline.output_layer import ModelParts, take_apart
 from pipeline.planning import make_batches
 from pipeline.students import cut_layers
+from pipeline.teachers.dtype import resolve_dtype
 from pipeline.teachers.files import TeacherFiles, resolve_teacher
 from pipeline.tokenization import TokenSequence
 from storage.identity import digest
@@ -30,8 +32,9 @@ _CHUNK_ROWS = 512
 class ReplayedTeacher:
     """An engine (pipeline/teachers/engine.py) that knows the sequences it was made for, and no others."""
 
-    def __init__(self, hidden_ND: NDArray[np.uint16], begins: dict[bytes, int], weight_VD: torch.Tensor) -> None:
-        """`hidden_ND` are the bits of bfloat16; `begins` says where a sequence begins, by its ids' bytes."""
+    def __init__(self, hidden_ND: NDArray[Any], begins: dict[bytes, int], weight_VD: torch.Tensor) -> None:
+        """`hidden_ND` in the weight's dtype, bfloat16 as its bits; `begins` says where a sequence begins, by its ids'
+        bytes."""
         self._hidden_ND = hidden_ND
         self._begins = begins
         self.weight_VD = weight_VD
@@ -57,7 +60,7 @@ class ReplayedTeacher:
 
     def logits(self, positions_P: NDArray[np.int64]) -> torch.Tensor:
         """Logits `[P, V]` of kept tokens by their places."""
-        hidden_PD = torch.from_numpy(self._hidden_ND[positions_P]).view(torch.bfloat16)
+        hidden_PD = torch.from_numpy(self._hidden_ND[positions_P]).view(self.weight_VD.dtype)
         return torch.nn.functional.linear(hidden_PD, self.weight_VD)
 
     @torch.inference_mode()
@@ -73,7 +76,8 @@ class ReplayedTeacher:
 def replayed_teacher(sequences: Sequence[TokenSequence]) -> ReplayedTeacher:
     """The teacher over these sequences; its body runs the first time they are asked for, and never again."""
     files = resolve_teacher(TeacherSettings(model=str(teacher_path())))
-    path = CACHE / f"hidden-{digest(files.teacher_hash.encode(), *(_key(s.input_ids) for s in sequences))[:16]}.npy"
+    names = (files.teacher_hash.encode(), resolve_dtype("auto", "cpu").encode())
+    path = CACHE / f"hidden-{digest(*names, *(_key(s.input_ids) for s in sequences))[:16]}.npy"
     if not path.exists():
         _keep(files, sequences, path)
     parts = take_apart(_model(files, layers=1))
@@ -88,13 +92,15 @@ def _keep(files: TeacherFiles, sequences: Sequence[TokenSequence], path: Path) -
     parts = take_apart(_model(files))
     lengths = np.array([len(sequence.input_ids) for sequence in sequences])
     begins = np.cumsum(lengths) - lengths
-    kept_ND: NDArray[np.uint16] | None = None
+    kept_ND: NDArray[Any] | None = None
     for indices in make_batches(lengths.tolist(), _BATCH_TOKENS):
         hidden_BLD = _hidden(parts, [sequences[i] for i in indices])
+        if hidden_BLD.dtype == torch.bfloat16:
+            hidden_BLD = hidden_BLD.view(torch.uint16)
         if kept_ND is None:
-            kept_ND = np.empty((int(lengths.sum()), hidden_BLD.shape[2]), np.uint16)
+            kept_ND = np.empty((int(lengths.sum()), hidden_BLD.shape[2]), hidden_BLD.numpy().dtype)
         for row, i in enumerate(indices):
-            kept_ND[begins[i] : begins[i] + lengths[i]] = hidden_BLD[row, : lengths[i]].view(torch.uint16).numpy()
+            kept_ND[begins[i] : begins[i] + lengths[i]] = hidden_BLD[row, : lengths[i]].numpy()
     staged = path.with_suffix(".tmp")
     with staged.open("wb") as file:
         np.save(file, kept_ND)
@@ -103,7 +109,7 @@ def _keep(files: TeacherFiles, sequences: Sequence[TokenSequence], path: Path) -
 
 @torch.inference_mode()
 def _hidden(parts: ModelParts, sequences: Sequence[TokenSequence]) -> torch.Tensor:
-    """bfloat16 [B, L, D]; padding stands on the right, where causal attention never looks."""
+    """[B, L, D]; padding stands on the right, where causal attention never looks."""
     ids_BL = torch.nn.utils.rnn.pad_sequence(
         [torch.from_numpy(sequence.input_ids.astype(np.int64)) for sequence in sequences], batch_first=True
     )
@@ -112,7 +118,8 @@ def _hidden(parts: ModelParts, sequences: Sequence[TokenSequence]) -> torch.Tens
 
 def _model(files: TeacherFiles, layers: int | None = None) -> torch.nn.Module:
     quiet_transformers()
-    model = AutoModelForCausalLM.from_pretrained(files.directory, dtype=torch.bfloat16, use_safetensors=True).eval()
+    dtype = getattr(torch, resolve_dtype("auto", "cpu"))
+    model = AutoModelForCausalLM.from_pretrained(files.directory, dtype=dtype, use_safetensors=True).eval()
     return model if layers is None else cut_layers(model, layers)
 
 

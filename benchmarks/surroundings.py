@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pipeline.teachers.dtype import resolve_dtype
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 _PACKAGES = ("torch", "transformers", "duckdb", "pyarrow", "numpy")
 
@@ -21,6 +23,7 @@ def describe_machine() -> dict[str, Any]:
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
             "system": f"{platform.system()} {platform.machine()}",
+            "computes_in": resolve_dtype("auto", "cpu"),
             "load_before": round(os.getloadavg()[0], 2),
         },
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},

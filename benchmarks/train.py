@@ -1,7 +1,8 @@
 """A student's step from the cache over plain fine-tuning, and over distillation with the teacher in the loop.
 
-Teacher, student and settings of the demo; float32 weights under bfloat16 autocast in all arms, the teacher in bfloat16;
-the same batches in the same order. The first steps warm up; reading and decoding of the cache are inside the time.
+Teacher, student and settings of the demo; in all arms float32 weights under bfloat16 autocast and the teacher in
+bfloat16, or all in float32 where the processor does not multiply bfloat16; the same batches in the same order. The
+first steps warm up; reading and decoding of the cache are inside the time.
 """
 
 import tempfile
@@ -25,6 +26,7 @@ from pipeline.config import TeacherSettings, TrainingSettings
 from pipeline.distillation_trainer import DistillationTrainer
 from pipeline.lineage import find_parent
 from pipeline.students import make_student
+from pipeline.teachers.dtype import resolve_dtype
 from pipeline.teachers.files import TeacherFiles, resolve_teacher
 from pipeline.trainer import training_arguments
 
@@ -45,7 +47,7 @@ def measure(arm: str, quick: bool) -> Measurements:
     steps = 6 if quick else 16
     times = StepTimes()
     with tempfile.TemporaryDirectory(prefix="logitlake-bench-") as directory:
-        settings = config.training.model_copy(update={"max_steps": _WARM_STEPS + steps, "precision": "bf16"})
+        settings = config.training.model_copy(update={"max_steps": _WARM_STEPS + steps, "precision": "auto"})
         args = training_arguments(settings, Path(directory), show_progress=False)
         trainer = _trainer(arm, student, args, rows, teacher)
         trainer.add_callback(times)
@@ -66,7 +68,8 @@ def _trainer(arm: str, student: Any, args: Any, rows: Rows, teacher: TeacherFile
         return DistillationTrainer(student, args, reader=rows.reader, loss=loss)
     if arm == "cross-entropy":
         return PlainTrainer(student, args, reader=rows.reader)
-    model = AutoModelForCausalLM.from_pretrained(teacher.directory, dtype=torch.bfloat16, use_safetensors=True)
+    dtype = getattr(torch, resolve_dtype("auto", "cpu"))
+    model = AutoModelForCausalLM.from_pretrained(teacher.directory, dtype=dtype, use_safetensors=True)
     return OnlineTrainer(student, args, reader=rows.reader, teacher=model.eval().requires_grad_(False))
 
 

@@ -11,7 +11,7 @@ RECORD = {
     "command": "python -m benchmarks.x",
     "commit": "0123456789abcdef",
     "modified": False,
-    "hardware": {"cpu": "A CPU", "cores": 2, "memory_gb": 8.0, "load_before": 0.1},
+    "hardware": {"cpu": "A CPU", "cores": 2, "memory_gb": 8.0, "computes_in": "float32", "load_before": 0.1},
     "versions": {"python": "3.11"},
     "figures": {"ratio": 0.6, "other": 12},
     "reach": [{"key": "ratio", "kind": "at most", "bound": 0.5, "over": "other", "met": True}],
