@@ -3,15 +3,14 @@
 import re
 from datetime import UTC, datetime
 from functools import cache
-from importlib.resources import files
 
 import duckdb
 
 from storage.errors import FormatVersionError, LakeError
-from storage.identity import digest, held_out_bound
 from storage.location import LakeLocation
 from storage.object_store import list_paths, write_note
 from storage.schema import FORMAT_VERSION
+from storage.views import comment_statements, statements, view_statements, views_version
 
 NAME = "lake"
 
@@ -121,32 +120,17 @@ def _set_options(connection: duckdb.DuckDBPyConnection) -> None:
 
 def _needs_views(connection: duckdb.DuckDBPyConnection) -> bool:
     found = connection.execute("SELECT value FROM store.lake_settings WHERE name = 'views'").fetchall()
-    return not found or found[-1][0] != _views_version()
+    return not found or found[-1][0] != views_version()
 
 
 def _make_views(connection: duckdb.DuckDBPyConnection) -> None:
     check_format(connection)
     values = dict(connection.execute("SELECT name, value FROM store.lake_settings").fetchall())
-    bound = held_out_bound(float(values["held_out_share"]))
-    rule = f"(('0x' || substr(sha256({_quoted(values['held_out_salt'])} || ':' || s.doc_id), 1, 8))::BIGINT < {bound})"
     connection.execute("BEGIN")
-    for statement in statements("views.sql"):
-        connection.execute(statement.replace("$held_out", rule))
+    for statement in view_statements(values):
+        connection.execute(statement)
+    for statement in comment_statements(connection):
+        connection.execute(statement)
     connection.execute("DELETE FROM store.lake_settings WHERE name = 'views'")
-    connection.execute("INSERT INTO store.lake_settings VALUES ('views', ?)", [_views_version()])
+    connection.execute("INSERT INTO store.lake_settings VALUES ('views', ?)", [views_version()])
     connection.execute("COMMIT")
-
-
-def _views_version() -> str:
-    return digest(files("storage").joinpath("views.sql").read_bytes())
-
-
-def statements(name: str) -> list[str]:
-    """The statements of a SQL file of this package."""
-    connection = duckdb.connect()
-    text = files("storage").joinpath(name).read_text(encoding="utf-8")
-    return [statement.query for statement in connection.extract_statements(text)]
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

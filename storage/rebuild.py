@@ -26,7 +26,7 @@ from storage.shards import check_rows, encode_shard
 # What a rebuild takes as the union of files; documents follow from the sequences.
 _GROWING_TABLES = (
     *("commits", "recipes", "document_sources", "vocabulary", "run_events", "row_sets", "students", "rejects"),
-    *("promotions", "tombstones", "student_losses"),
+    *("promotions", "tombstones", "student_losses", "row_set_queries", "row_set_documents"),
 )
 
 

@@ -166,13 +166,41 @@ def register_row_set(lake: Lake, row_set: RowSet) -> None:
     """Make a row set known, so that a student can name it. Idempotent."""
     if lake.row("SELECT 1 AS found FROM store.row_sets WHERE row_set_id = ?", [row_set.row_set_id]):
         return
+    documents = {row_set.row_set_id: _documents(lake, row_set)} if row_set.where else {}
     with lake.transaction() as transaction:
+        for row_set_id, doc_ids in (documents | _unlisted(lake)).items():
+            ids = pa.array([row_set_id] * len(doc_ids), pa.string())
+            weights = pa.nulls(len(doc_ids), pa.float64())
+            listed = pa.table({"row_set_id": ids, "doc_id": doc_ids, "weight": weights})
+            transaction.insert("row_set_documents", listed)
         rule = (list(row_set.recipe_ids), row_set.up_to_commit, row_set.where, row_set.weight)
         counts = (row_set.n_sequences, row_set.n_tokens, row_set.n_targets)
         transaction.connection.execute(
             "INSERT INTO store.row_sets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [row_set.row_set_id, *rule, *counts, row_set.content_hash, datetime.now(UTC)],
         )
+
+
+def _documents(lake: Lake, row_set: RowSet) -> pa.ChunkedArray:
+    """Ids of the documents that have a row in it."""
+    parameters = _parameters(row_set.recipe_ids, row_set.up_to_commit, row_set.held_out)
+    return _ask(lake, f"SELECT DISTINCT doc_id FROM {_rows(row_set.where)} ORDER BY doc_id", parameters)["doc_id"]
+
+
+def _unlisted(lake: Lake) -> dict[str, pa.ChunkedArray]:
+    """Documents of filtered row sets that an older logitlake registered: it kept no list of them."""
+    older = lake.sql(
+        """
+        SELECT * FROM row_sets
+        WHERE filter IS NOT NULL AND row_set_id NOT IN (SELECT row_set_id FROM store.row_set_documents)
+        """
+    ).to_pylist()
+    found = {}
+    for row in older:
+        parameters = _parameters(row["recipe_ids"], row["up_to_commit"], False)
+        rows = _ask(lake, f"SELECT DISTINCT doc_id FROM {_rows(row['filter'])} ORDER BY doc_id", parameters)
+        found[row["row_set_id"]] = rows["doc_id"]
+    return found
 
 
 def _last_commit(lake: Lake, recipe_ids: tuple[str, ...]) -> int:

@@ -144,3 +144,9 @@ CREATE TABLE store.student_losses (
     run_id VARCHAR NOT NULL,
     measured_at TIMESTAMPTZ NOT NULL
 );
+
+-- The query that chose the documents of a row set, where one did.
+CREATE TABLE store.row_set_queries (row_set_id VARCHAR NOT NULL, query VARCHAR NOT NULL);
+
+-- The documents of a row set that has a filter or a query, and the sampling weight that the query gave each.
+CREATE TABLE store.row_set_documents (row_set_id VARCHAR NOT NULL, doc_id VARCHAR NOT NULL, weight DOUBLE);

@@ -125,6 +125,144 @@ JOIN recipes AS r USING (recipe_id)
 LEFT JOIN store.vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = t.token_id
 WHERE NOT t.is_head;
 
+-- Documents that two recipes cached token by token alike, whose cached distributions can be compared: same tokenizer,
+-- beginning and temperature, and heads that are probabilities and not counts of draws.
+CREATE OR REPLACE VIEW store.comparable_documents AS
+SELECT a.recipe_id AS recipe_a, b.recipe_id AS recipe_b, a.doc_id
+FROM store.documents AS a
+JOIN store.documents AS b ON a.doc_id = b.doc_id AND a.recipe_id < b.recipe_id
+JOIN (
+    SELECT DISTINCT
+        recipe_id, recipe ->> ['$.tokenizer', '$.temperature', '$.bos'] AS alike, recipe ->> '$.sparsifier.name' AS sparsifier
+    FROM store.recipes
+) AS ra ON ra.recipe_id = a.recipe_id
+JOIN (
+    SELECT DISTINCT
+        recipe_id, recipe ->> ['$.tokenizer', '$.temperature', '$.bos'] AS alike, recipe ->> '$.sparsifier.name' AS sparsifier
+    FROM store.recipes
+) AS rb ON rb.recipe_id = b.recipe_id
+WHERE ra.alike = rb.alike AND 'random' NOT IN (ra.sparsifier, rb.sparsifier);
+
+-- Where two teachers differ, a row per position that both cached. K are the ids that are heads of both: there both
+-- probabilities are known. Of the mass outside K only the totals are, so total variation is bounded on either side:
+-- (Σ over K of |p-q| + |p(rest)-q(rest)|)/2 ≤ TV ≤ (Σ over K of |p-q| + p(rest) + q(rest))/2. KL over K and one bucket for
+-- the rest is a lower bound of KL, by the data-processing inequality; it has no upper one.
+CREATE OR REPLACE VIEW disagreement AS
+WITH a AS (
+    SELECT recipe_a, recipe_b, doc_id, start + i AS position, levels, target_ids[i] AS ids, head_codes[i] AS codes
+    FROM (
+        SELECT
+            p.recipe_a, p.recipe_b, s.doc_id, s.start, s.levels, s.target_ids, s.head_codes,
+            unnest(range(1, s.n_tokens)) AS i
+        FROM store.found_sequences AS s
+        JOIN store.comparable_documents AS p ON p.recipe_a = s.recipe_id AND p.doc_id = s.doc_id
+    )
+    WHERE len(target_ids[i]) > 0
+),
+b AS (
+    SELECT recipe_a, recipe_b, doc_id, start + i AS position, levels, target_ids[i] AS ids, head_codes[i] AS codes
+    FROM (
+        SELECT
+            p.recipe_a, p.recipe_b, s.doc_id, s.start, s.levels, s.target_ids, s.head_codes,
+            unnest(range(1, s.n_tokens)) AS i
+        FROM store.found_sequences AS s
+        JOIN store.comparable_documents AS p ON p.recipe_b = s.recipe_id AND p.doc_id = s.doc_id
+    )
+    WHERE len(target_ids[i]) > 0
+),
+common AS (
+    SELECT
+        a.recipe_a, a.recipe_b, a.doc_id, a.position, 1 / a.levels AS step_a, 1 / b.levels AS step_b,
+        CASE WHEN len(a.codes) > 0 THEN a.ids[1] END AS likeliest_a,
+        CASE WHEN len(b.codes) > 0 THEN b.ids[1] END AS likeliest_b,
+        list_transform(
+            list_filter(range(1, len(a.codes) + 1), lambda k: list_contains(b.ids[1 : len(b.codes)], a.ids[k])),
+            lambda k: {'p': a.codes[k] / a.levels, 'q': b.codes[list_position(b.ids, a.ids[k])] / b.levels}
+        ) AS heads
+    FROM a JOIN b USING (recipe_a, recipe_b, doc_id, position)
+),
+summed AS (
+    SELECT
+        *, len(heads) AS n_common,
+        coalesce(list_sum(list_transform(heads, lambda h: abs(h.p - h.q))), 0) AS apart,
+        coalesce(list_sum(list_transform(heads, lambda h: h.p)), 0) AS common_a,
+        coalesce(list_sum(list_transform(heads, lambda h: h.q)), 0) AS common_b,
+        coalesce(list_sum(list_transform(heads, lambda h:
+            CASE WHEN h.p > 0 THEN h.p * ln(h.p / greatest(h.q, step_b)) ELSE 0 END)), 0) AS kl_heads_ab,
+        coalesce(list_sum(list_transform(heads, lambda h:
+            CASE WHEN h.q > 0 THEN h.q * ln(h.q / greatest(h.p, step_a)) ELSE 0 END)), 0) AS kl_heads_ba
+    FROM common
+)
+SELECT
+    recipe_a, recipe_b, doc_id, position, likeliest_a, likeliest_b, n_common, common_a, common_b,
+    (apart + abs(common_a - common_b)) / 2 AS tv_at_least,
+    (apart + (1 - common_a) + (1 - common_b)) / 2 AS tv_at_most,
+    greatest(0, kl_heads_ab + CASE WHEN common_a < 1
+        THEN (1 - common_a) * ln((1 - common_a) / greatest(1 - common_b, step_b)) ELSE 0 END) AS kl_ab_at_least,
+    greatest(0, kl_heads_ba + CASE WHEN common_b < 1
+        THEN (1 - common_b) * ln((1 - common_b) / greatest(1 - common_a, step_a)) ELSE 0 END) AS kl_ba_at_least
+FROM summed;
+
+-- Does what the teacher holds for likely happen as often as it says? Its heads by tenths of probability.
+CREATE OR REPLACE VIEW calibration AS
+SELECT
+    recipe_id, least(floor(probability * 10), 9)::INTEGER AS bin, count(*) AS n, avg(probability) AS said,
+    avg(happened::INTEGER) AS happened, avg(happened::INTEGER) - avg(probability) AS gap
+FROM (
+    SELECT recipe_id, code / levels AS probability, id = next_id AS happened
+    FROM (
+        SELECT recipe_id, levels, next_id, unnest(codes) AS code, unnest(ids[1 : len(codes)]) AS id
+        FROM (
+            SELECT recipe_id, levels, input_ids[i + 1] AS next_id, target_ids[i] AS ids, head_codes[i] AS codes
+            FROM (
+                SELECT recipe_id, levels, input_ids, target_ids, head_codes, unnest(range(1, n_tokens)) AS i
+                FROM store.found_sequences
+            )
+        )
+    )
+)
+GROUP BY recipe_id, bin;
+
+-- Documents that share runs of eight tokens: Jaccard similarity of their sets of runs, estimated from one run in eight,
+-- chosen by hash and so the same runs in every document. A run that stands in more than 100 documents says nothing.
+CREATE OR REPLACE VIEW near_duplicates AS
+WITH runs_of_eight AS (
+    SELECT DISTINCT s.doc_id, r.tokenizer_id, hash(s.input_ids[i : i + 7]) AS run
+    FROM (
+        SELECT recipe_id, doc_id, input_ids, unnest(range(1, n_tokens - 6)) AS i FROM store.found_sequences
+    ) AS s
+    JOIN recipes AS r USING (recipe_id)
+    WHERE hash(s.input_ids[i : i + 7]) % 8 = 0
+),
+telling AS (SELECT tokenizer_id, run FROM runs_of_eight GROUP BY ALL HAVING count(*) BETWEEN 2 AND 100),
+sizes AS (SELECT tokenizer_id, doc_id, count(*) AS n FROM runs_of_eight GROUP BY ALL),
+shared AS (
+    SELECT tokenizer_id, a.doc_id AS doc_a, b.doc_id AS doc_b, count(*) AS n
+    FROM telling
+    JOIN runs_of_eight AS a USING (tokenizer_id, run)
+    JOIN runs_of_eight AS b USING (tokenizer_id, run)
+    WHERE a.doc_id < b.doc_id GROUP BY ALL
+)
+SELECT s.doc_a, s.doc_b, s.n AS n_shared, s.n / (a.n + b.n - s.n) AS jaccard
+FROM shared AS s
+JOIN sizes AS a ON a.tokenizer_id = s.tokenizer_id AND a.doc_id = s.doc_a
+JOIN sizes AS b ON b.tokenizer_id = s.tokenizer_id AND b.doc_id = s.doc_b;
+
+-- How the lake grew, a row per day (UTC) and recipe; `teacher_seconds` is what a price per hour is multiplied by.
+CREATE OR REPLACE VIEW growth AS
+SELECT
+    day, recipe_id, n_commits, n_documents, n_tokens, n_targets, n_bytes, teacher_seconds,
+    sum(n_tokens) OVER so_far AS tokens_so_far, sum(n_bytes) OVER so_far AS bytes_so_far,
+    sum(teacher_seconds) OVER so_far AS seconds_so_far
+FROM (
+    SELECT
+        (committed_at AT TIME ZONE 'UTC')::DATE AS day, recipe_id, count(*) AS n_commits,
+        sum(n_documents)::BIGINT AS n_documents, sum(n_tokens)::BIGINT AS n_tokens, sum(n_targets)::BIGINT AS n_targets,
+        sum(n_bytes)::BIGINT AS n_bytes, sum(seconds) AS teacher_seconds
+    FROM store.commits GROUP BY ALL
+)
+WINDOW so_far AS (PARTITION BY recipe_id ORDER BY day);
+
 -- One row per execution of a flow, with what it committed.
 CREATE OR REPLACE VIEW runs AS
 SELECT
@@ -148,7 +286,11 @@ LEFT JOIN (
     FROM store.commits GROUP BY run_id
 ) AS c USING (run_id);
 
-CREATE OR REPLACE VIEW row_sets AS SELECT DISTINCT ON (row_set_id) * FROM store.row_sets ORDER BY row_set_id, created_at;
+CREATE OR REPLACE VIEW row_sets AS
+SELECT r.*, q.query
+FROM (SELECT DISTINCT ON (row_set_id) * FROM store.row_sets ORDER BY row_set_id, created_at) AS r
+LEFT JOIN (SELECT row_set_id, any_value(query) AS query FROM store.row_set_queries GROUP BY row_set_id) AS q
+    USING (row_set_id);
 
 CREATE OR REPLACE VIEW students AS
 SELECT DISTINCT ON (student_id) * FROM store.students ORDER BY student_id, created_at DESC;
@@ -185,6 +327,27 @@ SELECT
     r.n_sequences, r.n_targets, c.run_id
 FROM chain AS c LEFT JOIN row_sets AS r USING (row_set_id);
 
+-- Documents of each row set. Without filter or query the commit number decides; else they were listed when the row set was
+-- registered, since a filter is SQL that a view can't ask.
+CREATE OR REPLACE VIEW store.row_set_members AS
+SELECT r.row_set_id, s.doc_id
+FROM (
+    SELECT DISTINCT row_set_id, up_to_commit, unnest(recipe_ids) AS recipe_id FROM store.row_sets
+    WHERE filter IS NULL AND row_set_id NOT IN (SELECT row_set_id FROM store.row_set_queries)
+) AS r
+JOIN store.documents AS s USING (recipe_id)
+JOIN (SELECT unit_id, max(commit_number) AS commit_number FROM store.commits GROUP BY unit_id) AS c
+    ON c.unit_id = s.unit_id AND c.commit_number <= r.up_to_commit
+WHERE NOT $held_out
+UNION ALL
+SELECT row_set_id, doc_id FROM store.row_set_documents;
+
+-- Which student has seen which document, itself (depth 0) or through an ancestor.
+CREATE OR REPLACE VIEW trained_on AS
+SELECT m.doc_id, l.student_id, min(l.depth) AS depth
+FROM lineage AS l JOIN store.row_set_members AS m USING (row_set_id)
+GROUP BY m.doc_id, l.student_id;
+
 -- What could not be used, once each, however often it was met.
 CREATE OR REPLACE VIEW rejects AS
 SELECT corpus, source, line, reason, any_value(detail) AS detail, min(seen_at) AS first_seen, max(seen_at) AS last_seen
@@ -197,3 +360,18 @@ CREATE OR REPLACE MACRO head_probability(code, levels) AS code / levels;
 CREATE OR REPLACE MACRO tail_probability(codes, ids, levels) AS
     (1 - coalesce(list_sum(codes), 0) / levels) / nullif(len(ids) - len(codes), 0);
 CREATE OR REPLACE MACRO nats(code) AS code / 32;
+
+-- The text of some token ids. Looks the vocabulary up, so it needs `USE` of the lake, as table names in macros do.
+CREATE OR REPLACE MACRO text_of(ids, tokenizer) AS (
+    SELECT string_agg(v.token, '' ORDER BY u.i)
+    FROM (SELECT unnest(ids) AS token_id, unnest(range(len(ids))) AS i) AS u
+    JOIN store.vocabulary AS v ON v.token_id = u.token_id AND v.tokenizer_id = tokenizer
+);
+
+-- The ids that stand before and after `place`, a position of the document that the row with this `start_of_row` covers.
+CREATE OR REPLACE MACRO ids_before(ids, start_of_row, place, n) AS
+    ids[greatest(place - start_of_row - n + 1, 1) : place - start_of_row];
+CREATE OR REPLACE MACRO ids_after(ids, start_of_row, place, n) AS ids[place - start_of_row + 2 : place - start_of_row + 1 + n];
+
+-- The lake's rule: no student ever trains on these documents.
+CREATE OR REPLACE MACRO is_held_out(id) AS $rule_for_id;
