@@ -64,23 +64,43 @@ def reject(lake: Lake, student_id: str, *, figures: Mapping[str, Any], run_id: s
             _decide(transaction, alias, student_id, "rejected", figures, run_id)
 
 
-def roll_back(lake: Lake, *, run_id: str, alias: str = CURRENT) -> str:
-    """Let an alias stand for the student before the one it stands for now; returns that student's id."""
+def roll_back(lake: Lake, *, expected: str | None, run_id: str, alias: str = CURRENT) -> str:
+    """Let an alias stand for the student before `expected`, which it stands for now; returns that student's id.
+
+    Rolled back from `expected` already: nothing to do, so that a lost answer may be asked for again. Raises
+    LakeBusyError if the alias stands for another student, LakeError if there is none to go back to.
+    """
+    line, left = _line(lake, alias)
+    if line and left is not None and left == expected:
+        return line[-1]
     with lake.transaction() as transaction:
-        rows = lake.sql(
-            """
-            SELECT student_id, decision FROM promotions
-            WHERE alias = ? AND decision <> 'rejected' ORDER BY commit_number
-            """,
-            [alias],
-        ).to_pylist()
-        line: list[str] = []
-        for row in rows:
-            line = line[:-1] if row["decision"] == "rolled back" else [*line, row["student_id"]]
+        line, _ = _line(lake, alias)
+        if line and line[-1] != expected:
+            raise LakeBusyError(
+                f"alias {alias}: expected {expected}, found {line[-1]}: look again before going back from it"
+            )
         if len(line) < 2:
             raise LakeError(f"alias {alias}: there is no student before this one to roll back to")
         _decide(transaction, alias, line[-2], "rolled back", {"from": line[-1]}, run_id)
     return line[-2]
+
+
+def _line(lake: Lake, alias: str) -> tuple[list[str], str | None]:
+    """The students that an alias can go back through, the last is its own, and the one that it has just left, if so."""
+    rows = lake.sql(
+        """
+        SELECT student_id, decision FROM promotions
+        WHERE alias = ? AND decision <> 'rejected' ORDER BY commit_number
+        """,
+        [alias],
+    ).to_pylist()
+    line: list[str] = []
+    left = None
+    for row in rows:
+        back = row["decision"] == "rolled back"
+        left = line[-1] if back else None
+        line = line[:-1] if back else [*line, row["student_id"]]
+    return line, left
 
 
 def _decide(

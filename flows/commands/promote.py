@@ -46,6 +46,14 @@ def promote(
 
 
 def rollback(
+    from_student: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Only from this student (id or its beginning): safe to repeat when an answer was lost.",
+            show_default=False,
+        ),
+    ] = None,
     alias: Alias = None,
     lake: LakePath = None,
     config_file: ConfigFile = None,
@@ -60,8 +68,8 @@ def rollback(
     config = settings(config_file, overrides, {"lake.path": lake, "redistill.alias": alias})
     name = config.redistill.alias
     with _writable(config) as opened:
-        before = student_of(opened, name)
-        now = roll_back(opened, run_id=_run_id(), alias=name)
+        before = named_student(opened, from_student)["student_id"] if from_student else student_of(opened, name)
+        now = roll_back(opened, expected=before, run_id=_run_id(), alias=name)
     print_record({"alias": name, "before": before, "now": now}, form)
 
 

@@ -181,7 +181,7 @@ def test_a_student_that_was_rolled_back_is_not_promoted_again_by_itself(config: 
     add(documents, 30, 42)
     play(config)
     with Lake.open(location_of(config), read_only=False) as lake:
-        roll_back(lake, run_id="by hand")
+        roll_back(lake, expected=student_of(lake), run_id="by hand")
     assert play(config).outcome == "decided before"
     assert current(config) == first
 

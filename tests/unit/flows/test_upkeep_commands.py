@@ -53,7 +53,9 @@ def test_an_alias_goes_forward_by_promote_and_back_by_rollback(
     end = ("--config", config_file, "--format", "json")
     assert as_json(cli("promote", students[0][:6], *end)) == {"alias": "current", "before": None, "now": students[0]}
     assert as_json(cli("promote", students[1][:6], *end))["before"] == students[0]
-    assert as_json(cli("rollback", *end)) == {"alias": "current", "before": students[1], "now": students[0]}
+    back = {"alias": "current", "before": students[1], "now": students[0]}
+    assert as_json(cli("rollback", *end)) == back
+    assert as_json(cli("rollback", "--from", students[1][:6], *end)) == back, "asked again, it goes back once"
     with Lake.open(location_of(config)) as lake:
         assert student_of(lake) == students[0]
     refused = cli("rollback", "--config", config_file)

@@ -39,12 +39,37 @@ def test_a_promotion_that_was_compared_with_another_student_is_refused(lake):
     assert student_of(lake) == "first"
 
 
+def _roll_back(lake):
+    return roll_back(lake, expected=student_of(lake), run_id="run")
+
+
 def test_rolling_back_goes_one_student_back_each_time(lake):
     for name in ("first", "second", "third"):
         _promote(lake, name)
-    assert [roll_back(lake, run_id="run"), student_of(lake)] == ["second", "second"]
-    assert [roll_back(lake, run_id="run"), student_of(lake)] == ["first", "first"]
+    assert [_roll_back(lake), student_of(lake)] == ["second", "second"]
+    assert [_roll_back(lake), student_of(lake)] == ["first", "first"]
     with pytest.raises(LakeError, match="no student before"):
-        roll_back(lake, run_id="run")
+        _roll_back(lake)
     _promote(lake, "fourth")
-    assert roll_back(lake, run_id="run") == "first"
+    assert _roll_back(lake) == "first"
+
+
+def test_a_rollback_whose_answer_was_lost_goes_back_once_however_often_it_is_asked_for(lake):
+    for name in ("first", "second", "third"):
+        _promote(lake, name)
+    assert [roll_back(lake, expected="third", run_id="run") for _ in range(3)] == ["second"] * 3
+    assert student_of(lake) == "second"
+    assert lake.row("SELECT count(*) AS n FROM promotions WHERE decision = 'rolled back'")["n"] == 1
+
+
+def test_a_rollback_from_a_student_that_is_no_longer_current_is_refused(lake):
+    for name in ("first", "second", "third"):
+        _promote(lake, name)
+    with pytest.raises(LakeBusyError, match="expected second, found third"):
+        roll_back(lake, expected="second", run_id="run")
+    assert student_of(lake) == "third"
+
+
+def test_there_is_nothing_to_go_back_to_before_the_first_promotion(lake):
+    with pytest.raises(LakeError, match="no student before"):
+        roll_back(lake, expected=None, run_id="run")
