@@ -11,6 +11,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import StateType
 
 from flows.events import PROMOTED, REJECTED
+from flows.orchestration import TAG
 from pipeline.config import ScheduleSettings
 from storage.errors import SettingsError
 
@@ -20,6 +21,7 @@ NOTIFY_DECIDED = "logitlake: tell of candidates"
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDS = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")]
 _RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
+_OURS = {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}
 
 _TEXT = "{{ flow.name }}, run {{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message }}"
 
@@ -34,7 +36,7 @@ def arrange_automations(settings: ScheduleSettings) -> None:
 
 
 def crash_zombies(seconds: int) -> Automation:
-    """A flow run that gave a sign of life, and then neither another nor an end for so long, has crashed."""
+    """A run of ours that gave a sign of life, and then neither another nor an end for so long, has crashed."""
     return Automation(
         name=ZOMBIES,
         description="Its process was killed, or its machine is gone. The next run goes on where it was.",
@@ -42,6 +44,7 @@ def crash_zombies(seconds: int) -> Automation:
             after={_HEARTBEAT},
             expect={_HEARTBEAT, *_ENDS},
             match=_RUNS,
+            match_related=_OURS,
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -61,7 +64,7 @@ def notifications(block: str) -> list[Automation]:
     failed = EventTrigger(
         expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
         match=_RUNS,
-        match_related={"prefect.resource.id": "prefect.tag.logitlake", "prefect.resource.role": "tag"},
+        match_related=_OURS,
         for_each={"prefect.resource.id"},
         posture=Posture.Reactive,
         threshold=1,

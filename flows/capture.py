@@ -4,6 +4,7 @@ The commit of a unit runs beside the computation of the next, one at a time. The
 retries, limits and shows. No array passes through a task result: rows wait in the run until they are committed.
 """
 
+from contextlib import ExitStack
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -13,6 +14,7 @@ from prefect.tasks import exponential_backoff
 
 from flows.artifacts import ProgressArtifact, named_rows, table_artifact
 from flows.capture_run import CaptureReport, CaptureRun
+from flows.limits import one_teacher
 from flows.metrics import record_capture
 from flows.progress import progress_bar
 from flows.retries import worth_retrying
@@ -49,13 +51,25 @@ def _run_name() -> str:
 
 @flow(name="capture", flow_run_name=_run_name)
 def capture(config: Config) -> CaptureReport:
-    """Run the teacher over what the lake does not hold, unit by unit. Raises what the last retry of a task raised."""
+    """Run the teacher over what the lake does not hold, unit by unit. Raises what the last retry of a task raised.
+
+    A place among the teachers of the server is taken when the first unit needs one: a night with nothing new waits for
+    nobody.
+    """
     retries = config.capture.unit_retries
     cap = config.capture.max_tokens
-    with progress_bar("teacher", total=cap) as bar, CaptureRun(config, on_tokens=bar.advance) as run:
+    with (
+        progress_bar("teacher", total=cap) as bar,
+        ExitStack() as place,
+        CaptureRun(config, on_tokens=bar.advance) as run,
+    ):
         shown = ProgressArtifact(f"Capture by {run.report.teacher}")
         committing: PrefectFuture[int] | None = None
+        waiting = True
         for number in run.units():
+            if waiting and run.needs_teacher(number):
+                place.enter_context(one_teacher(config.schedule.teachers))
+                waiting = False
             compute.with_options(retries=retries)(run, number)
             if committing is not None:
                 committing.result()

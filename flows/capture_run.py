@@ -141,6 +141,10 @@ class CaptureRun:
         if self._plan.summary.capped:
             self.report = replace(self.report, stopped=f"max_tokens {self.config.capture.max_tokens:,} is reached")
 
+    def needs_teacher(self, number: int) -> bool:
+        """Whether a unit has documents to compute, or only notes where known ones were seen."""
+        return bool(self._units[number].documents)
+
     def compute(self, number: int) -> int:
         """Run the teacher over a unit; its rows wait here until `commit`. May be called again after an error."""
         unit = self._units[number]

@@ -7,7 +7,7 @@ hand may replace whole sections of it, by a form that is validated.
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
+from prefect import flow, tags
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
@@ -17,9 +17,9 @@ from prefect.runtime import flow_run
 
 from flows.capture import capture as capture_flow
 from flows.events import CAPTURED, resource_of, tell
-from flows.limits import one_teacher
 from flows.maintain import maintain as maintain_flow
 from flows.options import location_of, settings
+from flows.orchestration import TAG
 from flows.redistill import redistill as redistill_flow
 from flows.run_names import last_commit
 from pipeline.config import (
@@ -53,7 +53,7 @@ def capture(
 ) -> dict[str, Any]:
     """The teacher over what is new; tells that it has committed, if it has."""
     config = _settings(config_file, overrides, capture=capture)
-    with one_teacher(config.schedule.teachers):
+    with tags(TAG):
         report = capture_flow(config)
     if report.n_documents:
         tell(CAPTURED, location_of(config), documents=report.n_documents, commit=report.commit_number)
@@ -75,7 +75,8 @@ def redistill(
 ) -> dict[str, Any]:
     """One night of new data."""
     sections = {"capture": capture, "training": training, "evaluation": evaluation, "redistill": redistill}
-    return redistill_flow(_settings(config_file, overrides, **sections)).as_record()
+    with tags(TAG):
+        return redistill_flow(_settings(config_file, overrides, **sections)).as_record()
 
 
 @flow(name="scheduled-maintain", flow_run_name=_run_name, description="Verify, merge, expire and sweep.")
@@ -88,7 +89,8 @@ def maintain(
 ) -> dict[str, Any]:
     """Upkeep."""
     config = _settings(config_file, overrides, maintenance=maintenance)
-    return maintain_flow(config, dry_run=dry_run, verify_all=verify_all).as_record()
+    with tags(TAG):
+        return maintain_flow(config, dry_run=dry_run, verify_all=verify_all).as_record()
 
 
 def deployments(config: Config, config_file: Path | None, overrides: list[str]) -> list[RunnerDeployment]:
@@ -131,7 +133,7 @@ def _deployment(
         parameters=parameters,
         triggers=triggers or [],
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=collision),
-        tags=["logitlake"],
+        tags=[TAG],
         description=entry.description,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )

@@ -25,7 +25,11 @@ _DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    # Prefect's own 180 s is longer than `schedule.zombie_seconds`: a healthy run would be taken for a dead one.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
 }
+# What tells our runs from others on a shared server: notifications and the automation for dead runs go by it.
+TAG = "logitlake"
 Report = TypeVar("Report")
 
 _SERVER_VARIABLES = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")
@@ -38,6 +42,8 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
     leave the ephemeral server running; this one lets it unwind.
     """
     # Imported here: this module arranges what Prefect reads when it is imported.
+    from prefect import tags
+
     from flows.ephemeral_server import shield_ephemeral_server
 
     shield_ephemeral_server()
@@ -49,7 +55,8 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        return flow(config)
+        with tags(TAG):
+            return flow(config)
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -12,10 +12,12 @@ from prefect.client.schemas.objects import ConcurrencyLimitStrategy
 from prefect.server.schemas.schedules import CronSchedule
 
 from flows import deployments as entries
+from flows import orchestration
 from flows.automations import crash_zombies
 from flows.deployments import deployments
 from flows.events import CAPTURED, resource_of
 from flows.options import location_of
+from flows.orchestration import TAG
 from pipeline.config import Config, ScheduleSettings, load_config
 from storage.errors import SettingsError
 
@@ -102,11 +104,25 @@ def test_prefect_yaml_deploys_the_same_flows_with_the_same_limits_and_clock(conf
     assert trigger["expect"] == [CAPTURED]
 
 
-def test_a_run_without_a_sign_of_life_is_marked_as_crashed() -> None:
+def test_a_run_of_ours_without_a_sign_of_life_is_marked_as_crashed_and_nobody_elses() -> None:
     automation = crash_zombies(120)
     assert automation.trigger.within.total_seconds() == 120
     assert automation.trigger.posture.value == "Proactive"
+    assert automation.trigger.match_related.root == {
+        "prefect.resource.id": f"prefect.tag.{TAG}",
+        "prefect.resource.role": "tag",
+    }
     assert automation.actions[0].state.value == "CRASHED"
+
+
+def test_runs_give_signs_of_life_more_often_than_they_are_waited_for(config: Config) -> None:
+    shortest = next(rule.ge for rule in ScheduleSettings.model_fields["zombie_seconds"].metadata if hasattr(rule, "ge"))
+    content = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
+    shipped = [entry["work_pool"]["job_variables"]["env"] for entry in content["deployments"]]
+    for environment in (orchestration._DEFAULTS, *shipped):
+        assert 2 * int(environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]) <= shortest
+    assert all(entry["tags"] == [TAG] for entry in content["deployments"])
+    assert all(deployment.tags == [TAG] for deployment in made(config).values())
 
 
 @pytest.mark.parametrize(
