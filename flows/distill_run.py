@@ -15,6 +15,7 @@ from typing import Any
 from flows.options import location_of
 from flows.preparation import prepare
 from flows.progress import quiet_transformers
+from flows.student_places import directory_of
 from pipeline.config import Config, StudentSettings
 from pipeline.lineage import find_parent, read_facts, student_id
 from pipeline.teachers.files import TeacherFiles, resolve_teacher
@@ -58,6 +59,14 @@ class DistillReport:
         return {**{name: getattr(self, name) for name in names}, **flat}
 
 
+def known_student(config: Config) -> DistillReport | None:
+    """The student that these settings mean, if the lake knows it and its directory holds it. Changes nothing."""
+    run = DistillRun(config)
+    run.plan(read_only=True)
+    run.close()
+    return run.report if run.known else None
+
+
 class DistillRun:
     """A context manager around one run: `known` says whether there is anything to do."""
 
@@ -76,11 +85,21 @@ class DistillRun:
         self._open = ExitStack()
 
     def __enter__(self) -> "DistillRun":
+        self.plan(read_only=False)
+        if not self.known:
+            self._note("started")
+        return self
+
+    def plan(self, *, read_only: bool) -> None:
+        """Find the rows, the student's id, and whether it is known; holds the lake from here on, unless it raises."""
         training = self.config.training
-        location = location_of(self.config)
         try:
             self._lake = self._open.enter_context(
-                Lake.open(location, read_only=False, lock_timeout=self.config.lake.lock_timeout_seconds)
+                Lake.open(
+                    location_of(self.config),
+                    read_only=read_only,
+                    lock_timeout=self.config.lake.lock_timeout_seconds,
+                )
             )
             self._teacher = self._find_teacher()
             self.recipe_id, self.recipe = self._find_recipe()
@@ -98,9 +117,6 @@ class DistillRun:
             raise
         self.report = self._report(own_id)
         self.known = self._known(own_id)
-        if not self.known:
-            self._note("started")
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -112,6 +128,10 @@ class DistillRun:
                 self._note("failed" if isinstance(error, Exception) else "interrupted", error=str(error))
             except LogitlakeError:
                 return  # the first error says more than the second
+
+    def close(self) -> None:
+        """Let go of the lake."""
+        self._open.close()
 
     def train(self) -> None:
         """Train the student to its directory. Killed half way, the next call goes on from its last checkpoint."""
@@ -206,7 +226,7 @@ class DistillRun:
     def _known(self, own_id: str) -> bool:
         """Whether the lake knows the student and its directory still holds it."""
         found = find_student(self._lake, own_id)
-        directory = Path(found["directory"]) if found else self.config.training.output
+        directory = directory_of(self.config, found) if found else self.config.training.output
         if not found or read_facts(directory).get("student_id") != own_id:
             return False
         self.report = replace(self.report, directory=str(directory), metrics=found["metrics"])

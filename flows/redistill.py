@@ -16,9 +16,10 @@ from flows.distill import distill
 from flows.distill_run import DistillReport
 from flows.events import PROMOTED, REJECTED, tell
 from flows.metrics import record_redistill
-from flows.redistill_run import Attempt, RedistillReport, RedistillRun, students_directory
+from flows.redistill_run import Attempt, RedistillReport, RedistillRun
 from flows.retries import worth_retrying
 from flows.run_names import last_commit, settings_of_run
+from flows.student_places import students_directory
 from pipeline.config import Config
 
 

@@ -8,13 +8,13 @@ import secrets
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from flows.capture_run import CaptureReport
 from flows.distill_run import DistillReport
 from flows.options import location_of, require_capture_settings
+from flows.student_places import directory_of, students_directory
 from pipeline.config import Config, StudentSettings
 from pipeline.lineage import find_parent, student_id
 from pipeline.promotion import Verdict, judge
@@ -221,8 +221,8 @@ class RedistillRun:
     def _parent_settings(self, current: str | None) -> StudentSettings:
         if current is None:
             return self.student
-        directory = find_student(self._lake, current)["directory"]
-        return StudentSettings(source="checkpoint", model=directory, lora=self.student.lora)
+        directory = directory_of(self.config, find_student(self._lake, current))
+        return StudentSettings(source="checkpoint", model=str(directory), lora=self.student.lora)
 
     def _check_comparable(self, current: str | None, recipe_id: str) -> None:
         """Before anything is paid for: is there a common measure for the candidate and the current student?"""
@@ -248,16 +248,3 @@ class RedistillRun:
     def _note(self, event: str, **more: Any) -> None:
         detail = {"report": self.report.as_record(), **more}
         note_run(self._lake, self.report.run_id, event, kind=KIND, recipe_id=self.report.recipe_id, **detail)
-
-
-def students_directory(config: Config) -> Path:
-    """Where candidates go, each into a directory named by its id."""
-    if config.redistill.students is not None:
-        return config.redistill.students.expanduser().absolute()
-    state = location_of(config).state_directory
-    if state is None:
-        raise SettingsError(
-            "redistill.students: expected a directory for the candidates, found nothing, and a catalog on a server "
-            "has no folder of its own: name one that every machine of the flow sees"
-        )
-    return state / "students"

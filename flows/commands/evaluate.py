@@ -10,6 +10,7 @@ import typer
 from flows.completion import offer
 from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
 from flows.output import Format, print_rows, say
+from flows.student_places import directory_of
 from pipeline.config import Config
 from storage.errors import LakeError, LogitlakeError, SettingsError
 from storage.lake import Lake
@@ -70,8 +71,8 @@ def _directory(lake: Lake, student: str | None, config: Config) -> Path:
     if named.is_dir():
         return named
     found = find_student(lake, student) if student else {}
-    if found and Path(found["directory"]).is_dir():
-        return Path(found["directory"])
+    if found and (directory := directory_of(config, found)).is_dir():
+        return directory
     if found:
         raise LakeError(f"student {student}: the lake knows it in {found['directory']}, and there is nothing now")
     raise SettingsError(

@@ -66,10 +66,15 @@ def train(
             "student: expected where the student comes from, found nothing: set student.layers (cut from the teacher), "
             "or student.source and student.model"
         )
-    arrange_prefect(location_of(config))
-    from flows.distill import distill as flow
+    # Imported here: `--help` needs no tokenizer.
+    from flows.distill_run import known_student
 
-    report = run_flow(flow, config)
+    report = known_student(config)
+    if report is None:
+        arrange_prefect(location_of(config))
+        from flows.distill import distill as flow
+
+        report = run_flow(flow, config)
     print_record(report.as_record(), form, title="Student")
     if not report.trained:
         say(f"nothing to do: student {report.student_id} is in {report.directory} already")

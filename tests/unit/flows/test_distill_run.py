@@ -1,5 +1,6 @@
 """One execution of the student flow, without Prefect: trained once, measured, registered, known afterwards."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -60,18 +61,23 @@ def test_a_student_is_trained_measured_and_known_afterwards(on_filled: Config) -
     assert (again.trained, again.student_id, again.metrics) == (False, first.student_id, first.metrics)
 
 
-def test_a_known_student_costs_no_torch(on_filled: Config) -> None:
-    distilled(on_filled)
+def test_a_known_student_costs_neither_torch_nor_a_prefect_server(on_filled: Config, tmp_path: Path) -> None:
+    first = distilled(on_filled)
+    settings = tmp_path / "logitlake.yaml"
+    settings.write_text(on_filled.model_dump_json(), encoding="utf-8")
     script = f"""
-        import json, sys
-        from flows.distill_run import DistillRun
-        from pipeline.config import Config
-        with DistillRun(Config.model_validate(json.loads({on_filled.model_dump_json()!r}))) as run:
-            assert run.known
+        import sys
+        from flows.cli import app
+        app(["train", "--config", {str(settings)!r}, "--format", "json"], standalone_mode=False)
         print([name for name in ("torch", "transformers", "prefect") if name in sys.modules])
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
-    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+    assert done.returncode == 0, done.stderr
+    printed, loaded = done.stdout.strip().rsplit("\n", 1)
+    assert loaded == "[]"
+    report = json.loads(printed)
+    assert (report["student_id"], report["trained"]) == (first.student_id, False)
+    assert "nothing to do" in done.stderr
 
 
 def test_a_student_whose_directory_is_gone_is_trained_again(on_filled: Config) -> None:
