@@ -221,10 +221,11 @@ def _attach(location: LakeLocation, *, read_only: bool) -> duckdb.DuckDBPyConnec
     configure_object_store(connection, location)
     connection.execute(f"SET ducklake_max_retry_count = {_CATALOG_RETRIES}")
     options = [f"DATA_PATH {_quoted(location.data)}", "OVERRIDE_DATA_PATH true"]
-    if location.catalog_file:
-        options.append("META_JOURNAL_MODE 'WAL'")
     if read_only:
+        # Says nothing about the journal: a copy made by VACUUM INTO has another mode, which a reader can't change.
         options.append("READ_ONLY")
+    elif location.catalog_file:
+        options.append("META_JOURNAL_MODE 'WAL'")
     try:
         connection.execute(f"ATTACH {_quoted(f'ducklake:{location.catalog}')} AS {NAME} ({', '.join(options)})")
         connection.execute(f"USE {NAME}")
