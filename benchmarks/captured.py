@@ -10,9 +10,9 @@ from pathlib import Path
 
 from benchmarks.surroundings import REPOSITORY
 from flows.capture_run import CaptureRun
-from flows.demo_settings import DemoPaths, demo_config
+from flows.demo_settings import MAX_TOKENS, DemoPaths, demo_config
 from flows.demo_teacher import demo_teacher
-from pipeline.config import CaptureSettings, Config
+from pipeline.config import Config
 from storage.identity import canonical_json, digest
 from storage.location import LakeLocation
 from storage.schema import FORMAT_VERSION
@@ -20,8 +20,6 @@ from storage.schema import FORMAT_VERSION
 CACHE = REPOSITORY / ".cache" / "benchmarks"
 TEACHER_VARIABLE = "LOGITLAKE_BENCH_TEACHER"
 
-_TOKENS = 150_000
-_UNIT_TOKENS = 50_000
 _DONE = "captured"
 
 
@@ -32,9 +30,8 @@ def teacher_path() -> Path:
 
 
 def benchmark_config() -> Config:
-    """The demo's settings over a lake of the benchmarks: 150,000 tokens in units of 50,000."""
+    """The demo's settings over a lake of the benchmarks."""
     config = demo_config(DemoPaths.under(CACHE), teacher_path())
-    config = config.model_copy(update={"capture": CaptureSettings(unit_tokens=_UNIT_TOKENS, max_tokens=_TOKENS)})
     parts = config.model_dump(mode="json", include={"corpora", "tokenization", "target", "capture"})
     name = digest(canonical_json(parts), str(FORMAT_VERSION).encode())[:8]
     return config.model_copy(update={"lake": config.lake.model_copy(update={"path": CACHE / f"captured-{name}"})})
@@ -45,7 +42,7 @@ def captured_lake() -> LakeLocation:
     config = benchmark_config()
     mark = config.lake.path / _DONE
     if not mark.exists():
-        print(f"benchmarks: capturing {_TOKENS:,} tokens, once", file=sys.stderr, flush=True)
+        print(f"benchmarks: capturing {MAX_TOKENS:,} tokens, once", file=sys.stderr, flush=True)
         with CaptureRun(config) as run:
             for number in run.units():
                 run.compute(number)
