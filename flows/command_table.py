@@ -92,9 +92,10 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
             module="flows.commands.show",
             summary="what is in the lake: lists, and one screen about each thing",
             examples=(
-                "logitlake show recipes",
+                "logitlake show lake",
                 "logitlake show runs --limit 5",
-                "logitlake show lineage current",
+                "logitlake show student current",
+                "logitlake show document notes/2024/march.txt",
                 "logitlake show config > logitlake.yaml",
             ),
         ),

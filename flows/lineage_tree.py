@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-_WIDE_ENOUGH_TO_PIPE = 100_000
+from flows.output import console
 
 
 def lineage_tree(ancestry: Sequence[Mapping[str, Any]], decisions: Mapping[str, str]) -> Tree:
@@ -24,8 +23,7 @@ def lineage_tree(ancestry: Sequence[Mapping[str, Any]], decisions: Mapping[str, 
 
 def print_tree(tree: Tree) -> None:
     """On standard output; to a pipe without colours, and a line of text stays one line."""
-    to_terminal = Console().is_terminal
-    Console(markup=False, highlight=False, width=None if to_terminal else _WIDE_ENOUGH_TO_PIPE).print(tree)
+    console().print(tree)
 
 
 def _student(row: Mapping[str, Any], decisions: Mapping[str, str]) -> Tree:

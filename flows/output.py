@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -15,8 +17,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from flows.visible import visible
+
 _ROWS_FOR_A_PERSON = 500
 _WIDE_ENOUGH_TO_PIPE = 100_000
+# A path or an id that is cut at the edge can't be copied.
+_WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "drop_whitespace": True}
 
 Row = Mapping[str, Any]
 
@@ -30,8 +36,13 @@ class Format(StrEnum):
 
 
 def say(message: str) -> None:
-    """One line for the person at the terminal, on stderr: it never mixes with results."""
-    print(message, file=sys.stderr, flush=True)
+    """A line for the person at the terminal, on stderr: it never mixes with results. Nothing in it is obeyed."""
+    text = visible(message)
+    if sys.stderr.isatty():
+        width = max(shutil.get_terminal_size().columns - 1, 20)
+        lines = [textwrap.fill(line, width, **_WHOLE_WORDS) for line in text.split("\n")]
+        text = "\n".join(lines)
+    print(text, file=sys.stderr, flush=True)
 
 
 def print_rows(rows: Sequence[Row] | pa.Table, form: Format, *, title: str = "", columns: Sequence[str] = ()) -> None:
@@ -63,7 +74,7 @@ def print_record(record: Row, form: Format, *, title: str = "") -> None:
         table.add_column(overflow="fold")
         for name, value in record.items():
             table.add_row(name.replace("_", " "), readable(value))
-        _console().print(table)
+        console().print(table)
 
 
 def readable(value: Any) -> str:
@@ -81,8 +92,8 @@ def readable(value: Any) -> str:
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(value, list | tuple | dict):
-        return json.dumps(value, default=_plain, ensure_ascii=False)
-    return str(value)
+        return visible(json.dumps(value, default=_plain, ensure_ascii=False))
+    return visible(str(value))
 
 
 def _write_json(value: Any) -> None:
@@ -104,11 +115,11 @@ def _write_table(names: Sequence[str], rows: Sequence[Row], title: str) -> None:
         table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(readable(row[name]) for name in names))
-    _console().print(table)
+    console().print(table)
 
 
-def _console() -> Console:
-    """To a pipe nothing is wrapped or coloured: a line of text stays one line."""
+def console() -> Console:
+    """Standard output. To a pipe nothing is wrapped or coloured: a line of text stays one line."""
     return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else _WIDE_ENOUGH_TO_PIPE)
 
 

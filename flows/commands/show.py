@@ -1,27 +1,32 @@
 """`logitlake show`: what is in the lake, and what the settings are."""
 
-import json
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from flows.completion import offer_what_is_shown
+from flows.completion import offer, offer_what_is_shown
 from flows.config_reference import documented_yaml
-from flows.lineage_tree import lineage_tree, print_tree
 from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
 from flows.output import Format, print_record, print_rows, say
+from flows.screens.document import show_document
+from flows.screens.lake import show_lake
+from flows.screens.lineage import show_lineage
+from flows.screens.recipe import show_recipe
+from flows.screens.run import show_run
+from flows.screens.student import show_student
 from pipeline.config import Config
 from storage.errors import SettingsError
 from storage.lake import Lake
-from storage.listings import ancestry, listing
-from storage.promotions import decisions, named_student
-from storage.registry import find_recipe
+from storage.listings import listing
+
+_ROWS = 50
 
 
 class What(StrEnum):
     """What can be shown."""
 
+    LAKE = "lake"
     RECIPES = "recipes"
     RUNS = "runs"
     COMMITS = "commits"
@@ -29,56 +34,101 @@ class What(StrEnum):
     REJECTS = "rejects"
     ROW_SETS = "row-sets"
     STUDENTS = "students"
-    STUDENT = "student"
     PROMOTIONS = "promotions"
     ALIASES = "aliases"
-    LINEAGE = "lineage"
     RECIPE = "recipe"
+    RUN = "run"
+    STUDENT = "student"
+    LINEAGE = "lineage"
+    DOCUMENT = "document"
     CONFIG = "config"
 
 
+_ONE_OF_MANY = {
+    What.RECIPE: "recipes",
+    What.RUN: "runs",
+    What.STUDENT: "students",
+    What.LINEAGE: "students",
+    What.DOCUMENT: "documents",
+}
+
+
 def show(
-    what: Annotated[What, typer.Argument(help="What to show.", show_default=False)],
+    what: Annotated[What, typer.Argument(help="What to show.", show_default=False)] = What.LAKE,
     name: Annotated[
         str | None,
         typer.Argument(
-            help="Which student or recipe: id, beginning of it, or alias.",
+            help="Which one: the beginning of an id; for a student also an alias, for a document also its source.",
             show_default=False,
             autocompletion=offer_what_is_shown,
         ),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Rows at most, the newest first.")] = 50,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit", "-n", min=1, help="Rows of a list, or tokens of a document, at most.", show_default=False
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            help="document: the recipe whose tokens are shown; default: the newest.",
+            show_default=False,
+            autocompletion=offer("recipe"),
+        ),
+    ] = None,
     lake: LakePath = None,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
     form: OutputFormat = Format.TABLE,
     debug: Debug = False,
 ) -> None:
-    """List recipes, runs, commits, documents, rejects, row-sets, students, promotions or aliases; show one student, its
-    lineage as a tree, or one recipe; or print the settings in effect as a documented logitlake.yaml.
+    """Show the lake on one screen, or one recipe, run, student or document, or a list of them.
+
+    Lists: recipes, runs, commits, documents, rejects, row-sets, students, promotions, aliases; the newest first. One
+    thing by its name: recipe, run (`last` will do), student, lineage (of a student, as a tree), document (its text
+    coloured by how much it surprised the teacher). `config` prints the settings in effect as a documented
+    logitlake.yaml.
     """
     config = settings(config_file, overrides, {"lake.path": lake})
     if what is What.CONFIG:
         _show_config(config, form)
         return
+    wanted = _required(what, name)
     with Lake.open(location_of(config)) as opened:
-        if what is What.STUDENT:
-            _show_student(opened, _required(name, "student"), form)
-        elif what is What.LINEAGE:
-            _show_lineage(opened, _required(name, "student"), form)
+        if what is What.LAKE:
+            show_lake(opened, form)
         elif what is What.RECIPE:
-            _show_recipe(opened, _required(name, "recipe"), form)
+            show_recipe(opened, wanted, form)
+        elif what is What.RUN:
+            show_run(opened, wanted, form)
+        elif what is What.STUDENT:
+            show_student(opened, wanted, form)
+        elif what is What.LINEAGE:
+            show_lineage(opened, wanted, form)
+        elif what is What.DOCUMENT:
+            show_document(opened, wanted, form, recipe=recipe, limit=limit)
         else:
-            found = listing(opened, what.value, limit=limit)
-            print_rows(found.rows, form)
-            if found.n_rows > found.rows.num_rows:
-                say(f"{found.n_rows - found.rows.num_rows:,} more: raise --limit")
+            _show_list(opened, what, limit or _ROWS, form)
 
 
-def _required(name: str | None, what: str) -> str:
-    if name is None:
-        raise SettingsError(f"show {what}: expected an id or the beginning of one; `logitlake show {what}s` lists them")
-    return name
+def _required(what: What, name: str | None) -> str:
+    """The name, which one kind must have and the other must not. Raises SettingsError."""
+    if what in _ONE_OF_MANY and name is None:
+        raise SettingsError(f"show {what}: expected which one; `logitlake show {_ONE_OF_MANY[what]}` lists them")
+    if what not in _ONE_OF_MANY and name is not None:
+        raise SettingsError(f"show {what}: shows all of it and takes no name, found {name!r}")
+    return name or ""
+
+
+def _show_list(lake: Lake, what: What, limit: int, form: Format) -> None:
+    found = listing(lake, what.value, limit=limit)
+    print_rows(found.rows, form)
+    if form is Format.TABLE and not found.n_rows:
+        say(f"no {what.value.replace('-', ' ')} yet")
+    if found.n_rows > found.rows.num_rows:
+        say(f"{found.n_rows - found.rows.num_rows:,} more: raise --limit")
 
 
 def _show_config(config: Config, form: Format) -> None:
@@ -86,30 +136,3 @@ def _show_config(config: Config, form: Format) -> None:
         print_record(config.model_dump(mode="json"), form)
     else:
         print(documented_yaml(config), end="")
-
-
-def _show_lineage(lake: Lake, name: str, form: Format) -> None:
-    lineage = ancestry(lake, named_student(lake, name)["student_id"])
-    if form is Format.TABLE:
-        print_tree(lineage_tree(lineage.to_pylist(), decisions(lake)))
-    else:
-        print_rows(lineage, form)
-
-
-def _show_student(lake: Lake, name: str, form: Format) -> None:
-    student = named_student(lake, name)
-    lineage = ancestry(lake, student["student_id"])
-    if form is Format.JSON:
-        print_record({**student, "lineage": lineage.to_pylist()}, form)
-        return
-    print_record(student, form, title="Student")
-    if form is Format.TABLE:
-        print_rows(lineage, form, title="What it and its ancestors saw")
-
-
-def _show_recipe(lake: Lake, prefix: str, form: Format) -> None:
-    recipe_id, recipe = find_recipe(lake, prefix)
-    record = {"recipe_id": recipe_id, **recipe}
-    if form is not Format.JSON:
-        record = {key: json.dumps(value) if isinstance(value, dict | list) else value for key, value in record.items()}
-    print_record(record, form, title="Recipe")
