@@ -20,14 +20,12 @@ def full_divergence(
     teacher_logits: Callable[[int, int], torch.Tensor],
     *,
     divisor: float | torch.Tensor,
-    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Σ over positions of -Σ p log softmax(hidden · weightᵀ), over `divisor`.
 
-    `teacher_logits(begin, end)` gives the teacher's logits [C, V] of some positions. Matrix products run in `dtype`,
-    everything else in float32.
+    `teacher_logits(begin, end)` gives the teacher's logits [C, V] of some positions. Everything is float32.
     """
-    return _Full.apply(hidden_ND, weight_VD, teacher_logits, dtype) / divisor
+    return _Full.apply(hidden_ND, weight_VD, teacher_logits) / divisor
 
 
 class _Full(torch.autograd.Function):
@@ -37,21 +35,20 @@ class _Full(torch.autograd.Function):
         hidden_ND: torch.Tensor,
         weight_VD: torch.Tensor,
         teacher_logits: Callable[[int, int], torch.Tensor],
-        dtype: torch.dtype,
     ) -> torch.Tensor:
         grad_hidden_ND = torch.empty_like(hidden_ND, dtype=torch.float32)
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
         total = torch.zeros((), dtype=torch.float32)
-        small_ND, small_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
+        own_ND, own_VD = hidden_ND.float(), weight_VD.float()
         with torch.autocast(hidden_ND.device.type, enabled=False):
             for begin in range(0, len(hidden_ND), _CHUNK):
                 end = min(begin + _CHUNK, len(hidden_ND))
                 probs_CV = teacher_logits(begin, end).float().softmax(-1)
-                logprobs_CV = (small_ND[begin:end] @ small_VD.t()).float().log_softmax(-1)
+                logprobs_CV = (own_ND[begin:end] @ own_VD.t()).log_softmax(-1)
                 total -= torch.dot(probs_CV.view(-1), logprobs_CV.view(-1))
-                grad_CV = logprobs_CV.exp_().sub_(probs_CV).to(dtype)
-                grad_hidden_ND[begin:end] = grad_CV @ small_VD
-                grad_weight_VD += grad_CV.t() @ small_ND[begin:end]
+                grad_CV = logprobs_CV.exp_().sub_(probs_CV)
+                grad_hidden_ND[begin:end] = grad_CV @ own_VD
+                grad_weight_VD += grad_CV.t() @ own_ND[begin:end]
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
         ctx.dtypes = hidden_ND.dtype, weight_VD.dtype
         return total
@@ -61,4 +58,4 @@ class _Full(torch.autograd.Function):
         hidden_ND, weight_VD = (
             (grad * grad_output).to(dtype) for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
-        return hidden_ND, weight_VD, None, None
+        return hidden_ND, weight_VD, None

@@ -23,7 +23,6 @@ from pipeline.encoding import encode_rows
 from pipeline.output_layer import ModelParts
 from pipeline.sparsify.blocks import Statistics
 from pipeline.sparsify.sparse import SparseTargets
-from pipeline.teachers.dtype import resolve_dtype
 from pipeline.tokenization import TokenSequence
 
 
@@ -64,5 +63,4 @@ def _full_loss(
         parts.weight,
         lambda begin, end: teacher.logits(places[begin:end]),
         divisor=divisor,
-        dtype=getattr(torch, resolve_dtype("auto", "cpu")),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.captured import CACHE, benchmark_config
+from benchmarks.quality_student import WIDTH
 from benchmarks.reporting import RESULTS
 from storage.identity import canonical_json, digest
 
@@ -32,7 +33,7 @@ class Plan:
     @property
     def key(self) -> str:
         """Results of another plan, or on another lake, are not mixed with those of this one."""
-        parts = {"tokens": self.tokens, "epochs": self.epochs, "held_out": self.held_out_targets}
+        parts = {"tokens": self.tokens, "epochs": self.epochs, "held_out": self.held_out_targets, "width": WIDTH}
         return digest(canonical_json({**parts, "lake": benchmark_config().lake.path.name}))[:8]
 
 
@@ -50,8 +51,9 @@ class Cell:
         return f"{self.arm.replace(' ', '-')}.seed{self.seed}.lr{self.learning_rate:g}.json"
 
 
-QUICK = Plan(_QUICK_ARMS, (0,), (5e-4,), tokens=20_000, epochs=1, held_out_targets=3_000, quick=True)
-WHOLE = Plan(_ARMS, (0, 1, 2), (3e-4, 6e-4, 1.2e-3, 2.4e-3), tokens=1_000_000, epochs=3, held_out_targets=20_000)
+# A larger corpus than there is takes all of it.
+QUICK = Plan(_QUICK_ARMS, (0,), (2e-3,), tokens=20_000, epochs=1, held_out_targets=3_000, quick=True)
+WHOLE = Plan(_ARMS, (0, 1, 2), (1e-3, 2e-3, 4e-3), tokens=1_000_000, epochs=3, held_out_targets=20_000)
 
 
 class Results:

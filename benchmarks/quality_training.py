@@ -10,26 +10,22 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.captured import captured_lake
-from benchmarks.demo_student import student_config
+from benchmarks.captured import benchmark_config, captured_lake
 from benchmarks.full_logits import FullLogitsTrainer, place_rows
 from benchmarks.gradients import origin_of
 from benchmarks.quality_cells import CROSS_ENTROPY, FULL, Cell, Plan
+from benchmarks.quality_student import narrow_student
 from benchmarks.replay import ReplayedTeacher, replayed_teacher
 from benchmarks.sample import captured, in_batches, sequences_of, single_windows, whole_documents
 from benchmarks.target_sample import target_settings
 from flows.progress import quiet_transformers
 from pipeline.cached_loss import LossSettings
 from pipeline.capture import batch_targets
-from pipeline.config import TeacherSettings
 from pipeline.dataset import RowSetReader
 from pipeline.distillation_trainer import DistillationTrainer
 from pipeline.encoding import encode_rows
 from pipeline.evaluation import evaluate
-from pipeline.lineage import find_parent
 from pipeline.sparsify import make_sparsifier
-from pipeline.students import make_student
-from pipeline.teachers.files import resolve_teacher
 from pipeline.tokenization import TokenSequence
 from pipeline.trainer import training_arguments
 from storage.lake import Lake
@@ -37,6 +33,8 @@ from storage.registry import find_recipe
 from storage.rowsets import RowSet
 from storage.shards import encode_shard
 
+# On every machine, so that a cell does not depend on where it was trained.
+_DTYPE = "float32"
 _BATCH_TOKENS = 4096
 _UNIT = "all"
 
@@ -53,7 +51,7 @@ class Stage:
 
     @cached_property
     def teacher(self) -> ReplayedTeacher:
-        return replayed_teacher(self.sequences)
+        return replayed_teacher(self.sequences, _DTYPE)
 
     @cached_property
     def held_out(self) -> pa.Table:
@@ -61,7 +59,7 @@ class Stage:
 
     @cached_property
     def held_out_teacher(self) -> ReplayedTeacher:
-        return replayed_teacher(sequences_of(self.held_out))
+        return replayed_teacher(sequences_of(self.held_out), _DTYPE)
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
@@ -76,7 +74,9 @@ def train_cell(stage: Stage, cell: Cell) -> dict[str, Any]:
     rows = _rows(stage, cell)
     n_tokens = sum(rows["n_tokens"].to_pylist())
     student, tokens_seen = _train(stage, cell, rows)
-    metrics = evaluate({"student": student}, [stage.held_out], stage.recipe, engine=stage.held_out_teacher)
+    metrics = evaluate(
+        {"student": student}, [stage.held_out], stage.recipe, engine=stage.held_out_teacher, autocast=False
+    )
     stored = cell.arm not in (FULL, CROSS_ENTROPY)
     return {
         **metrics.students["student"].to_dict(),
@@ -104,14 +104,16 @@ def _rows(stage: Stage, cell: Cell) -> pa.Table:
 
 
 def _train(stage: Stage, cell: Cell, rows: pa.Table) -> tuple[Any, int]:
-    config = student_config()
-    assert config.student is not None and config.teacher is not None
-    training = config.training.model_copy(
-        update={"learning_rate": cell.learning_rate, "epochs": stage.plan.epochs, "seed": cell.seed}
+    training = benchmark_config().training.model_copy(
+        update={
+            "learning_rate": cell.learning_rate,
+            "epochs": stage.plan.epochs,
+            "seed": cell.seed,
+            "precision": "fp32",
+            "device": "cpu",
+        }
     )
-    teacher = resolve_teacher(TeacherSettings(model=config.teacher.model))
-    parent = find_parent(config.student, stage.recipe, teacher)
-    student = make_student(config.student, parent, stage.recipe, teacher=teacher, seed=cell.seed)
+    student = narrow_student(stage.teacher.weight_VD, seed=cell.seed)
     reader = memory_reader(rows, batch_sequences=training.batch_sequences, seed=cell.seed)
     with tempfile.TemporaryDirectory(prefix="logitlake-bench-") as directory:
         args = training_arguments(training, Path(directory), show_progress=False)

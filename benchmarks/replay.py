@@ -73,23 +73,27 @@ class ReplayedTeacher:
             yield self.logits(positions_P[begin : begin + _CHUNK_ROWS])
 
 
-def replayed_teacher(sequences: Sequence[TokenSequence]) -> ReplayedTeacher:
-    """The teacher over these sequences; its body runs the first time they are asked for, and never again."""
+def replayed_teacher(sequences: Sequence[TokenSequence], dtype: str = "auto") -> ReplayedTeacher:
+    """The teacher over these sequences; its body runs the first time they are asked for, and never again.
+
+    `auto` computes in what the machine multiplies by itself.
+    """
+    dtype = resolve_dtype(dtype, "cpu")
     files = resolve_teacher(TeacherSettings(model=str(teacher_path())))
-    names = (files.teacher_hash.encode(), resolve_dtype("auto", "cpu").encode())
+    names = (files.teacher_hash.encode(), dtype.encode())
     path = CACHE / f"hidden-{digest(*names, *(_key(s.input_ids) for s in sequences))[:16]}.npy"
     if not path.exists():
-        _keep(files, sequences, path)
-    parts = take_apart(_model(files, layers=1))
+        _keep(files, dtype, sequences, path)
+    parts = take_apart(_model(files, dtype, layers=1))
     assert parts.weight is not None, "the output layer of the benchmarks' teacher is a plain matrix"
     lengths = [len(sequence.input_ids) for sequence in sequences]
     begins = {_key(s.input_ids): int(end - n) for s, end, n in zip(sequences, np.cumsum(lengths), lengths, strict=True)}
     return ReplayedTeacher(np.load(path, mmap_mode="r"), begins, parts.weight.detach())
 
 
-def _keep(files: TeacherFiles, sequences: Sequence[TokenSequence], path: Path) -> None:
+def _keep(files: TeacherFiles, dtype: str, sequences: Sequence[TokenSequence], path: Path) -> None:
     print(f"benchmarks: the teacher over {len(sequences)} sequences, once", file=sys.stderr, flush=True)
-    parts = take_apart(_model(files))
+    parts = take_apart(_model(files, dtype))
     lengths = np.array([len(sequence.input_ids) for sequence in sequences])
     begins = np.cumsum(lengths) - lengths
     kept_ND: NDArray[Any] | None = None
@@ -116,10 +120,10 @@ def _hidden(parts: ModelParts, sequences: Sequence[TokenSequence]) -> torch.Tens
     return parts.hidden(ids_BL).contiguous()
 
 
-def _model(files: TeacherFiles, layers: int | None = None) -> torch.nn.Module:
+def _model(files: TeacherFiles, dtype: str, layers: int | None = None) -> torch.nn.Module:
     quiet_transformers()
-    dtype = getattr(torch, resolve_dtype("auto", "cpu"))
-    model = AutoModelForCausalLM.from_pretrained(files.directory, dtype=dtype, use_safetensors=True).eval()
+    loaded = AutoModelForCausalLM.from_pretrained(files.directory, dtype=getattr(torch, dtype), use_safetensors=True)
+    model = loaded.eval()
     return model if layers is None else cut_layers(model, layers)
 
 
