@@ -13,10 +13,14 @@ from prefect.futures import PrefectFuture
 from prefect.tasks import exponential_backoff
 
 from flows.artifacts import ProgressArtifact, named_rows, table_artifact
-from flows.capture_run import CaptureReport, CaptureRun
+from flows.capture_report import CaptureReport
+from flows.capture_run import CaptureRun
+from flows.comparison import comparison_rows
 from flows.limits import one_teacher
 from flows.metrics import record_capture
+from flows.pace import Pace
 from flows.progress import progress_bar
+from flows.quantities import bytes_text
 from flows.retries import worth_retrying
 from flows.run_names import last_commit, settings_of_run
 from pipeline.config import Config
@@ -59,7 +63,7 @@ def capture(config: Config) -> CaptureReport:
     retries = config.capture.unit_retries
     cap = config.capture.max_tokens
     with (
-        progress_bar("teacher", total=cap) as bar,
+        progress_bar("teacher", total=cap, log=False) as bar,
         ExitStack() as place,
         CaptureRun(config, on_tokens=bar.advance) as run,
     ):
@@ -74,17 +78,20 @@ def capture(config: Config) -> CaptureReport:
             if committing is not None:
                 committing.result()
             committing = commit.with_options(retries=retries).submit(run, number)
-            shown.update(run.report.n_tokens / cap if cap else 0.0, _progress(run.report))
+            pace = Pace(run.report, run.planned_tokens)
+            bar.expect(run.planned_tokens, note=bytes_text(run.report.n_bytes))
+            get_run_logger().info(pace.line())
+            shown.update(pace.share, pace.words())
         if committing is not None:
             committing.result()
-        shown.update(1.0, _progress(run.report))
+        shown.update(1.0, Pace(run.report, run.planned_tokens).words())
     record_capture(run.report)
-    table_artifact("capture", named_rows(run.report.as_record()), f"Capture by {run.report.teacher}")
+    _show(run.report)
     return run.report
 
 
-def _progress(report: CaptureReport) -> str:
-    speed = f", {report.tokens_per_second:,.0f} tokens/s" if report.tokens_per_second else ""
-    text = f"{report.n_units} units, {report.n_documents:,} documents, {report.n_tokens:,} tokens committed{speed}"
-    get_run_logger().info(text)
-    return text
+def _show(report: CaptureReport) -> None:
+    """In Prefect's interface: what was done, and how that compares with what was expected."""
+    table_artifact("capture", named_rows(report.as_record()), f"Capture by {report.teacher}")
+    if rows := comparison_rows(report.comparison()):
+        table_artifact("capture-plan", rows, f"Capture by {report.teacher}: expected, and what it took")

@@ -8,15 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
 
+from flows.capture_report import CaptureReport
+from flows.expectation import expected_rates
 from flows.options import location_of, require_capture_settings
 from flows.output import say
+from flows.plan_count import PlanCount
 from flows.preparation import Prepared, prepare
 from flows.progress import quiet_transformers
 from pipeline.config import Config
@@ -29,41 +32,6 @@ from storage.lake import Lake, single_writer
 from storage.probes import keep_probe
 from storage.registry import note_run, register_recipe, register_vocabulary
 from storage.schema import SEQUENCES
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CaptureReport:
-    """What a run of the teacher flow did. `stopped` says what ended it before the end of the corpora, if it was."""
-
-    run_id: str
-    recipe_id: str
-    teacher: str
-    n_units: int = 0
-    n_documents: int = 0
-    n_tokens: int = 0
-    n_targets: int = 0
-    n_bytes: int = 0
-    teacher_seconds: float = 0.0
-    commit_number: int | None = None
-    documents_seen: int = 0
-    documents_known: int = 0
-    documents_repeated: int = 0
-    documents_rejected: int = 0
-    stopped: str = ""
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """How fast the teacher was; None if it was not run."""
-        return self.n_tokens / self.teacher_seconds if self.teacher_seconds else None
-
-    @property
-    def bytes_per_token(self) -> float | None:
-        """What a token took on disk; None if none was stored."""
-        return self.n_bytes / self.n_tokens if self.n_tokens else None
-
-    def as_record(self) -> dict[str, Any]:
-        """The fields and the two rates by name."""
-        return {**asdict(self), "tokens_per_second": self.tokens_per_second, "bytes_per_token": self.bytes_per_token}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +56,7 @@ class CaptureRun:
         self.location = location_of(config)
         self.run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         self._on_tokens = on_tokens
+        self._planned_all = False
         self._began = time.monotonic()
         self._open = ExitStack()
         self._waiting: dict[int, _Computed] = {}
@@ -106,8 +75,15 @@ class CaptureRun:
             if self.prepared.question is not None:
                 self.prepared = self._probed(self.prepared, self.prepared.question)
             recipe_id = self.prepared.recipe.recipe_id
-            self.report = CaptureReport(run_id=self.run_id, recipe_id=recipe_id, teacher=self.prepared.files.name)
-            self._plan: Plan = self.prepared.plan(KnownDocuments(self._lake, recipe_id))
+            known = KnownDocuments(self._lake, recipe_id)
+            self.report = CaptureReport(
+                run_id=self.run_id,
+                recipe_id=recipe_id,
+                teacher=self.prepared.files.name,
+                expected=expected_rates(self.prepared, self._lake).as_record(),
+            )
+            self._plan: Plan = self.prepared.plan(known)
+            self._ahead = self._open.enter_context(PlanCount(self.prepared, known))
             self._note("started")
         except BaseException:
             self._open.close()
@@ -138,6 +114,7 @@ class CaptureRun:
                 return
             self._units[number] = unit
             yield number
+        self._planned_all = True
         if self._plan.summary.capped:
             self.report = replace(self.report, stopped=f"max_tokens {self.config.capture.max_tokens:,} is reached")
 
@@ -145,12 +122,20 @@ class CaptureRun:
         """Whether a unit has documents to compute, or only notes where known ones were seen."""
         return bool(self._units[number].documents)
 
+    @property
+    def planned_tokens(self) -> int | None:
+        """Tokens of the whole plan; None until they are counted, which begins when the first unit needs the teacher."""
+        summary = self._plan.summary if self._planned_all else self._ahead.summary
+        return None if summary is None else summary.tokens
+
     def compute(self, number: int) -> int:
         """Run the teacher over a unit; its rows wait here until `commit`. May be called again after an error."""
         unit = self._units[number]
         if not unit.documents:
             self._waiting[number] = _Computed(unit, SEQUENCES.empty_table(), 0.0)
             return number
+        if self.config.capture.count_ahead:
+            self._ahead.start()
         # Imported here, so that a run with nothing to do loads no torch.
         from pipeline.capture import capture_unit
 
@@ -262,11 +247,15 @@ class CaptureRun:
             documents_known=summary.known,
             documents_repeated=summary.repeated,
             documents_rejected=summary.rejected,
+            seconds=time.monotonic() - self._began,
         )
+        if self.planned_tokens is not None:
+            counted = {**self.report.expected, "tokens": self.planned_tokens}
+            self.report = replace(self.report, expected=counted)
 
     def _note(self, event: str, **more: Any) -> None:
         engine = {} if self._engine is None else self._engine.description
-        detail = {"report": self.report.as_record(), "engine": engine, **more}
+        detail = {"report": self.report.as_record(), "expected": self.report.expected, "engine": engine, **more}
         note_run(self._lake, self.run_id, event, kind="capture", recipe_id=self.report.recipe_id, **detail)
 
 

@@ -6,7 +6,7 @@ Run again it finds everything there: the documents by their content, the student
 import time
 
 from flows.capture import capture
-from flows.capture_run import CaptureReport
+from flows.capture_report import CaptureReport
 from flows.config_reference import documented_yaml
 from flows.demo_report import print_demo_report
 from flows.demo_settings import MAX_TOKENS, DemoPaths, demo_config

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flows.capture_run import CaptureReport
+from flows.capture_report import CaptureReport
 from flows.distill_run import DistillReport
 from flows.output import Format, print_rows
 from storage.history import stored_bytes_per_token, teacher_speed

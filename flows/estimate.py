@@ -4,7 +4,10 @@ Pure: what the lake remembers of earlier captures comes in as numbers.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
+from typing import Any
 
 from pipeline.config import TargetSettings
 
@@ -26,28 +29,47 @@ class Basis:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What a token is expected to take, and the price of an hour of the machine, None if nobody said."""
+
+    tokens_per_second: Basis
+    bytes_per_token: Basis
+    price_per_hour: float | None = None
+
+    def as_record(self) -> dict[str, Any]:
+        """JSON-able, each number beside where it comes from."""
+        return {
+            "tokens_per_second": self.tokens_per_second.value,
+            "tokens_per_second_from": self.tokens_per_second.source,
+            "bytes_per_token": self.bytes_per_token.value,
+            "bytes_per_token_from": self.bytes_per_token.source,
+            "price_per_hour": self.price_per_hour,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """What a plan of so many tokens would take. `cost` is None without a price."""
 
     n_bytes: int
-    bytes_per_token: Basis
     hours: float
-    tokens_per_second: Basis
     cost: float | None
 
 
-def estimate(
-    n_tokens: int, *, bytes_per_token: Basis, tokens_per_second: Basis, price_per_hour: float | None = None
-) -> Estimate:
+def estimate(n_tokens: int, rates: Rates) -> Estimate:
     """Bytes on disk, hours of the teacher, and their price."""
-    hours = n_tokens / tokens_per_second.value / 3600
+    hours = n_tokens / rates.tokens_per_second.value / 3600
     return Estimate(
-        n_bytes=round(n_tokens * bytes_per_token.value),
-        bytes_per_token=bytes_per_token,
+        n_bytes=round(n_tokens * rates.bytes_per_token.value),
         hours=hours,
-        tokens_per_second=tokens_per_second,
-        cost=None if price_per_hour is None else hours * price_per_hour,
+        cost=None if rates.price_per_hour is None else hours * rates.price_per_hour,
     )
+
+
+def spread_of(ratios: Sequence[float]) -> str:
+    """How far estimates were off, such as `+10 % (-10 % to +50 %) in 3 runs`: the middle one and the ends."""
+    middle, low, high = (f"{100 * (ratio - 1):+.0f} %" for ratio in (median(ratios), min(ratios), max(ratios)))
+    return f"{middle} in one run" if len(ratios) == 1 else f"{middle} ({low} to {high}) in {len(ratios)} runs"
 
 
 def assumed_speed(n_parameters: int, *, accelerator: bool, n_cores: int) -> Basis:

@@ -10,7 +10,7 @@ from functools import cache
 from opentelemetry import metrics
 from opentelemetry.metrics import Meter, NoOpMeterProvider, get_meter_provider, set_meter_provider
 
-from flows.capture_run import CaptureReport
+from flows.capture_report import CaptureReport
 from flows.maintain_run import MaintainReport
 from flows.output import say
 from flows.redistill_run import RedistillReport

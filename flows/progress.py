@@ -1,8 +1,14 @@
-"""What a person at a terminal watches. In a log or a pipe there is no bar: flows log once per unit of work instead."""
+"""What a person at a terminal watches, and what a log has in its place.
+
+On a terminal a bar: done, of how many, how fast, how long still. Elsewhere a line of `name=value` now and then, on
+standard error, and none at all for what is done at once.
+"""
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -17,23 +23,79 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from flows.output import say
+
+Item = TypeVar("Item")
+
+# A line in a log for every half minute of work: a night of them is read in a minute.
+_SECONDS_BETWEEN_LINES = 30.0
+
 
 class Bar:
-    """What moves: on a terminal a rich task, elsewhere nothing."""
+    """What moves. Quiet by itself: for work that reports in another way."""
 
-    def __init__(self, progress: Progress | None, task: TaskID | None) -> None:
+    def advance(self, n: int) -> None:
+        """So many units more are done."""
+
+    def reach(self, done: int, total: int) -> None:
+        """So many units are done of so many."""
+
+    def expect(self, total: int | None, note: str = "") -> None:
+        """There will be so many in all, None if nobody knows yet; the note stands beside the numbers."""
+
+
+class _TerminalBar(Bar):
+    def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress = progress
         self._task = task
 
     def advance(self, n: int) -> None:
-        """So many units more are done."""
-        if self._progress is not None and self._task is not None:
-            self._progress.advance(self._task, n)
+        self._progress.advance(self._task, n)
 
     def reach(self, done: int, total: int) -> None:
-        """So many units are done of so many."""
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, total=total)
+        self._progress.update(self._task, completed=done, total=total)
+
+    def expect(self, total: int | None, note: str = "") -> None:
+        self._progress.update(self._task, note=note, **({} if total is None else {"total": total}))
+
+
+class LoggedBar(Bar):
+    """Says where it is by a line of `name=value`, at most every so many seconds."""
+
+    def __init__(self, title: str, total: int | None, unit: str, seconds_between: float) -> None:
+        self._title = title
+        self._unit = unit
+        self._total = total
+        self._done = 0
+        self._between = seconds_between
+        self._began = self._said = time.monotonic()
+
+    def advance(self, n: int) -> None:
+        self._done += n
+        self._say_if_due()
+
+    def reach(self, done: int, total: int) -> None:
+        self._done, self._total = done, total
+        self._say_if_due()
+
+    def expect(self, total: int | None, note: str = "") -> None:
+        self._total = self._total if total is None else total
+
+    def _say_if_due(self) -> None:
+        now = time.monotonic()
+        if now - self._said >= self._between:
+            self._said = now
+            say(self._line(now - self._began))
+
+    def _line(self, seconds: float) -> str:
+        rate = self._done / seconds if seconds else 0.0
+        values = [f"{self._unit}={self._done}"]
+        if self._total is not None:
+            values.append(f"total={self._total}")
+        values.append(f"per_second={rate:.3g}")
+        if self._total is not None and rate:
+            values.append(f"remaining_seconds={max(self._total - self._done, 0) / rate:.0f}")
+        return f"{self._title} {' '.join(values)}"
 
 
 class _Rate(ProgressColumn):
@@ -46,8 +108,9 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         total = f"/{task.total:,.0f}" if task.total else ""
         speed = task.finished_speed or task.speed
-        rate = f"  {speed:,.0f}/s" if speed else ""
-        return Text(f"{task.completed:,.0f}{total} {self._unit}{rate}")
+        rate = f"  {speed:,.{0 if speed >= 10 else 1}f}/s" if speed else ""
+        note = f"  {task.fields['note']}" if task.fields.get("note") else ""
+        return Text(f"{task.completed:,.0f}{total} {self._unit}{rate}{note}")
 
 
 def quiet_transformers() -> None:
@@ -58,11 +121,25 @@ def quiet_transformers() -> None:
 
 
 @contextmanager
-def progress_bar(title: str, *, total: int | None = None, unit: str = "tokens") -> Iterator[Bar]:
-    """A bar on stderr for the time of the block. Costs nothing and prints nothing where stderr is no terminal."""
+def progress_bar(title: str, *, total: int | None = None, unit: str = "tokens", log: bool = True) -> Iterator[Bar]:
+    """A bar on stderr for the time of the block; where that is no terminal, lines for a log, or none without `log`."""
     if not sys.stderr.isatty():
-        yield Bar(None, None)
+        yield LoggedBar(title, total, unit, _SECONDS_BETWEEN_LINES) if log else Bar()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), _Rate(unit), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        _Rate(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(elapsed_when_finished=False),
+    )
     with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
-        yield Bar(progress, progress.add_task(title, total=total))
+        yield _TerminalBar(progress, progress.add_task(title, total=total, note=""))
+
+
+def watched(items: Iterable[Item], title: str, *, total: int | None, unit: str) -> Iterator[Item]:
+    """The items, each a step of a bar once the next one is asked for."""
+    with progress_bar(title, total=total, unit=unit) as bar:
+        for item in items:
+            yield item
+            bar.advance(1)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from flows.capture_run import CaptureReport
+from flows.capture_report import CaptureReport
 from flows.distill_run import DistillReport
 from flows.options import location_of, require_capture_settings
 from flows.student_places import directory_of, students_directory

@@ -122,6 +122,12 @@ class CaptureSettings(Settings):
     batch_tokens: int = Field(4096, ge=1, description="padded tokens per forward at most")
     max_tokens: int | None = Field(None, ge=1, description="spend at most this many teacher tokens")
     max_hours: float | None = Field(None, gt=0, description="start no unit after this time")
+    price_per_hour: float | None = Field(
+        None, ge=0, description="what an hour of the machine costs, in your currency; none: nothing is said of money"
+    )
+    count_ahead: bool = Field(
+        True, description="count beside the teacher what is left, for the time that remains: reads the corpora twice"
+    )
     unit_retries: int = Field(2, ge=0, le=20)
 
 

@@ -201,10 +201,13 @@ def plan_units(
     )
 
 
-def count_plan(plan: Plan) -> PlanSummary:
-    """What the plan would compute: every unit is made, counted and dropped, so the numbers are those of a capture."""
-    for _ in plan:
-        pass
+def count_plan(plan: Plan, on_tokens: Callable[[int], None] = lambda n: None) -> PlanSummary:
+    """What the plan would compute: every unit is made, counted and dropped, so the numbers are those of a capture.
+
+    `on_tokens` is told of each unit's tokens.
+    """
+    for unit in plan:
+        on_tokens(unit.n_tokens)
     return plan.summary
 
 

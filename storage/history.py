@@ -1,5 +1,7 @@
 """What earlier captures took, for an estimate of the next: how fast a teacher was, how many bytes a token became."""
 
+from typing import Any
+
 from storage.lake import Lake
 
 
@@ -26,6 +28,35 @@ def stored_bytes_per_token(lake: Lake, recipe_id: str) -> tuple[float, int] | No
         [recipe_id],
     )
     return (found["n_bytes"] / found["n_tokens"], int(found["n_tokens"])) if found.get("n_tokens") else None
+
+
+def earlier_estimates(lake: Lake, *, limit: int = 10) -> list[dict[str, Any]]:
+    """What captures took against what was expected of them when they began, the newest first: took over expected.
+
+    A row has `time_from` and `bytes_from`, where the expectation came from, and the two ratios. Runs that computed
+    nothing, or noted no expectation, are left out.
+    """
+    rows: list[dict[str, Any]] = lake.sql(
+        f"""
+        SELECT
+            run_id, n_tokens, expected ->> '$.tokens_per_second_from' AS time_from,
+            seconds * (expected ->> '$.tokens_per_second')::DOUBLE / n_tokens AS time_ratio,
+            expected ->> '$.bytes_per_token_from' AS bytes_from,
+            n_bytes / (n_tokens * (expected ->> '$.bytes_per_token')::DOUBLE) AS bytes_ratio
+        FROM (
+            SELECT run_id, max(happened_at) AS started_at, max(detail -> '$.expected') AS expected
+            FROM store.run_events WHERE kind = 'capture' AND event = 'started' GROUP BY run_id
+        )
+        JOIN (
+            SELECT
+                run_id, sum(n_tokens)::BIGINT AS n_tokens, sum(n_bytes)::DOUBLE AS n_bytes, sum(seconds) AS seconds
+            FROM store.commits GROUP BY run_id
+        ) USING (run_id)
+        WHERE expected IS NOT NULL AND seconds > 0 AND n_tokens > 0
+        ORDER BY started_at DESC LIMIT {int(limit)}
+        """
+    ).to_pylist()
+    return rows
 
 
 def captured_tokens(lake: Lake, recipe_id: str) -> int:

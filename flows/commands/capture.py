@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.comparison import comparison_rows
 from flows.options import (
     ConfigFile,
     Debug,
@@ -18,11 +19,12 @@ from flows.options import (
     settings,
 )
 from flows.orchestration import arrange_prefect, run_flow
-from flows.output import Format, print_record, say
+from flows.output import Format, print_record, print_rows, say
+from flows.quantities import named_text
 from pipeline.config import Config
 
 if TYPE_CHECKING:
-    from flows.capture_run import CaptureReport
+    from flows.capture_report import CaptureReport
 
 
 def capture(
@@ -58,9 +60,20 @@ def capture(
     from flows.capture import capture as flow
 
     report = run_flow(flow, config)
-    print_record(report.as_record(), form, title="Captured")
+    print_captured(report, form)
     for line in outcome(report):
         say(line)
+
+
+def print_captured(report: "CaptureReport", form: Format) -> None:
+    """What the run did, and beside what was expected of it."""
+    if form is not Format.TABLE:
+        print_record({**report.as_record(), "compared": report.comparison()}, form)
+        return
+    record = {name: named_text(name, value) or value for name, value in report.as_record().items()}
+    print_record(record, form, title="Captured")
+    if rows := comparison_rows(report.comparison()):
+        print_rows(rows, form, title="Expected, and what it took")
 
 
 def _find_cheap_mistakes(config: Config) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from flows.comparison import compared, comparison_rows
 from flows.output import Format
 from flows.screen import print_screen
 from flows.screens.recipe import flat
@@ -13,7 +14,7 @@ def show_run(lake: Lake, beginning: str, form: Format) -> None:
     """A run by the beginning of its id, or `last`."""
     run = find_run(lake, beginning)
     detail = run.pop("detail")
-    run.pop("started")
+    expected = detail.get("expected") or run.pop("started").get("expected") or {}
     took = (run["ended_at"] - run["started_at"]).total_seconds() if run["ended_at"] and run["started_at"] else None
     head = {
         "run_id": run["run_id"],
@@ -37,9 +38,13 @@ def show_run(lake: Lake, beginning: str, form: Format) -> None:
         for name, value in flat(detail.get("report", {})).items()
         if name not in head and name not in committed and value not in (None, "")
     }
+    if run["kind"] == "capture" and took is not None and (price := expected.get("price_per_hour")) is not None:
+        head["cost"] = took / 3600 * price
+    rows = compared(expected, {**run, "seconds": took})
     sections: dict[str, Any] = {
         "run": head,
         "committed": committed,
+        "compared": rows if form is not Format.TABLE else comparison_rows(rows),
         "report": report,
         "engine": flat(detail.get("engine") or {}),
     }

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from flows.capture_run import CaptureReport, CaptureRun
+from flows.capture_report import CaptureReport
+from flows.capture_run import CaptureRun
 from flows.distill_run import DistillReport, DistillRun
 from flows.maintain_run import MaintainRun
 from flows.options import location_of

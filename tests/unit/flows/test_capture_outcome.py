@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flows.capture_run import CaptureReport
+from flows.capture_report import CaptureReport
 from flows.commands.capture import outcome
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import orjson
 import pytest
 
-from flows.capture_run import CaptureReport, CaptureRun
+from flows.capture_report import CaptureReport
+from flows.capture_run import CaptureRun
 from flows.options import location_of
 from pipeline.config import Config
 from storage.commits import commit_unit

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands.plan import duration
 from flows.orchestration import without_traceback
 from storage.errors import SettingsError
 
@@ -31,10 +30,6 @@ def test_what_is_not_there_is_told_before_prefect_is_imported(config_file: Path,
     assert done.returncode == code, done.stderr + done.stdout
     assert "gone" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
-
-
-def test_small_hours_are_minutes_or_seconds() -> None:
-    assert [duration(hours) for hours in (30.0, 0.5, 0.001)] == ["30.0", "30 minutes", "3.6 seconds"]
 
 
 def test_an_error_of_ours_is_logged_without_a_traceback_and_any_other_with_one(

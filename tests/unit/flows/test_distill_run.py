@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flows.capture_run import CaptureReport
+from flows.capture_report import CaptureReport
 from flows.distill_run import DistillReport, DistillRun
 from flows.options import location_of
 from pipeline.config import Config

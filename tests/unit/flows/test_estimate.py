@@ -2,23 +2,23 @@
 
 import pytest
 
-from flows.estimate import Basis, assumed_bytes, assumed_entries, assumed_speed, estimate
+from flows.estimate import Basis, Rates, assumed_bytes, assumed_entries, assumed_speed, estimate
 from pipeline.config import TargetSettings
 
 
 def test_hours_bytes_and_cost_follow_from_tokens() -> None:
-    taken = estimate(
-        7_200_000,
+    rates = Rates(
         bytes_per_token=Basis(value=20, source="measured"),
         tokens_per_second=Basis(value=1000, source="said"),
         price_per_hour=3,
     )
+    taken = estimate(7_200_000, rates)
     assert (taken.n_bytes, taken.hours, taken.cost) == (144_000_000, 2, 6)
 
 
 def test_without_a_price_there_is_no_cost() -> None:
     basis = Basis(value=1, source="")
-    assert estimate(1, bytes_per_token=basis, tokens_per_second=basis).cost is None
+    assert estimate(1, Rates(bytes_per_token=basis, tokens_per_second=basis)).cost is None
 
 
 @pytest.mark.parametrize(("threshold", "entries"), [(0.1, 5.5), (0.05, 8.5), (0.02, 15.8), (0.01, 25.6)])

@@ -7,7 +7,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from flows.capture_run import CaptureReport, CaptureRun
+from flows.capture_report import CaptureReport
+from flows.capture_run import CaptureRun
 from flows.maintain_run import MaintainReport, MaintainRun
 from flows.options import location_of
 from pipeline.config import Config

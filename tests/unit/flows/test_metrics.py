@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from flows import metrics
-from flows.capture_run import CaptureReport
+from flows.capture_report import CaptureReport
 from flows.maintain_run import MaintainReport
 from flows.redistill_run import RedistillReport
 

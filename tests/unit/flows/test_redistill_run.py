@@ -11,7 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
-from flows.capture_run import CaptureReport, CaptureRun
+from flows.capture_report import CaptureReport
+from flows.capture_run import CaptureRun
 from flows.distill_run import DistillReport, DistillRun
 from flows.options import location_of
 from flows.redistill_run import Attempt, RedistillReport, RedistillRun

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flows.capture_run import CaptureReport
+from flows.capture_report import CaptureReport
 from flows.options import location_of
 from pipeline.config import Config
 from storage.lake import Lake

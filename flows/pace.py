@@ -1,0 +1,50 @@
+"""How far a capture is: for a bar, for a log that a program reads, for Prefect's interface."""
+
+from dataclasses import dataclass
+
+from flows.capture_report import CaptureReport
+from flows.quantities import bytes_text, duration_text
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """A report of a run under way, and the tokens of its whole plan, None while nobody knows them."""
+
+    report: CaptureReport
+    planned_tokens: int | None
+
+    @property
+    def share(self) -> float:
+        """Of the plan, in [0, 1]; 0 while the plan is not counted."""
+        return min(self.report.n_tokens / self.planned_tokens, 1.0) if self.planned_tokens else 0.0
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """Of the teacher, at its pace so far; None while that is not known."""
+        speed = self.report.tokens_per_second
+        if not speed or self.planned_tokens is None:
+            return None
+        return max(self.planned_tokens - self.report.n_tokens, 0) / speed
+
+    def line(self) -> str:
+        """One line of `name=value` for a log: what is committed by now, and what is left."""
+        report = self.report
+        values: dict[str, float | int | None] = {
+            "units": report.n_units,
+            "documents": report.n_documents,
+            "tokens": report.n_tokens,
+            "planned_tokens": self.planned_tokens,
+            "bytes": report.n_bytes,
+            "tokens_per_second": report.tokens_per_second,
+            "remaining_seconds": self.remaining_seconds,
+        }
+        known = {name: value for name, value in values.items() if value is not None}
+        return "committed " + " ".join(f"{name}={value:.0f}" for name, value in known.items())
+
+    def words(self) -> str:
+        """The same for a person."""
+        report, left = self.report, self.remaining_seconds
+        of = f" of {self.planned_tokens:,}" if self.planned_tokens is not None else ""
+        speed = f", {report.tokens_per_second:,.0f} tokens/s" if report.tokens_per_second else ""
+        rest = f", about {duration_text(left)} left" if left else ""
+        return f"{report.n_tokens:,}{of} tokens, {bytes_text(report.n_bytes)} committed{speed}{rest}"
