@@ -216,6 +216,9 @@ def _attach(location: LakeLocation, *, read_only: bool) -> duckdb.DuckDBPyConnec
     connection = duckdb.connect()
     # DuckLake compares times as text in places: the machine's own time zone must not decide.
     connection.execute("SET TimeZone = 'UTC'")
+    if location.data_directory is not None:
+        # The system caches local files already: DuckDB's own copy would grow with the number of shards.
+        connection.execute("SET enable_external_file_cache = false")
     load_extension(connection, "ducklake")
     load_extension(connection, "sqlite_scanner" if location.catalog_file else "postgres_scanner")
     configure_object_store(connection, location)

@@ -158,3 +158,9 @@ def test_a_password_is_never_shown(text):
 def test_a_weight_that_is_not_a_number_of_its_own_row_is_refused(filled, recipe, weight):
     with pytest.raises(SettingsError, match=r"training\.weight"):
         resolve_row_set(filled, recipe_id=id_of_recipe(recipe), weight=weight)
+
+
+def test_no_second_copy_of_local_shards_is_kept_in_memory(filled):
+    filled.sql("SELECT sum(n_tokens) FROM sequences WHERE len(target_ids) > 0")
+    cached = "SELECT sum(memory_usage_bytes)::BIGINT AS n FROM duckdb_memory() WHERE tag = 'EXTERNAL_FILE_CACHE'"
+    assert filled.row(cached)["n"] == 0
