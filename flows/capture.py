@@ -19,7 +19,7 @@ from flows.comparison import comparison_rows
 from flows.limits import one_teacher
 from flows.metrics import record_capture
 from flows.pace import Pace
-from flows.progress import progress_bar
+from flows.progress import Bar, progress_bar
 from flows.quantities import bytes_text
 from flows.retries import worth_retrying
 from flows.run_names import last_commit, settings_of_run
@@ -63,9 +63,9 @@ def capture(config: Config) -> CaptureReport:
     retries = config.capture.unit_retries
     cap = config.capture.max_tokens
     with (
-        progress_bar("teacher", total=cap, log=False) as bar,
+        progress_bar("capture", total=cap, log=False) as bar,
         ExitStack() as place,
-        CaptureRun(config, on_tokens=bar.advance) as run,
+        CaptureRun(config, on_tokens=lambda n: _move(bar, run, n)) as run,
     ):
         shown = ProgressArtifact(f"Capture by {run.report.teacher}")
         committing: PrefectFuture[int] | None = None
@@ -79,7 +79,6 @@ def capture(config: Config) -> CaptureReport:
                 committing.result()
             committing = commit.with_options(retries=retries).submit(run, number)
             pace = Pace(run.report, run.planned_tokens)
-            bar.expect(run.planned_tokens, note=bytes_text(run.report.n_bytes))
             get_run_logger().info(pace.line())
             shown.update(pace.share, pace.words())
         if committing is not None:
@@ -88,6 +87,12 @@ def capture(config: Config) -> CaptureReport:
     record_capture(run.report)
     _show(run.report)
     return run.report
+
+
+def _move(bar: Bar, run: CaptureRun, n_tokens: int) -> None:
+    """So many tokens more went through the teacher; what is planned may have been counted meanwhile."""
+    bar.advance(n_tokens)
+    bar.expect(run.planned_tokens, note=f"{bytes_text(run.report.n_bytes)} stored")
 
 
 def _show(report: CaptureReport) -> None:

@@ -8,6 +8,7 @@ from prefect.tasks import exponential_backoff
 
 from flows.artifacts import ProgressArtifact, named_rows, table_artifact
 from flows.distill_run import DistillReport, DistillRun
+from flows.pace import TrainingPace
 from flows.progress import Bar, progress_bar
 from flows.retries import worth_retrying
 from flows.run_names import last_commit, settings_of_run
@@ -52,13 +53,13 @@ def _run_name() -> str:
 @flow(name="distill", flow_run_name=_run_name)
 def distill(config: Config) -> DistillReport:
     """Train, measure and register one student. Raises what the last retry of a task raised."""
-    with progress_bar("student", unit="steps") as bar:
-        shown = _Shown(bar)
-        with DistillRun(config, on_progress=shown.update) as run:
-            if not run.known:
+    shown = _Shown()
+    with DistillRun(config, on_progress=shown.update) as run:
+        if not run.known:
+            with progress_bar("train", unit="steps", log=False) as shown.bar:
                 train(run)
-                evaluate(run)
-                commit(run)
+            evaluate(run)
+            commit(run)
     table_artifact("distill", named_rows(run.report.as_record()), f"Student {run.report.student_id}")
     return run.report
 
@@ -66,16 +67,18 @@ def distill(config: Config) -> DistillReport:
 class _Shown:
     """Passes the trainer's progress on: to the bar of a terminal, to Prefect's interface, to the log."""
 
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
+    def __init__(self) -> None:
+        self.bar = Bar()
+        self._pace = TrainingPace()
         self._artifact = ProgressArtifact("Training")
 
     def update(self, progress: Any) -> None:
         """Called whenever the trainer reports (see pipeline.distillation_trainer.Progress)."""
         reach("student-training")
-        self._bar.reach(progress.step, progress.max_steps)
+        self._pace.reach(progress.step, progress.max_steps)
+        self.bar.reach(progress.step, progress.max_steps)
         if progress.loss is None:
             return
-        text = f"step {progress.step} of {progress.max_steps}, loss {progress.loss:.4f}"
-        self._artifact.update(progress.step / max(progress.max_steps, 1), text)
-        get_run_logger().info(text)
+        self.bar.expect(progress.max_steps, note=f"loss {progress.loss:.3f}")
+        self._artifact.update(progress.step / max(progress.max_steps, 1), self._pace.words(progress.loss))
+        get_run_logger().info(self._pace.line(progress.loss))

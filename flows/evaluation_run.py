@@ -1,10 +1,13 @@
 """Measuring models on the held-out documents: against the teacher where it is at hand, else against the cache."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from flows.output import say
-from flows.progress import quiet_transformers
+from flows.progress import Bar, progress_bar, quiet_transformers
 from pipeline.config import Config
 from pipeline.dataset import lake_fetch
 from pipeline.evaluation import Evaluation, evaluate, held_out_rows
@@ -32,10 +35,23 @@ def evaluate_models(
     quiet_transformers()
     tables = held_out_rows(rows, lake_fetch(lake.location, rows), max_tokens=config.evaluation.max_tokens)
     engine = teacher_engine(config, recipe)
-    found: Evaluation = evaluate(
-        models, tables, recipe, engine=engine, batch_sequences=config.evaluation.batch_sequences
-    )
+    n_tokens = min(rows.n_tokens, config.evaluation.max_tokens or rows.n_tokens)
+    with progress_bar("evaluate", total=n_tokens) as bar:
+        found: Evaluation = evaluate(
+            models,
+            _counted(tables, bar),
+            recipe,
+            engine=engine,
+            batch_sequences=config.evaluation.batch_sequences,
+        )
     return found
+
+
+def _counted(tables: Iterable[pa.Table], bar: Bar) -> Iterator[pa.Table]:
+    """The tables, each counted on the bar once the next one is asked for."""
+    for table in tables:
+        yield table
+        bar.advance(pc.sum(table["n_tokens"]).as_py())
 
 
 def teacher_engine(config: Config, recipe: Mapping[str, Any]) -> Engine | None:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from flows.options import location_of
+from flows.progress import watched
 from pipeline.config import Config
 from storage.compaction import compact, merge_small_tables, plan_compaction
 from storage.errors import IntegrityError, LogitlakeError
@@ -16,7 +17,7 @@ from storage.forgetting import forget_again, n_forgotten, n_removed, note_remove
 from storage.lake import Lake, single_writer
 from storage.registry import note_run
 from storage.sweeping import Holdings, Swept, holdings, sweep
-from storage.verify import UnitCheck, verify
+from storage.verify import UnitCheck, count_units, verify
 
 KIND = "maintain"
 
@@ -97,7 +98,9 @@ class MaintainRun:
         Raises IntegrityError for damage: then nothing is merged and nothing removed, since a file that upkeep would
         remove may be what the damaged one can be restored from.
         """
-        checks = list(verify(self._lake, sample=self._sample, salt=f"{self._began:%Y-%m-%d}"))
+        which: dict[str, Any] = {"sample": self._sample, "salt": f"{self._began:%Y-%m-%d}"}
+        n_units = count_units(self._lake, **which)
+        checks = list(watched(verify(self._lake, **which), "verify", total=n_units, unit="units"))
         self.report = replace(self.report, units_verified=len(checks))
         damaged = [check for check in checks if check.problem]
         if damaged:
@@ -117,7 +120,7 @@ class MaintainRun:
             self.report = replace(self.report, forgotten_again=len(again))
         self._n_forgotten = n_forgotten(self._lake)
         merges = plan_compaction(self._lake, target_bytes=self.settings.target_bytes)
-        for merge in merges:
+        for merge in watched(merges, "merge", total=len(merges), unit="merges"):
             if compact(self._lake, merge) is None:
                 self.report = replace(self.report, merges_put_off=self.report.merges_put_off + 1)
             else:

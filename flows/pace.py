@@ -1,5 +1,7 @@
-"""How far a capture is: for a bar, for a log that a program reads, for Prefect's interface."""
+"""How far a capture or a training is: for a bar, for a log that a program reads, for Prefect's interface."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flows.capture_report import CaptureReport
@@ -48,3 +50,38 @@ class Pace:
         speed = f", {report.tokens_per_second:,.0f} tokens/s" if report.tokens_per_second else ""
         rest = f", about {duration_text(left)} left" if left else ""
         return f"{report.n_tokens:,}{of} tokens, {bytes_text(report.n_bytes)} committed{speed}{rest}"
+
+
+class TrainingPace:
+    """Steps of a training against the clock, from the first that is told: one that is resumed begins half way."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._first: tuple[int, float] | None = None
+        self._step = self._max_steps = 0
+
+    def reach(self, step: int, max_steps: int) -> None:
+        """So many steps are done of so many."""
+        self._step, self._max_steps = step, max_steps
+        if self._first is None:
+            self._first = (step, self._clock())
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """At the pace so far; None before there is one."""
+        if self._first is None or self._step <= self._first[0]:
+            return None
+        per_step = (self._clock() - self._first[1]) / (self._step - self._first[0])
+        return per_step * (self._max_steps - self._step)
+
+    def line(self, loss: float) -> str:
+        """One line of `name=value` for a log."""
+        left = self.remaining_seconds
+        rest = "" if left is None else f" remaining_seconds={left:.0f}"
+        return f"trained steps={self._step} total={self._max_steps} loss={loss:.4f}{rest}"
+
+    def words(self, loss: float) -> str:
+        """The same for a person."""
+        left = self.remaining_seconds
+        rest = f", about {duration_text(left)} left" if left else ""
+        return f"step {self._step} of {self._max_steps}, loss {loss:.4f}{rest}"

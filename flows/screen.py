@@ -20,6 +20,7 @@ from flows.quantities import named_text
 Sections = Mapping[str, Row | Sequence[Row]]
 
 _ENOUGH_OF_AN_ID = 12
+_OTHER_NAMES = {"seconds": "took", "commit_number": "commit"}
 
 
 def print_screen(sections: Sections, form: Format) -> None:
@@ -35,11 +36,13 @@ def print_screen(sections: Sections, form: Format) -> None:
             if number:
                 console().print()
             console().print(Text(title.replace("_", " "), style="bold"))
-            console().print(_named(content) if isinstance(content, Mapping) else _rows(content))
+            console().print(_named(content) if isinstance(content, Mapping) else table_of(content))
 
 
 def short(name: str, value: Any) -> str:
-    """A value for a person, by its name: ids cut, units where the name tells them."""
+    """A value for a person, by its name: ids cut, units where the name tells them, lists as their items."""
+    if isinstance(value, list):
+        return ", ".join(short(name.removesuffix("s"), item) for item in value)
     if isinstance(value, str) and name.endswith("_id") and len(value) == 32:
         return value[:_ENOUGH_OF_AN_ID]
     if isinstance(value, datetime):
@@ -49,8 +52,8 @@ def short(name: str, value: Any) -> str:
 
 def heading(name: str) -> str:
     """A name as a person reads it: `n_tokens` is `tokens`, `recipe_id` is `recipe`."""
-    if name == "seconds":
-        return "took"
+    if name in _OTHER_NAMES:
+        return _OTHER_NAMES[name]
     plain = name.removeprefix("n_").removesuffix("_id").replace("_per_second", "/s").replace("_per_", "/")
     return plain.replace("_", " ")
 
@@ -65,19 +68,27 @@ def _named(record: Row) -> Table:
     return table
 
 
-def _rows(rows: Sequence[Row]) -> Table:
+def table_of(rows: Sequence[Row]) -> Table:
+    """Rows for a person: ids, times and numbers whole, text broken where it must be."""
     table = Table(box=None, pad_edge=False, padding=(0, 0, 0, 2), header_style="dim")
     for name in rows[0]:
-        numeric = any(isinstance(row[name], int | float | Decimal) and not isinstance(row[name], bool) for row in rows)
-        table.add_column(
-            heading(name),
-            justify="right" if numeric else "left",
-            overflow="fold",
-            no_wrap=name.endswith(("_id", "_at")),
-        )
+        text = is_text(name, rows)
+        justify = "right" if any(_is_number(row[name]) for row in rows) else "left"
+        table.add_column(heading(name), justify=justify, overflow="fold", no_wrap=not text)  # type: ignore[arg-type]
     for row in rows:
         table.add_row(*(short(name, value) for name, value in row.items()))
     return table
+
+
+def is_text(name: str, rows: Sequence[Row]) -> bool:
+    """Whether the values of a column may be broken over lines."""
+    if name.endswith(("_id", "_at")):
+        return False
+    return any(isinstance(row[name], str | list) for row in rows)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
 
 
 def _write_csv(sections: Sections) -> None:

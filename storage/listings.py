@@ -11,7 +11,9 @@ LISTINGS = {
         SELECT recipe_id, teacher, sparsifier, temperature, n_documents, n_tokens, bytes_per_token, created_at
         FROM recipes ORDER BY created_at DESC""",
     "runs": """
-        SELECT run_id, kind, status, recipe_id, started_at, ended_at, n_documents, n_tokens, tokens_per_second
+        SELECT
+            run_id, kind, status, recipe_id, started_at, ended_at, n_documents::BIGINT AS n_documents,
+            n_tokens::BIGINT AS n_tokens, tokens_per_second
         FROM runs ORDER BY started_at DESC""",
     "commits": """
         SELECT commit_number, committed_at, unit_id, recipe_id, n_documents, n_tokens, n_bytes, seconds
@@ -28,8 +30,13 @@ LISTINGS = {
         FROM promotions ORDER BY commit_number DESC""",
     "aliases": "SELECT alias, student_id, since_commit FROM aliases ORDER BY alias",
     "students": """
-        SELECT student_id, directory, parent_id, row_set_id, created_at, metrics
-        FROM students ORDER BY created_at DESC""",
+        SELECT
+            student_id, a.aliases, created_at, (metrics ->> '$.after.cross_entropy')::DOUBLE AS cross_entropy,
+            (metrics ->> '$.after.kl')::DOUBLE AS kl, parent_id, row_set_id, directory, metrics
+        FROM students
+        LEFT JOIN (SELECT student_id, list(alias ORDER BY alias) AS aliases FROM aliases GROUP BY ALL) AS a
+            USING (student_id)
+        ORDER BY created_at DESC""",
 }
 
 

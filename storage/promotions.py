@@ -33,7 +33,9 @@ def named_student(lake: Lake, name: str) -> dict[str, Any]:
     """A student by its alias, its id, or the beginning of that. Raises LakeError if there is none."""
     student = find_student(lake, student_of(lake, name) or name)
     if not student:
-        raise LakeError(f"no student {name!r} in this lake; `logitlake show students` lists those there are")
+        raise LakeError(
+            f"no student and no alias {name!r} in this lake; `logitlake show students` lists those there are"
+        )
     return student
 
 

@@ -6,6 +6,7 @@ taken once; a forgotten document stays forgotten; a file that can't be read is r
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,9 @@ _GROWING_TABLES = (
 )
 
 
+OnShard = Callable[[int, int], None]
+
+
 @dataclass(slots=True)
 class RebuildReport:
     """What a rebuild took, and what it left: `skipped` maps a path to the reason."""
@@ -40,8 +44,10 @@ class RebuildReport:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def rebuild(location: LakeLocation) -> RebuildReport:
+def rebuild(location: LakeLocation, *, on_shard: OnShard = lambda done, total: None) -> RebuildReport:
     """Make the catalog of the shards under the data path. Raises LakeError if there is a catalog, or nothing to read.
+
+    `on_shard` is told how many files are done, of how many.
 
     All of it is one transaction: killed half way, the catalog holds no rows and can be removed and made again.
     """
@@ -49,7 +55,7 @@ def rebuild(location: LakeLocation) -> RebuildReport:
         raise LakeError(f"{location.catalog_file} exists: move it away first; rebuild never overwrites a catalog")
     settings = _settings(location)
     try:
-        return _rebuild(location, settings)
+        return _rebuild(location, settings, on_shard)
     except BaseException:
         _remove_what_was_begun(location)
         raise
@@ -62,7 +68,7 @@ def _remove_what_was_begun(location: LakeLocation) -> None:
             location.catalog_file.with_name(location.catalog_file.name + suffix).unlink(missing_ok=True)
 
 
-def _rebuild(location: LakeLocation, settings: dict[str, str]) -> RebuildReport:
+def _rebuild(location: LakeLocation, settings: dict[str, str], on_shard: OnShard) -> RebuildReport:
     report = RebuildReport()
     salt, share = settings["held_out_salt"], float(settings["held_out_share"])
     with Lake.create(location, held_out_salt=salt, held_out_share=share, over_data=True) as lake:
@@ -74,8 +80,9 @@ def _rebuild(location: LakeLocation, settings: dict[str, str]) -> RebuildReport:
             for table in _GROWING_TABLES:
                 _take_union(transaction, location, table)
             _take_recipes(transaction, location)
-            for path in _merged_first(shards):
+            for done, path in enumerate(_merged_first(shards), start=1):
                 _take_shard(transaction, location, path, forgotten, report)
+                on_shard(done, len(shards))
             _finish(transaction)
         counts = lake.row(
             "SELECT count(*) AS documents, coalesce(sum(n_sequences), 0) AS sequences FROM store.documents"

@@ -8,6 +8,8 @@ from storage.lake import Lake
 from storage.schema import SEQUENCES
 from storage.shards import check_rows
 
+_IN_SAMPLE = "('0x' || substr(md5(unit_id || ?), 1, 8))::BIGINT < ?::DOUBLE * 4294967296"
+
 
 @dataclass(frozen=True, slots=True)
 class UnitCheck:
@@ -26,15 +28,20 @@ def verify(lake: Lake, *, sample: float = 1.0, salt: str = "") -> Iterator[UnitC
     another salt, such as the date. Raises nothing for a bad unit.
     """
     units = lake.sql(
-        """
+        f"""
         SELECT unit_id, recipe_id, count(*) AS n_documents, sum(n_sequences)::BIGINT AS n_sequences
-        FROM store.documents WHERE ('0x' || substr(md5(unit_id || ?), 1, 8))::BIGINT < ?::DOUBLE * 4294967296
-        GROUP BY ALL ORDER BY unit_id
+        FROM store.documents WHERE {_IN_SAMPLE} GROUP BY ALL ORDER BY unit_id
         """,
         [salt, sample],
     )
     for unit in units.to_pylist():
         yield UnitCheck(unit["unit_id"], unit["recipe_id"], unit["n_sequences"], _problem(lake, unit))
+
+
+def count_units(lake: Lake, *, sample: float = 1.0, salt: str = "") -> int:
+    """How many work units `verify` would check."""
+    question = f"SELECT count(DISTINCT (unit_id, recipe_id)) AS n FROM store.documents WHERE {_IN_SAMPLE}"
+    return int(lake.row(question, [salt, sample])["n"])
 
 
 def _problem(lake: Lake, unit: dict[str, object]) -> str:

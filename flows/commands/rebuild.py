@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
 from flows.output import Format, print_record, say
+from flows.progress import progress_bar
 from storage.rebuild import rebuild as make_again
 
 
@@ -20,7 +21,8 @@ def rebuild(
     """
     config = settings(config_file, overrides, {"lake.path": lake})
     location = location_of(config)
-    report = asdict(make_again(location))
+    with progress_bar("rebuild", unit="files") as bar:
+        report = asdict(make_again(location, on_shard=bar.reach))
     for path, reason in report["skipped"].items():
         say(f"left alone: {path}: {reason}")
     print_record(report if form is Format.JSON else report | {"skipped": len(report["skipped"])}, form)

@@ -1,5 +1,6 @@
 """`logitlake show`: what is in the lake, and what the settings are."""
 
+import sys
 from enum import StrEnum
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from flows.completion import offer, offer_what_is_shown
 from flows.config_reference import documented_yaml
+from flows.lists import print_list
 from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
 from flows.output import Format, print_record, print_rows, say
 from flows.screens.document import show_document
@@ -124,9 +126,12 @@ def _required(what: What, name: str | None) -> str:
 
 def _show_list(lake: Lake, what: What, limit: int, form: Format) -> None:
     found = listing(lake, what.value, limit=limit)
-    print_rows(found.rows, form)
     if form is Format.TABLE and not found.n_rows:
         say(f"no {what.value.replace('-', ' ')} yet")
+    elif form is Format.TABLE and sys.stdout.isatty():
+        print_list(found.rows.to_pylist())
+    else:
+        print_rows(found.rows, form)
     if found.n_rows > found.rows.num_rows:
         say(f"{found.n_rows - found.rows.num_rows:,} more: raise --limit")
 

@@ -6,8 +6,10 @@ import typer
 
 from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
 from flows.output import Format, print_rows, say
+from flows.progress import watched
 from storage.errors import IntegrityError
 from storage.lake import Lake
+from storage.verify import count_units
 from storage.verify import verify as check
 
 
@@ -28,7 +30,8 @@ def verify(
     """
     config = settings(config_file, overrides, {"lake.path": lake})
     with Lake.open(location_of(config)) as opened:
-        checks = list(check(opened, sample=sample))
+        n_units = count_units(opened, sample=sample)
+        checks = list(watched(check(opened, sample=sample), "verify", total=n_units, unit="units"))
     bad = [unit for unit in checks if unit.problem]
     n_sequences = sum(unit.n_sequences for unit in checks)
     rows = [

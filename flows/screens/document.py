@@ -37,7 +37,7 @@ _LEVELS = (
     _Level(-float("inf"), "#ffffff on #b10026", "1/1000"),
 )
 _NO_TARGET = "dim"
-_SHORTER = {"commit_number": "commit", "mean_entropy": "entropy", "mean_surprise": "surprise", "held_out": "held"}
+_SHORTER = {"mean_entropy": "entropy", "mean_surprise": "surprise", "held_out": "held"}
 
 
 def show_document(lake: Lake, name: str, form: Format, *, recipe: str | None, limit: int | None) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from flows.output import Format
 from flows.screen import print_screen
 from flows.screens.recipe import flat
+from pipeline.config import TrainingSettings
 from storage.facts import student_facts
 from storage.lake import Lake
 from storage.promotions import named_student
@@ -37,7 +38,7 @@ def show_student(lake: Lake, name: str, form: Format) -> None:
             {name: row[name] for name in ("depth", "ancestor_id", "parent_id", "up_to_commit", "n_sequences")}
             for row in facts["lineage"]
         ],
-        "Settings": flat({name: _given(values) for name, values in student["settings"].items()}),
+        "Settings other than the defaults": _chosen(student["settings"]),
     }
     print_screen(sections, form)
 
@@ -47,5 +48,9 @@ def measured(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"model": name, **metrics[name]} for name in _MEASURED if metrics.get(name)]
 
 
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+def _chosen(settings: dict[str, Any]) -> dict[str, Any]:
+    """What somebody set: the settings that are not what they are by default, and the student's own."""
+    usual = TrainingSettings().model_dump(mode="json")
+    own = {name: value for name, value in settings.get("student", {}).items() if value not in (None, False)}
+    training = {name: value for name, value in settings.get("training", {}).items() if value != usual.get(name)}
+    return flat({"student": own, "training": training})

@@ -35,7 +35,9 @@ def last_run() -> FlowRun:
 def artifacts_of(run: FlowRun) -> dict[str, Any]:
     with get_client(sync_client=True) as client:
         found = client.read_artifacts(sort=ArtifactSort.CREATED_DESC, limit=50)
-    return {artifact.type or "": artifact for artifact in reversed(found) if artifact.flow_run_id == run.id}
+    return {
+        artifact.key or artifact.type or "": artifact for artifact in reversed(found) if artifact.flow_run_id == run.id
+    }
 
 
 def test_a_capture_is_named_by_teacher_and_commit_number_and_shows_progress_and_a_table(
@@ -49,7 +51,8 @@ def test_a_capture_is_named_by_teacher_and_commit_number_and_shows_progress_and_
     assert run.state.is_completed()
     shown = artifacts_of(run)
     assert shown["progress"].data == 100.0
-    assert "tokens per second" in shown["table"].data
+    assert "tokens per second" in shown["capture"].data
+    assert "difference" in shown["capture-plan"].data
     again = capture(config)
     assert again.n_documents == 0
 
@@ -98,7 +101,7 @@ def test_a_student_is_trained_once_and_its_run_says_where_it_comes_from(
     assert distill(config).trained
     run = last_run()
     assert run.name.startswith("1 layers of the teacher at commit ")
-    assert "after kl" in artifacts_of(run)["table"].data
+    assert "after kl" in artifacts_of(run)["distill"].data
     assert not distill(config).trained
 
 

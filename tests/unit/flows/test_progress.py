@@ -3,7 +3,7 @@
 import pytest
 
 from flows.capture_report import CaptureReport
-from flows.pace import Pace
+from flows.pace import Pace, TrainingPace
 from flows.progress import LoggedBar, progress_bar, watched
 
 REPORT = CaptureReport(
@@ -64,3 +64,14 @@ def test_while_the_plan_is_not_counted_a_capture_says_no_remaining_time() -> Non
     assert (pace.share, pace.remaining_seconds) == (0.0, None)
     assert "remaining" not in pace.line()
     assert "left" not in pace.words()
+
+
+def test_a_training_that_is_resumed_is_judged_by_its_own_steps() -> None:
+    now = [100.0]
+    pace = TrainingPace(clock=lambda: now[0])
+    pace.reach(40, 100)
+    assert pace.line(2.5) == "trained steps=40 total=100 loss=2.5000"
+    now[0] = 130.0
+    pace.reach(50, 100)
+    assert pace.line(2.25) == "trained steps=50 total=100 loss=2.2500 remaining_seconds=150"
+    assert pace.words(2.25) == "step 50 of 100, loss 2.2500, about 2 min 30 s left"
