@@ -31,7 +31,8 @@ from storage.student_losses import record_losses
 class DistillReport:
     """What a run of the student flow did. `trained` is False where the student was there already.
 
-    `metrics` has `train`, and where there are held-out documents `before`, `after` and `teacher`.
+    `metrics` has `train` and `curve` (loss over steps), and where there are held-out documents `before`, `after` and
+    `teacher`.
     """
 
     run_id: str
@@ -150,7 +151,7 @@ class DistillRun:
             show_progress=False,
             on_progress=self._on_progress,
         )
-        self.report = replace(self.report, trained=True, metrics={"train": trained.metrics})
+        self.report = replace(self.report, trained=True, metrics={"train": trained.metrics, "curve": trained.curve})
         reach("student-trained")
 
     def evaluate(self) -> None:

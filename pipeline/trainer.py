@@ -27,12 +27,12 @@ from pipeline.students import make_student
 from pipeline.teachers.devices import device_has_bfloat16, resolve_device
 from pipeline.teachers.dtype import resolve_dtype
 from pipeline.teachers.files import TeacherFiles
+from pipeline.training_curve import logging_steps, training_curve
 from storage.errors import SettingsError
 from storage.rowsets import RowSet
 
 log = logging.getLogger(__name__)
 
-_LOG_STEPS = 10
 _KEPT_CHECKPOINTS = 2
 
 
@@ -49,6 +49,11 @@ class TrainedStudent:
     @property
     def metrics(self) -> dict[str, Any]:
         return dict(self.facts["metrics"])
+
+    @property
+    def curve(self) -> list[list[float]]:
+        """Loss over steps (see pipeline.training_curve); empty for a student that was trained before it was kept."""
+        return list(self.facts.get("curve", ()))
 
 
 def train_student(
@@ -88,6 +93,8 @@ def train_student(
         accumulation=training.gradient_accumulation,
         cut_mass=training.tail,
     )
+    steps_of_an_epoch = len(reader) // training.gradient_accumulation
+    args.logging_steps = logging_steps(training.max_steps or int(training.epochs * steps_of_an_epoch))
     loss = LossSettings(
         cross_entropy_weight=training.cross_entropy_weight,
         temperature=recipe["temperature"],
@@ -100,6 +107,7 @@ def train_student(
     result = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     facts = _facts(own_id, parent, student, training, row_set, recipe) | {
         "metrics": _metrics(trainer, result, args),
+        "curve": training_curve(trainer.state.log_history),
         "versions": _versions(),
     }
     _save(trainer, work / "student", output, facts, tokenizer, chat_template)
@@ -131,7 +139,6 @@ def training_arguments(training: TrainingSettings, directory: Path, *, show_prog
         save_strategy="steps" if training.save_steps else "no",
         save_steps=training.save_steps or 500,
         save_total_limit=_KEPT_CHECKPOINTS,
-        logging_steps=_LOG_STEPS,
         disable_tqdm=not show_progress,
         report_to="none",
         ddp_find_unused_parameters=False,
