@@ -100,6 +100,12 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
             ),
         ),
         Entry(
+            name="report",
+            module="flows.commands.report",
+            summary="one page that needs nothing but itself, to look at and to send",
+            examples=("logitlake report", "logitlake report --output report.html"),
+        ),
+        Entry(
             name="sql",
             module="flows.commands.sql",
             summary="one read-only question in SQL",

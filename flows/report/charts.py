@@ -1,0 +1,92 @@
+"""The look of every chart, and the two filters. Colours are the page's own variables, so that they follow its theme."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import altair as alt
+
+COLOURS = [f"var(--series-{number})" for number in range(1, 7)]
+ACCENT, MUTED, INK = "var(--series-1)", "var(--muted)", "var(--ink)"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+
+# Names of the signals that the page sets; empty means all.
+RECIPE, CORPUS = "shown_recipe", "shown_corpus"
+_JUDGED_BY = {RECIPE: "recipe", CORPUS: "corpus"}
+
+
+def data(rows: Sequence[Mapping[str, Any]]) -> alt.Data:
+    """Rows as they go into the page; times as milliseconds."""
+    plain = [
+        {key: value.timestamp() * 1000 if isinstance(value, datetime) else value for key, value in row.items()}
+        for row in rows
+    ]
+    return alt.Data(values=plain)
+
+
+def chart(rows: Sequence[Mapping[str, Any]], *filters: str) -> alt.Chart:
+    """A chart of rows that show under the page's filters (RECIPE judges by the field `recipe`, CORPUS by `corpus`).
+
+    A row without a value for a filter is always shown.
+    """
+    made = alt.Chart(data(rows))
+    for name in filters:
+        field = _JUDGED_BY[name]
+        made = made.transform_filter(f"{name} === '' || datum.{field} == null || datum.{field} === {name}")
+    return made
+
+
+def colour_by_name(names: Sequence[str]) -> alt.Color:
+    """Series in the page's colours, a name always in the same one whatever is shown; no legend for one name."""
+    legend = alt.Legend(title=None, orient="top", columns=1, labelLimit=250, symbolType="circle")
+    scale = alt.Scale(domain=list(names), range=COLOURS)
+    return alt.Color("name:N", scale=scale, legend=legend if len(names) > 1 else None)
+
+
+def specification(made: Any, *filters: str, title: str = "", height: int = 260) -> dict[str, Any]:
+    """The finished Vega-Lite: as wide as its place, with the filters' signals and the page's looks.
+
+    `title` is that of the y axis: it stands above the legend, where it has room.
+    """
+    sized = made.properties(width="container", height=height, background="transparent", padding=2)
+    if title:
+        sized = sized.properties(title=alt.Title(title, **_AXIS_TITLE))
+    sized = sized.properties(autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
+    for name in filters:
+        sized = sized.add_params(alt.param(name=name, value=""))
+    spec: dict[str, Any] = sized.configure(**_LOOKS).to_dict()
+    # The address of the schema is for editors; the page should name no address that is not its own.
+    spec.pop("$schema", None)
+    return spec
+
+
+_AXIS_TITLE: dict[str, Any] = {
+    "anchor": "start",
+    "frame": "bounds",
+    "color": MUTED,
+    "font": FONT,
+    "fontSize": 12,
+    "fontWeight": 400,
+    "offset": 10,
+}
+_LOOKS: dict[str, Any] = {
+    "font": FONT,
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": MUTED,
+        "titleColor": MUTED,
+        "titleFontWeight": 400,
+        "titleFontSize": 12,
+        "labelFontSize": 12,
+        "gridColor": "var(--line)",
+        "domainColor": "var(--line)",
+        "tickColor": "var(--line)",
+        "titlePadding": 8,
+        "labelOverlap": True,
+    },
+    "axisX": {"grid": False},
+    "axisY": {"domain": False, "ticks": False, "title": None},
+    "legend": {"labelColor": INK, "labelFontSize": 12},
+    "text": {"color": INK, "fontSize": 12, "font": FONT},
+    "range": {"category": COLOURS},
+}

@@ -1,0 +1,80 @@
+"""Everything that the page tells, read from the lake in one go: the sections then only choose and arrange."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from flows.report.names import recipe_names
+from storage.lake import Lake
+from storage.report import distributions, fidelity, holdings
+from storage.report.passages import Passage, passages, token_texts
+from storage.report.sample import POSITIONS, Sample, take_sample
+from storage.report.students import students
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """The answers of `storage.report`, each as rows; `names` are those of the recipes by id."""
+
+    lake: str
+    written_at: datetime
+    held_out_share: float
+    totals: dict[str, Any]
+    names: Mapping[str, str]
+    sample: Sample
+    recipes: Rows
+    by_corpus: Rows
+    growth: Rows
+    runs: Rows
+    histograms: Rows
+    quantiles: Rows
+    entries: Rows
+    entry_counts: Rows
+    calibration: Rows
+    students: Rows
+    passages: list[Passage]
+    token_texts: Mapping[tuple[str, int], str]
+
+    @property
+    def corpora(self) -> list[str]:
+        return sorted({row["corpus"] for row in self.by_corpus})
+
+
+def find_out(lake: Lake, *, positions: int = POSITIONS) -> Findings:
+    """Ask the lake everything; `positions` bounds what is looked at one by one."""
+    sample = take_sample(lake, positions=positions)
+    recipes = holdings.recipes(lake).to_pylist()
+    names = recipe_names(recipes)
+    order = list(names)
+
+    def by_recipe(table: pa.Table) -> Rows:
+        """Rows in the recipes' order, within a recipe in their own."""
+        return sorted(table.to_pylist(), key=lambda row: order.index(row["recipe_id"]))
+
+    chosen = sorted(passages(lake), key=lambda passage: order.index(passage.recipe_id))
+    directory = lake.location.state_directory
+    return Findings(
+        lake=directory.name if directory else "lake",
+        written_at=datetime.now(UTC),
+        held_out_share=lake.held_out_share,
+        totals=holdings.totals(lake),
+        names=names,
+        sample=sample,
+        recipes=recipes,
+        by_corpus=by_recipe(holdings.by_corpus(lake)),
+        growth=holdings.growth(lake).to_pylist(),
+        runs=holdings.latest_runs(lake).to_pylist(),
+        histograms=by_recipe(distributions.histograms(lake)),
+        quantiles=by_recipe(distributions.quantiles(lake)),
+        entries=by_recipe(fidelity.entries(lake)),
+        entry_counts=by_recipe(fidelity.entry_counts(lake)),
+        calibration=by_recipe(fidelity.calibration(lake)),
+        students=students(lake),
+        passages=chosen,
+        token_texts=token_texts(lake, chosen),
+    )

@@ -1,0 +1,74 @@
+"""How unsure the teacher is before a token, and how surprised after it."""
+
+from typing import Any
+
+from flows.report.blocks import Chart, Row, Section, Table
+from flows.report.findings import Findings
+from flows.report.sampled import about_the_sample
+from flows.report.shares import share_chart
+from storage.report.distributions import BIN_NATS, LAST_BIN_NATS
+
+_MEASURES = {
+    "entropy": "Entropy: how unsure the teacher was before the token",
+    "surprise": "Surprise: minus the log-probability of the token that came",
+}
+_QUANTILES = ("mean", "p10", "median", "p90", "p99")
+
+
+def distributions_section(found: Findings) -> Section | None:
+    """A histogram and its quantiles for each measure."""
+    if not found.histograms:
+        return None
+    lead = (
+        "Where entropy is near zero the teacher knows what comes, and a student learns little from more than the token "
+        "itself; where it is high, the cached distribution says more than the token does. A teacher that fits the text "
+        f"is surprised, on average, as much as it expected to be. {about_the_sample(found.sample)}"
+    )
+    blocks = [_chart(found, measure, title) for measure, title in _MEASURES.items()]
+    return Section(key="distributions", title="Entropy and surprise", lead=lead, blocks=blocks)
+
+
+def _chart(found: Findings, measure: str, title: str) -> Chart:
+    rows: list[dict[str, Any]] = [
+        {"recipe": row["recipe_id"], "name": found.names[row["recipe_id"]], "corpus": row["corpus"]}
+        | {"bin": row["bin"], "label": _bin(row["bin"]), "n": row["n"]}
+        for row in found.histograms
+        if row["measure"] == measure
+    ]
+    quantiles = [row for row in found.quantiles if row["measure"] == measure]
+    said = "; ".join(
+        f"{found.names[row['recipe_id']]} on {row['corpus']}: mean {row['mean']:.2f}, median {row['median']:.2f}, a "
+        f"tenth above {row['p90']:.2f} nats"
+        for row in quantiles
+    )
+    return Chart(
+        key=measure,
+        title=title,
+        spec=share_chart(
+            rows,
+            title="nats",
+            width=BIN_NATS,
+            end=LAST_BIN_NATS + BIN_NATS,
+            names=list(found.names.values()),
+            unit="nats",
+        ),
+        description=f"Share of positions by {measure} in bins of half a nat. {said}.",
+        table=_table(found, quantiles, measure),
+    )
+
+
+def _table(found: Findings, quantiles: list[dict[str, Any]], measure: str) -> Table:
+    rows = [
+        Row(
+            cells=[found.names[row["recipe_id"]], row["corpus"], row["n"], *(row[name] for name in _QUANTILES)],
+            recipes=(row["recipe_id"],),
+            corpus=row["corpus"],
+        )
+        for row in quantiles
+    ]
+    columns = ["recipe", "corpus", "positions", "mean", "10% below", "median", "90% below", "99% below"]
+    return Table(caption=f"{measure.capitalize()} in nats", columns=columns, rows=rows)
+
+
+def _bin(low: float) -> str:
+    return f"{low:g} and more" if low >= LAST_BIN_NATS else f"{low:g} to {low + BIN_NATS:g}"
