@@ -10,6 +10,7 @@ from flows.artifacts import ProgressArtifact, named_rows, table_artifact
 from flows.distill_run import DistillReport, DistillRun
 from flows.pace import TrainingPace
 from flows.progress import Bar, progress_bar
+from flows.report_link import link_report
 from flows.retries import worth_retrying
 from flows.run_names import last_commit, settings_of_run
 from pipeline.config import Config
@@ -61,6 +62,8 @@ def distill(config: Config) -> DistillReport:
             evaluate(run)
             commit(run)
     table_artifact("distill", named_rows(run.report.as_record()), f"Student {run.report.student_id}")
+    if run.report.trained:
+        link_report(config)
     return run.report
 
 

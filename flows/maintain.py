@@ -9,6 +9,7 @@ from prefect.tasks import exponential_backoff
 from flows.artifacts import table_artifact
 from flows.maintain_run import MaintainReport, MaintainRun
 from flows.metrics import record_maintain
+from flows.report_link import link_report
 from flows.retries import worth_retrying
 from flows.run_names import last_commit, settings_of_run
 from pipeline.config import Config
@@ -52,6 +53,8 @@ def maintain(config: Config, dry_run: bool = False, verify_all: bool = False) ->
         merge(run)
         sweep(run)
     _report(run.report)
+    if not dry_run:
+        link_report(config)
     return run.report
 
 

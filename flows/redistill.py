@@ -17,6 +17,7 @@ from flows.distill_run import DistillReport
 from flows.events import PROMOTED, REJECTED, tell
 from flows.metrics import record_redistill
 from flows.redistill_run import Attempt, RedistillReport, RedistillRun
+from flows.report_link import link_report
 from flows.retries import worth_retrying
 from flows.run_names import last_commit, settings_of_run
 from flows.student_places import students_directory
@@ -53,6 +54,8 @@ def redistill(config: Config) -> RedistillReport:
         while (attempt := run.next()) is not None:
             decide(run, attempt, distill(attempt.config))
     _report(run.report, students_directory(config))
+    if run.report.candidate:
+        link_report(config)
     return run.report
 
 

@@ -16,6 +16,7 @@ from prefect.testing.utilities import prefect_test_harness
 from flows.capture import capture, commit
 from flows.capture_run import CaptureRun
 from flows.distill import distill
+from flows.maintain import maintain
 from pipeline.config import Config
 from storage.errors import LakeBusyError, MismatchError
 
@@ -102,7 +103,29 @@ def test_a_student_is_trained_once_and_its_run_says_where_it_comes_from(
     run = last_run()
     assert run.name.startswith("1 layers of the teacher at commit ")
     assert "after kl" in artifacts_of(run)["distill"].data
+    page = tmp_path / "lake" / "report.html"
+    assert page.as_uri() in artifacts_of(run)["report"].data
+    assert "Training curves" in page.read_text(encoding="utf-8")
+    page.unlink()
     assert not distill(config).trained
+    assert not page.exists(), "nothing was trained, so nothing is reported anew"
+
+
+def test_a_report_that_can_not_be_written_does_not_end_the_run(
+    server: None, filled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(filled.config.lake.path, tmp_path / "lake")
+    lake = filled.config.lake.model_copy(update={"path": tmp_path / "lake"})
+
+    def full(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("flows.report.page.write_report", full)
+    maintain(filled.config.model_copy(update={"lake": lake}))
+    run = last_run()
+    assert run.state is not None
+    assert run.state.is_completed()
+    assert "report" not in artifacts_of(run)
 
 
 def test_the_whole_job_by_commands_and_again_with_nothing_to_do(server: None, cli: Any, config_file: Path) -> None:
