@@ -37,7 +37,10 @@ def _speed(prepared: Prepared, said: float | None, known: tuple[float, int] | No
     if said is not None:
         return Basis(value=said, source="said: --tokens-per-second")
     if known is not None:
-        return Basis(value=known[0], source=f"measured in {known[1]} earlier runs of this teacher in the lake")
+        return Basis(
+            value=known[0],
+            source=f"measured in {known[1]:,} earlier run{'s' * (known[1] > 1)} of this teacher in the lake",
+        )
     return assumed_speed(
         prepared.files.n_parameters, accelerator=_accelerator(prepared.teacher.device), n_cores=os.cpu_count() or 1
     )

@@ -20,6 +20,8 @@ from rich.table import Table
 from flows.visible import visible
 
 _ROWS_FOR_A_PERSON = 500
+_CELL_FOR_A_PERSON = 300
+_NO_CRUMB = 8
 _WIDE_ENOUGH_TO_PIPE = 100_000
 # A path or an id that is cut at the edge can't be copied.
 _WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "drop_whitespace": True}
@@ -88,7 +90,7 @@ def readable(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value or 0.0:.4g}"
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(value, list | tuple | dict):
@@ -109,6 +111,12 @@ def _write_csv(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 
 def _write_table(names: Sequence[str], rows: Sequence[Row], title: str) -> None:
+    screen = console()
+    if screen.is_terminal:
+        rows = [{name: _cut(readable(row[name]), row[name]) for name in names} for row in rows]
+        if _least_width(names, rows) > screen.width:
+            _write_records(names, rows, title)
+            return
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in names:
         numeric = any(isinstance(row[name], int | float) for row in rows)
@@ -116,6 +124,25 @@ def _write_table(names: Sequence[str], rows: Sequence[Row], title: str) -> None:
     for row in rows:
         table.add_row(*(readable(row[name]) for name in names))
     console().print(table)
+
+
+def _write_records(names: Sequence[str], rows: Sequence[Row], title: str) -> None:
+    """Each row as named values below one another, where so many columns do not fit beside one another."""
+    for number, row in enumerate(rows, start=1):
+        print_record({name: row[name] for name in names}, Format.TABLE, title=f"{title} row {number:,}".strip())
+
+
+def _least_width(names: Sequence[str], rows: Sequence[Row]) -> int:
+    """Of a table whose cells are broken where they must be, but not into crumbs."""
+    cells = [max([len(str(row[name])) for row in rows] + [len(name)]) for name in names]
+    return sum(min(cell, _NO_CRUMB) + 3 for cell in cells)
+
+
+def _cut(text: str, value: Any) -> Any:
+    """For a person a value that would fill the screen is its beginning; numbers stay numbers."""
+    if len(text) > _CELL_FOR_A_PERSON:
+        return f"{text[:_CELL_FOR_A_PERSON]} … ({len(text):,} characters; all of them with --format json)"
+    return value
 
 
 def console() -> Console:

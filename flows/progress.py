@@ -19,11 +19,11 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
 from flows.output import say
+from flows.quantities import duration_text
 
 Item = TypeVar("Item")
 
@@ -113,6 +113,16 @@ class _Rate(ProgressColumn):
         return Text(f"{task.completed:,.0f}{total} {self._unit}{rate}{note}")
 
 
+class _Left(ProgressColumn):
+    """How long it will still take, such as `12 min 5 s left`; nothing before that is known and once it is done."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        known = task.time_remaining is not None and not task.finished
+        return Text(f"{duration_text(task.time_remaining or 0)} left" if known else "")
+
+
 def quiet_transformers() -> None:
     """Keep transformers from drawing bars of its own: loading a teacher is a second's work, and said by the run."""
     from transformers.utils.logging import disable_progress_bar
@@ -131,14 +141,17 @@ def progress_bar(title: str, *, total: int | None = None, unit: str = "tokens", 
         BarColumn(bar_width=20),
         _Rate(unit),
         TimeElapsedColumn(),
-        TimeRemainingColumn(elapsed_when_finished=False),
+        _Left(),
     )
     with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
         yield _TerminalBar(progress, progress.add_task(title, total=total, note=""))
 
 
 def watched(items: Iterable[Item], title: str, *, total: int | None, unit: str) -> Iterator[Item]:
-    """The items, each a step of a bar once the next one is asked for."""
+    """The items, each a step of a bar once the next one is asked for; no bar for no items."""
+    if total == 0:
+        yield from items
+        return
     with progress_bar(title, total=total, unit=unit) as bar:
         for item in items:
             yield item

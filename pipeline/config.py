@@ -4,6 +4,7 @@ Text comes in here and nowhere else: unknown keys are refused by name, bounds ar
 downstream takes the validated models. Kept free of torch so that commands that run no flow start at once.
 """
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
@@ -294,7 +295,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SettingsError(f"settings file {path}: can't be read ({error.strerror}); name it with --config") from None
+        raise SettingsError(
+            f"settings file {path}: can't be read ({error.strerror}); it is named by --config or LOGITLAKE_CONFIG"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings file {path}: not valid YAML: {error}") from None
     if raw is None:
@@ -342,7 +345,10 @@ def _explain(error: ValidationError, path: Path | None) -> str:
     for detail in error.errors():
         where = ".".join(str(part) for part in detail["loc"]) or "(top)"
         if detail["type"] == "extra_forbidden":
-            lines.append(f"  {where}: unknown setting; known here: {', '.join(_known_keys(detail['loc']))}")
+            known = _known_keys(detail["loc"])
+            near = get_close_matches(str(detail["loc"][-1]), known, n=1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            lines.append(f"  {where}: unknown setting; {meant}known here: {', '.join(known)}")
         else:
             found = "" if detail["type"] == "missing" else f", found {detail['input']!r}"
             lines.append(f"  {where}: {detail['msg']}{found if len(found) < 200 else ''}")

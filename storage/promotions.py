@@ -30,13 +30,17 @@ def decisions(lake: Lake) -> dict[str, str]:
 
 
 def named_student(lake: Lake, name: str) -> dict[str, Any]:
-    """A student by its alias, its id, or the beginning of that. Raises LakeError if there is none."""
-    student = find_student(lake, student_of(lake, name) or name)
-    if not student:
+    """A student by its alias, its id, or the beginning of that. Raises LakeError unless it is one."""
+    named = student_of(lake, name) or name
+    found = lake.sql("SELECT student_id FROM students WHERE starts_with(student_id, ?) ORDER BY created_at", [named])
+    ids = found["student_id"].to_pylist()
+    if not ids or not named:
         raise LakeError(
             f"no student and no alias {name!r} in this lake; `logitlake show students` lists those there are"
         )
-    return student
+    if len(ids) > 1:
+        raise LakeError(f"{name!r} means {len(ids)} students: {', '.join(ids[:5])}; give more of the id")
+    return find_student(lake, ids[0])
 
 
 def promote(

@@ -14,6 +14,7 @@ from flows.student_places import directory_of
 from pipeline.config import Config
 from storage.errors import LakeError, LogitlakeError, SettingsError
 from storage.lake import Lake
+from storage.promotions import student_of
 from storage.registry import find_recipe, find_student
 from storage.student_losses import record_losses
 
@@ -22,7 +23,7 @@ def evaluate(
     student: Annotated[
         str | None,
         typer.Argument(
-            help="Directory, or id in the lake (its beginning will do); default: training.output.",
+            help="Directory, or id in the lake (its beginning will do), or alias; default: training.output.",
             autocompletion=offer("student"),
         ),
     ] = None,
@@ -70,14 +71,14 @@ def _directory(lake: Lake, student: str | None, config: Config) -> Path:
     named = config.training.output if student is None else Path(student).expanduser()
     if named.is_dir():
         return named
-    found = find_student(lake, student) if student else {}
+    found = find_student(lake, student_of(lake, student) or student) if student else {}
     if found and (directory := directory_of(config, found)).is_dir():
         return directory
     if found:
         raise LakeError(f"student {student}: the lake knows it in {found['directory']}, and there is nothing now")
     raise SettingsError(
-        f"student {student or named}: no such directory, and no student of the lake; `logitlake show students` lists "
-        "those there are"
+        f"student {student or named}: no such directory, no student of the lake, no alias; `logitlake show "
+        "students` lists those there are"
     )
 
 

@@ -109,7 +109,8 @@ def _print(facts: dict[str, Any], recipe_id: str, rows: list[dict[str, Any]]) ->
     sections = {
         "Document": {"id": facts["doc_id"], "seen in": ", ".join(places[:5]) + more},
         "Under each recipe (entropy and surprise: means in nats per target)": [
-            {_SHORTER.get(name, name): value for name, value in row.items()} for row in facts["recipes"]
+            {_SHORTER.get(name, name): value for name, value in row.items() if name != "sequences"}
+            for row in facts["recipes"]
         ],
     }
     print_screen(sections, Format.TABLE)

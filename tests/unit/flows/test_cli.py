@@ -29,6 +29,7 @@ def test_an_unknown_setting_is_named_and_ends_with_2(cli: Any) -> None:
     result = cli("plan", "--set", "teacher.mdoel=x")
     assert result.exit_code == 2
     assert "mdoel" in result.stderr
+    assert "did you mean model?" in result.stderr
     assert result.stdout == ""
 
 

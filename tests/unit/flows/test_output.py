@@ -8,8 +8,9 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
-from flows.output import Format, print_record, print_rows, readable
+from flows.output import Format, print_record, print_rows, readable, say
 
 
 def test_json_has_no_nan_and_huge_sums_are_numbers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +50,47 @@ def test_markup_in_a_value_is_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "-"), (True, "yes"), (1234567, "1,234,567"), (0.123456, "0.1235"), (98765.4, "98,765"), ("x", "x")],
+    [
+        (None, "-"),
+        (True, "yes"),
+        (1234567, "1,234,567"),
+        (0.123456, "0.1235"),
+        (98765.4, "98,765"),
+        (-0.0, "0"),
+        ("x", "x"),
+    ],
 )
 def test_values_are_readable(value: object, text: str) -> None:
     assert readable(value) == text
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> io.StringIO:
+    """Standard output as a terminal so wide."""
+    written = io.StringIO()
+    terminal = Console(file=written, width=columns, force_terminal=True, color_system=None, markup=False)
+    monkeypatch.setattr("flows.output.console", lambda: terminal)
+    return written
+
+
+def test_more_columns_than_a_terminal_has_room_for_stand_below_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = on_a_terminal(monkeypatch, 60)
+    print_rows([{f"column_{n}": "words that are long" for n in range(12)}], Format.TABLE)
+    assert written.getvalue().count("words that are long") == 12
+    assert max(map(len, written.getvalue().splitlines())) <= 60
+
+
+def test_few_columns_stand_beside_one_another_and_a_huge_value_is_its_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = on_a_terminal(monkeypatch, 80)
+    print_rows([{"name": "a", "ids": list(range(5000))}], Format.TABLE)
+    assert "name" in written.getvalue().splitlines()[1]
+    assert "all of them with --format json" in " ".join(written.getvalue().split())
+    assert "4999" not in written.getvalue()
+
+
+def test_nothing_in_a_table_is_obeyed_by_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows([{"token": "\x1b[2J"}], Format.TABLE)
+    say("logitlake: no file '\x1b[2J'")
+    written = capsys.readouterr()
+    assert "\x1b" not in written.out + written.err

@@ -3,7 +3,8 @@
 import pytest
 
 from storage.errors import LakeBusyError, LakeError
-from storage.promotions import promote, reject, roll_back, student_of
+from storage.promotions import named_student, promote, reject, roll_back, student_of
+from storage.registry import register_student
 
 
 def _promote(lake, student_id):
@@ -73,3 +74,16 @@ def test_a_rollback_from_a_student_that_is_no_longer_current_is_refused(lake):
 def test_there_is_nothing_to_go_back_to_before_the_first_promotion(lake):
     with pytest.raises(LakeError, match="no student before"):
         roll_back(lake, expected=None, run_id="run")
+
+
+def test_the_beginning_of_an_id_names_one_student_or_none(lake):
+    for student_id in ("ab1", "ab2", "c"):
+        facts = {"parent_id": "p", "row_set_id": "r", "run_id": "run", "directory": "d", "settings": {}, "metrics": {}}
+        register_student(lake, student_id=student_id, **facts)
+    assert named_student(lake, "ab2")["student_id"] == "ab2"
+    assert named_student(lake, "c")["student_id"] == "c"
+    for name, words in (("ab", "means 2 students: ab1, ab2"), ("z", "no student"), ("", "no student")):
+        with pytest.raises(LakeError, match=words):
+            named_student(lake, name)
+    promote(lake, "ab1", expected=None, figures={}, run_id="run")
+    assert named_student(lake, "current")["student_id"] == "ab1"
