@@ -275,8 +275,15 @@ FROM (
         run_id, min(kind) AS kind, max(recipe_id) AS recipe_id,
         min(happened_at) FILTER (event = 'started') AS started_at,
         max(happened_at) FILTER (event IN ('finished', 'failed', 'interrupted')) AS ended_at,
-        arg_max(event, happened_at) FILTER (event <> 'started') AS status,
-        arg_max(detail, happened_at) AS detail
+        -- The end is the end, also of a run in the middle of which the clock was set back.
+        coalesce(
+            arg_max(event, happened_at) FILTER (event IN ('finished', 'failed', 'interrupted')),
+            arg_max(event, happened_at) FILTER (event <> 'started')
+        ) AS status,
+        coalesce(
+            arg_max(detail, happened_at) FILTER (event IN ('finished', 'failed', 'interrupted')),
+            arg_max(detail, happened_at)
+        ) AS detail
     FROM store.run_events GROUP BY run_id
 ) AS e
 LEFT JOIN (

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
+from safetensors.torch import load_file, save_file
 
 from flows.capture_report import CaptureReport
 from flows.capture_run import CaptureRun
@@ -18,7 +19,7 @@ from flows.options import location_of
 from flows.redistill_run import Attempt, RedistillReport, RedistillRun
 from pipeline.config import Config
 from storage.errors import LakeBusyError, MismatchError, SettingsError
-from storage.forgetting import forget
+from storage.forgetting import forget, retire_recipe
 from storage.lake import Lake
 from storage.promotions import roll_back, student_of
 from storage.rowsets import read_again
@@ -230,6 +231,28 @@ def test_what_was_planned_with_other_settings_is_left_alone(config: Config, docu
     report = play(config)
     assert report.outcome == "promoted"
     assert planned is not None and report.candidate != planned.candidate.student_id
+
+
+def test_a_changed_teacher_is_another_recipe_beside_the_old_one_until_that_is_retired(
+    config: Config, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    first = current(config)
+    shutil.copytree(tiny_teacher, tmp_path / "other")
+    weights = tmp_path / "other" / "model.safetensors"
+    save_file({name: 1.01 * tensor for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    teacher = config.teacher.model_copy(update={"model": str(tmp_path / "other")})  # type: ignore[union-attr]
+    report = play(config.model_copy(update={"teacher": teacher}))
+    assert (report.captured_documents, report.before) == (30, first), "everything is captured anew"
+    assert report.candidate is not None and report.promoted + report.rejected == 1
+    held = ask(config, "SELECT recipe_id, count(*) AS n FROM documents GROUP BY ALL")
+    assert [row["n"] for row in held] == [30, 30]
+    assert play(config).outcome in ("nothing new", "decided before"), "the old one is as it was"
+    (old,) = {row["recipe_id"] for row in held} - {report.recipe_id}
+    with Lake.open(location_of(config), read_only=False) as lake:
+        assert retire_recipe(lake, old) > 0
+        row_set = lake.row("SELECT row_set_id FROM students WHERE student_id = ?", [report.candidate])["row_set_id"]
+        assert read_again(lake, row_set).n_missing == 0
+    assert {row["recipe_id"] for row in ask(config, "SELECT recipe_id FROM documents")} == {report.recipe_id}
 
 
 def test_the_row_set_of_a_student_can_be_read_again_less_what_was_forgotten(config: Config, documents: Path) -> None:
