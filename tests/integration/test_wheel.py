@@ -65,7 +65,7 @@ def run(environment: Path, command: list[str], cwd: Path) -> subprocess.Complete
 def test_the_wheel_holds_the_code_the_sql_and_the_licence_and_no_tests(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"flows", "pipeline", "storage"}
-    assert {"storage/views.sql", "storage/tables.sql"} <= set(names)
+    assert {"storage/views.sql", "storage/tables.sql", "flows/prefect.yaml"} <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
 
 
