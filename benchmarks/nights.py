@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -108,8 +110,31 @@ def play(stage: Stage, config: Config, arrive: Callable[[int], None]) -> dict[st
         "promoted": sum(night["promoted"] for night in nights),
         "rejected": sum(night["rejected"] for night in nights),
         "computed_twice": computed_twice(config),
-        "noop_seconds": round(nights[1]["seconds"], 2),
+        "noop_seconds": round(run_seconds(stage.api, nights[1]["ended_at"]), 2),
     }
+
+
+def run_seconds(api: str, at: datetime) -> float:
+    """How long the run of Prefect's took that was going on at this moment, from its start to its end."""
+    body = json.dumps(
+        {
+            "sort": "START_TIME_DESC",
+            "limit": 20,
+            "flow_runs": {"parent_task_run_id": {"is_null_": True}, "state": {"type": {"any_": ["COMPLETED"]}}},
+        }
+    )
+    request = urllib.request.Request(
+        f"{api}/flow_runs/filter", body.encode(), headers={"Content-Type": "application/json"}
+    )
+    deadline = time.monotonic() + _NIGHT_SECONDS
+    while time.monotonic() < deadline:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            for run in json.loads(answer.read()):
+                start, end = (datetime.fromisoformat(run[name]) for name in ("start_time", "end_time"))
+                if start <= at <= end:
+                    return (end - start).total_seconds()
+        time.sleep(_POLL_SECONDS)
+    raise RuntimeError(f"Prefect knows no run that was going on at {at}")
 
 
 def computed_twice(config: Config) -> int:
@@ -120,24 +145,23 @@ def computed_twice(config: Config) -> int:
             SELECT
                 (SELECT count(*) FROM sequences)
                 - (SELECT count(*) FROM (SELECT DISTINCT recipe_id, doc_id, window_index FROM sequences)) AS twice,
-                (SELECT sum(n_documents) FROM commits) - (SELECT count(*) FROM documents) AS paid_twice
+                (SELECT coalesce(sum(n_documents), 0) FROM commits) - (SELECT count(*) FROM documents) AS paid_twice
             """
         )
     return int(found["twice"]) + int(found["paid_twice"])
 
 
 def finished_nights(config: Config) -> list[dict[str, Any]]:
-    """The reports of all redistillations that ended, in the order in which they began, with the seconds they took.
+    """The reports of all redistillations that ended, in the order in which they began.
 
-    The seconds are the whole run's: from its capture's beginning to its end.
+    `seconds` are those after the capture.
     """
     try:
         with Lake.open(location_of(config)) as lake:
             rows = lake.sql(
                 """
-                SELECT r.status, r.detail, epoch(r.ended_at - c.started_at) AS seconds
-                FROM runs AS r ASOF JOIN (FROM runs WHERE kind = 'capture') AS c ON c.started_at <= r.started_at
-                WHERE r.kind = 'redistill' AND r.ended_at IS NOT NULL ORDER BY r.started_at
+                SELECT status, detail, ended_at, epoch(ended_at - started_at) AS seconds
+                FROM runs WHERE kind = 'redistill' AND ended_at IS NOT NULL ORDER BY started_at
                 """
             ).to_pylist()
     except LakeMissingError:
@@ -173,7 +197,7 @@ def _write(stage: Stage, config: Config) -> None:
 
 def _described(night: dict[str, Any]) -> str:
     return (
-        f"{night['captured_documents']} documents captured, {night['outcome']} in {night['seconds']:.1f} s"
+        f"{night['captured_documents']} documents captured, {night['outcome']} {night['seconds']:.1f} s later"
         f"{': ' + night['reason'] if night['reason'] else ''}"
     )
 

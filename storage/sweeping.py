@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from storage.creation import NAME
+from storage.failpoints import reach
 from storage.lake import Lake
 from storage.object_store import STAGING_SUFFIX
 
@@ -58,7 +59,9 @@ def sweep(lake: Lake, *, grace: timedelta, forget_at_once: bool = False, dry_run
         catalog_before = datetime.now(UTC)
     with lake.exclusive():
         snapshots = lake.sql(_call("ducklake_expire_snapshots", catalog_before, dry_run)).num_rows
+        reach("snapshots-expired")
         expired = lake.sql(_call("ducklake_cleanup_old_files", catalog_before, dry_run))
+        reach("files-removed")
         orphans = lake.sql(_call("ducklake_delete_orphaned_files", before, dry_run))
         staged = _staged(lake, before, dry_run)
     return Swept(
