@@ -188,6 +188,8 @@ class RedistillRun:
         training = self.config.training.model_copy(
             update={"where": where, "up_to_commit": up_to_commit, "recipe": recipe_id}
         )
+        if current is not None and self.settings.learning_rate is not None:
+            training = training.model_copy(update={"learning_rate": self.settings.learning_rate})
         rows = resolve_row_set(
             self._lake, recipe_id=recipe_id, where=where, weight=training.weight, up_to_commit=up_to_commit
         )

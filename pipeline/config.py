@@ -205,6 +205,9 @@ class RedistillSettings(Settings):
     replay_share: float = Field(
         0.5, ge=0, lt=1, description="share of the training tokens that are old ones, against forgetting; 0: none"
     )
+    learning_rate: float | None = Field(
+        None, gt=0, description="of a student that goes on from the current one; none: training.learning_rate"
+    )
     measure: Literal["kl", "cross_entropy"] = Field(
         "kl", description="what candidates are compared by; kl needs an unbiased sparsifier, or the teacher"
     )

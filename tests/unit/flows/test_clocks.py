@@ -140,7 +140,7 @@ def test_upkeep_removes_nothing_early_because_the_clock_was_set_back_or_the_zone
 ) -> None:
     add(config, 0, 30)
     night(config)
-    shards = {path for path in (config.lake.path / "data").rglob("store/sequences/**/*.parquet")}
+    shards = set((config.lake.path / "data").rglob("store/sequences/**/*.parquet"))
     for error, name in ((-30, "Pacific/Kiritimati"), (-1, "America/Los_Angeles"), (0, "Asia/Kolkata")):
         clock.error = timedelta(days=error)
         zone(name)

@@ -137,6 +137,7 @@ def test_runs_give_signs_of_life_more_often_than_they_are_waited_for(config: Con
         "redistill.min_new_documents=0",
         "redistill.min_new_tokens=0",
         "redistill.replay_share=1",
+        "redistill.learning_rate=0",
         "redistill.tolerance=-0.1",
         "redistill.measure=luck",
         "redistill.alias=a b",

@@ -139,6 +139,19 @@ def test_a_later_student_is_the_child_of_the_current_one_and_has_a_directory_of_
     assert directories == {first, second.current}
 
 
+def test_a_student_that_goes_on_may_have_a_learning_rate_of_its_own(config: Config, documents: Path) -> None:
+    add(documents, 30, 42)
+    redistill = config.redistill.model_copy(update={"learning_rate": 3.0})
+    report = play(config.model_copy(update={"redistill": redistill}))
+    assert report.outcome == "rejected", "it was used"
+    other = redistill.model_copy(update={"alias": "other"})
+    first = play(config.model_copy(update={"redistill": other}))
+    settings = json.loads(
+        ask(config, f"SELECT settings FROM students WHERE student_id = '{first.current}'")[0]["settings"]
+    )
+    assert settings["training"]["learning_rate"] == config.training.learning_rate, "the first one has no such rate"
+
+
 def test_a_night_with_nothing_new_loads_no_torch(config: Config) -> None:
     script = f"""
         import json, sys
