@@ -5,6 +5,8 @@ torch and without Prefect.
 """
 
 import errno
+import os
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,8 +15,11 @@ import typer
 from typer.core import TyperGroup
 
 from flows.command_table import COMMANDS, entries
+from flows.kept_out import keep_out
 from flows.termination import TerminatedError
 from storage.errors import LakeError, LogitlakeError
+
+_COMPLETE = "_LOGITLAKE_COMPLETE"
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -146,4 +151,7 @@ def _print_version(given: bool) -> None:
 
 def main() -> None:
     """Entry point of the installed command."""
+    light = {entry.name for entry in entries() if entry.light}
+    if _COMPLETE in os.environ or light.intersection(sys.argv[1:2]):
+        keep_out("pandas")
     app(prog_name="logitlake")

@@ -11,12 +11,16 @@ import typer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One command. `module` holds a function of the command's name (dashes as underscores)."""
+    """One command. `module` holds a function of the command's name (dashes as underscores).
+
+    `light`: it asks the lake and nothing else, and should be done in a second (see flows.kept_out).
+    """
 
     name: str
     module: str
     summary: str
     examples: tuple[str, ...]
+    light: bool = False
 
     def load(self, options: dict[str, object]) -> typer.core.TyperCommand:
         """Import the command. `options` are the program's own Typer settings."""
@@ -77,12 +81,14 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
             name="promote",
             module="flows.commands.promote",
             summary="let an alias stand for a student of your choice",
+            light=True,
             examples=('logitlake promote 3f2a --reason "better on our own tests"',),
         ),
         Entry(
             name="rollback",
             module="flows.commands.promote",
             summary="back to the student before",
+            light=True,
             examples=("logitlake rollback",),
         ),
     ),
@@ -91,6 +97,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
             name="show",
             module="flows.commands.show",
             summary="what is in the lake: lists, and one screen about each thing",
+            light=True,
             examples=(
                 "logitlake show lake",
                 "logitlake show runs --limit 5",
@@ -109,6 +116,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
             name="sql",
             module="flows.commands.sql",
             summary="one read-only question in SQL",
+            light=True,
             examples=(
                 'logitlake sql "SELECT corpus, count(*) FROM sequences GROUP BY ALL"',
                 "logitlake sql --file question.sql --format csv",
@@ -126,6 +134,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
             name="verify",
             module="flows.commands.verify",
             summary="is what is stored what was committed?",
+            light=True,
             examples=("logitlake verify", "logitlake verify --sample 0.1"),
         ),
         Entry(
@@ -138,6 +147,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
             name="forget",
             module="flows.commands.forget",
             summary="forget documents for ever",
+            light=True,
             examples=(
                 "logitlake forget --source notes/2024/ --dry-run",
                 'logitlake forget 8c1f0a77d2e94b6a --reason "asked for by its author"',
@@ -147,12 +157,14 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
             name="retire",
             module="flows.commands.forget",
             summary="remove everything cached under one recipe",
+            light=True,
             examples=("logitlake retire 9b1c", "logitlake retire 9b1c --yes"),
         ),
         Entry(
             name="rebuild",
             module="flows.commands.rebuild",
             summary="make a lost catalog again from the shards",
+            light=True,
             examples=("logitlake rebuild --lake lake",),
         ),
     ),
