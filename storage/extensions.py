@@ -13,7 +13,7 @@ from storage.errors import LakeError
 
 def load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     """Load `name` (such as "ducklake") into the connection. Raises LakeError with what to install."""
-    file = _file_from_wheel(name)
+    file = wheel_file(name)
     try:
         if file is None:
             connection.install_extension(name)
@@ -28,7 +28,8 @@ def load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
         ) from error
 
 
-def _file_from_wheel(name: str) -> Path | None:
+def wheel_file(name: str) -> Path | None:
+    """The extension's file in its wheel, if that is installed."""
     spec = find_spec(f"duckdb_extension_{name}")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         file = Path(folder) / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"

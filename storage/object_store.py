@@ -22,6 +22,13 @@ from storage.location import LakeLocation
 
 STAGING_SUFFIX = ".tmp"
 
+# Options of a DuckDB secret, and the environment variables that hold them.
+KEY_VARIABLES = {
+    "KEY_ID": "AWS_ACCESS_KEY_ID",
+    "SECRET": "AWS_SECRET_ACCESS_KEY",
+    "SESSION_TOKEN": "AWS_SESSION_TOKEN",
+}
+
 
 def configure_object_store(connection: duckdb.DuckDBPyConnection, location: LakeLocation) -> None:
     """Let a connection reach the data path. S3 credentials come from the usual AWS_… environment variables."""
@@ -30,21 +37,23 @@ def configure_object_store(connection: duckdb.DuckDBPyConnection, location: Lake
     load_extension(connection, "httpfs")
     if not location.data.startswith("s3://"):
         return
+    keys = {name: os.environ.get(variable) for name, variable in KEY_VARIABLES.items()}
+    given = ", ".join(f"{name} {_quoted(value)}" for name, value in (keys | bucket_options()).items() if value)
+    scope = f"s3://{urlparse(location.data).netloc}"
+    connection.execute(
+        f"CREATE OR REPLACE SECRET logitlake_data (TYPE s3, SCOPE {_quoted(scope)}{', ' * bool(given)}{given})"
+    )
+
+
+def bucket_options() -> dict[str, str | None]:
+    """How the S3 server of the environment is reached; nothing secret."""
     endpoint = urlparse(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
-    options = {
-        "KEY_ID": os.environ.get("AWS_ACCESS_KEY_ID"),
-        "SECRET": os.environ.get("AWS_SECRET_ACCESS_KEY"),
-        "SESSION_TOKEN": os.environ.get("AWS_SESSION_TOKEN"),
+    return {
         "REGION": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
         "ENDPOINT": endpoint.netloc or None,
         "URL_STYLE": "path" if endpoint.netloc else None,
         "USE_SSL": "false" if endpoint.scheme == "http" else None,
     }
-    given = ", ".join(f"{name} {_quoted(value)}" for name, value in options.items() if value)
-    scope = f"s3://{urlparse(location.data).netloc}"
-    connection.execute(
-        f"CREATE OR REPLACE SECRET logitlake_data (TYPE s3, SCOPE {_quoted(scope)}{', ' * bool(given)}{given})"
-    )
 
 
 def put_bytes(location: LakeLocation, name: str, content: bytes) -> str:

@@ -1,76 +1,108 @@
-"""One read-only question to the lake, for people and programs that should not be able to change it.
+"""Read-only questions to the lake, for people and programs that should not be able to change it.
 
-DuckDB's own settings do not make a session read-only (`COPY … TO` inside the data path and DuckLake's maintenance
-functions stay possible), so the statement is parsed first: one SELECT, no function that reaches outside the lake.
+Two walls: a statement is judged before it is run (`read_only`), and the session can reach no file but the lake's, load
+no extension and change no setting.
 """
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
 
 import duckdb
 import pyarrow as pa
 
+from storage.creation import NAME
 from storage.errors import QueryError
+from storage.interruptible import interruptible
 from storage.lake import Lake
 from storage.location import LakeLocation
-from storage.sql_tree import functions, nodes, parse_select
+from storage.read_only import check_query
+from storage.scope import MEMORY, Scope, forgotten_since, narrow
 
-# Table functions that only compute or list. Any other (read_csv, ducklake_cleanup_old_files, …) is refused.
-_TABLE_FUNCTIONS = frozenset(
-    {
-        "range",
-        "generate_series",
-        "unnest",
-        "repeat",
-        "duckdb_columns",
-        "duckdb_tables",
-        "duckdb_views",
-        "duckdb_functions",
-    }
+_SETTINGS = (
+    "autoload_known_extensions = false",
+    "autoinstall_known_extensions = false",
+    "python_enable_replacements = false",
+    "enable_external_access = false",
+    "lock_configuration = true",
 )
-_FORBIDDEN_SCALARS = frozenset({"getenv", "read_text", "read_blob", "query", "query_table", "write_log", "nextval"})
+_BATCH_ROWS = 100_000
+
+
+class ReadSession:
+    """A session that can only read, one statement at a time. A context manager; not shared between threads.
+
+    `as_of` shows the lake as it was at that commit number; `forgotten_since` says how many documents are missing from
+    it. `memory_limit` is what DuckDB may use, such as "2GB".
+    """
+
+    def __init__(self, location: LakeLocation, *, as_of: int | None = None, memory_limit: str | None = None) -> None:
+        self._catalogs = frozenset({MEMORY if as_of is not None else NAME})
+        self._lake = Lake.open(location, read_only=True)
+        self._spill = tempfile.TemporaryDirectory(prefix="logitlake-sql-", ignore_cleanup_errors=True)
+        self.forgotten_since = 0
+        try:
+            if as_of is not None:
+                self.forgotten_since = forgotten_since(self._lake, as_of)
+                narrow(self._lake, Scope(as_of=as_of))
+            self._close_off(location, memory_limit)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "ReadSession":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the lake, and of what was put on disk for want of memory."""
+        self._lake.close()
+        self._spill.cleanup()
+
+    def ask(self, sql: str, *, timeout: float | None = None) -> pa.Table:
+        """Answer one SELECT. Raises QueryError for anything else, with what DuckDB said, or when the time is over."""
+        with self._running(sql, timeout) as result:
+            return result.to_arrow_table()
+
+    @contextmanager
+    def batches(self, sql: str, *, timeout: float | None = None) -> Iterator[pa.RecordBatchReader]:
+        """The answer a batch at a time, for results that need not be held at once."""
+        with self._running(sql, timeout) as result:
+            yield result.to_arrow_reader(_BATCH_ROWS)
+
+    def names(self) -> list[str]:
+        """Views, columns and macros that a query may name."""
+        rows = self.ask("SELECT DISTINCT unnest([regexp_extract(name, '^\\w+'), column_name]) AS name FROM dictionary")
+        return sorted(name for name in rows["name"].to_pylist() if name)
+
+    @contextmanager
+    def _running(self, sql: str, timeout: float | None) -> Iterator[duckdb.DuckDBPyConnection]:
+        check_query(sql, catalogs=self._catalogs)
+        try:
+            with interruptible(self._lake.connection, timeout):
+                yield self._lake.connection.execute(sql)
+        except (duckdb.Error, pa.ArrowException) as error:
+            raise QueryError(f"the query failed: {error}") from None
+
+    def _close_off(self, location: LakeLocation, memory_limit: str | None) -> None:
+        connection = self._lake.connection
+        if memory_limit:
+            try:
+                connection.execute("SET memory_limit = ?", [memory_limit])
+            except duckdb.Error as error:
+                raise QueryError(f"memory limit {memory_limit!r}: expected a size such as 2GB ({error})") from None
+        connection.execute("SET temp_directory = ?", [self._spill.name])
+        connection.execute("SET allowed_directories = ?", [[location.data]])
+        for setting in _SETTINGS:
+            connection.execute(f"SET {setting}")
 
 
 def query(location: LakeLocation, sql: str) -> pa.Table:
     """Answer one SELECT over the views of the lake. Raises QueryError for anything else, or with what DuckDB said."""
-    _check(sql)
-    with Lake.open(location, read_only=True) as lake:
-        for setting in ("autoload_known_extensions = false", "autoinstall_known_extensions = false"):
-            lake.connection.execute(f"SET {setting}")
-        lake.connection.execute("SET lock_configuration = true")
-        try:
-            return lake.connection.execute(sql).to_arrow_table()
-        except duckdb.Error as error:
-            raise QueryError(f"the query failed: {error}") from None
-
-
-def _check(sql: str) -> None:
-    try:
-        statements = duckdb.extract_statements(sql)
-    except duckdb.Error as error:
-        raise QueryError(f"not valid SQL: {error}") from None
-    if len(statements) != 1:
-        raise QueryError(f"expected one statement, found {len(statements)}: send them one by one")
-    if statements[0].type != duckdb.StatementType.SELECT:
-        raise QueryError(
-            f"expected a SELECT, found {statements[0].type.name}: this session only reads; use `logitlake` commands to "
-            "change the lake"
-        )
-    for name in sorted(_forbidden(sql)):
-        raise QueryError(f"{name}: not available here, since it reaches outside the lake's views")
-
-
-def _forbidden(sql: str) -> set[str]:
-    if sql.lstrip().lower().startswith(("describe", "summarize", "show")):
-        # A SELECT to DuckDB, but not one that it writes as a tree; what follows is judged as one.
-        relation = sql.strip().rstrip(";").split(maxsplit=1)[1:]
-        return (
-            _forbidden(f"FROM ({relation[0]})" if " " in relation[0] else f"FROM {relation[0]}") if relation else set()
-        )
-    tree = parse_select(sql)
-    found = {f"function {name}" for name in functions(tree) & _FORBIDDEN_SCALARS}
-    for node in nodes(tree):
-        if node.get("type") == "TABLE_FUNCTION":
-            name = (node.get("function") or {}).get("function_name", "")
-            if name not in _TABLE_FUNCTIONS:
-                found.add(f"table function {name}")
-        elif node.get("type") == "BASE_TABLE" and any(mark in node.get("table_name", "") for mark in "./*"):
-            found.add(f"file {node['table_name']}")
-    return found
+    with ReadSession(location) as session:
+        return session.ask(sql)

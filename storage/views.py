@@ -14,7 +14,9 @@ def view_statements(settings: Mapping[str, str]) -> list[str]:
     """CREATE OR REPLACE of every view and macro, in order; `settings` are those of the table `lake_settings`."""
     texts = [text for name in _FILES for text in statements(name)]
     return [
-        text.replace("$held_out", _rule(settings, "s.doc_id")).replace("$rule_for_id", _rule(settings, "id"))
+        text.replace("$held_out", held_out_rule(settings, "s.doc_id")).replace(
+            "$rule_for_id", held_out_rule(settings, "id")
+        )
         for text in texts
     ]
 
@@ -37,7 +39,7 @@ def statements(name: str) -> list[str]:
     return [statement.query for statement in connection.extract_statements(text)]
 
 
-def _rule(settings: Mapping[str, str], doc_id: str) -> str:
+def held_out_rule(settings: Mapping[str, str], doc_id: str) -> str:
     """Whether a document is held out, as SQL over its id."""
     salt, bound = settings["held_out_salt"], held_out_bound(float(settings["held_out_share"]))
     return f"(('0x' || substr(sha256({_quoted(salt)} || ':' || {doc_id}), 1, 8))::BIGINT < {bound})"

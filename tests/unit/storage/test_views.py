@@ -6,10 +6,8 @@ import math
 import pytest
 
 from storage.commits import commit_unit
-from storage.errors import QueryError
 from storage.identity import document_id
 from storage.lake import Lake
-from storage.query import query
 from storage.registry import register_recipe, register_vocabulary
 
 
@@ -83,43 +81,6 @@ def test_held_out_documents_are_the_same_in_sql_and_in_python(location, make_row
 def test_recipes_say_what_they_cost(filled):
     row = filled.row("SELECT teacher, sparsifier, n_documents, n_tokens, bytes_per_token > 0 AS sized FROM recipes")
     assert row == {"teacher": "tiny", "sparsifier": "varopt", "n_documents": 2, "n_tokens": 12, "sized": True}
-
-
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "DELETE FROM store.sequences",
-        "SELECT 1; SELECT 2",
-        "COPY (SELECT 1) TO 'x.csv'",
-        "ATTACH 'x.sqlite' (TYPE sqlite)",
-        "SELECT * FROM read_text('/etc/hostname')",
-        "SELECT * FROM '/etc/hostname.csv'",
-        "SELECT * FROM ducklake_cleanup_old_files('lake', cleanup_all => true)",
-        "SELECT getenv('HOME')",
-        "CALL ducklake_expire_snapshots('lake')",
-        "SELEKT 1",
-        "SET threads = 1",
-    ],
-)
-def test_a_session_that_only_reads_refuses_everything_else(filled, location, sql):
-    with pytest.raises(QueryError):
-        query(location, sql)
-    assert filled.row("SELECT count(*) AS n FROM sequences")["n"] == 4
-
-
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "SELECT count(*) FROM sequences",
-        "FROM recipes",
-        "WITH x AS (SELECT * FROM targets) SELECT * FROM x",
-        "DESCRIBE sequences",
-        "SELECT list_transform(target_ids, lambda x: len(x)) FROM sequences",
-        "SELECT unnest(range(3))",
-    ],
-)
-def test_a_session_that_only_reads_answers_any_select(filled, location, sql):
-    assert query(location, sql).num_rows > 0
 
 
 def test_a_look_up_by_document_opens_one_shard_whatever_their_number(lake, make_rows, recipe):
