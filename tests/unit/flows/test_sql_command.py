@@ -119,7 +119,7 @@ def test_ctrl_c_at_a_terminal_stops_the_query_and_not_the_session(filled: Any) -
                 pytest.fail("the query was never stopped")
             os.write(controller, b"SELECT 40 + 2 AS answer;\r")
             assert _read_until(controller, "42")
-            os.write(controller, b"\x04")
+            os.write(controller, b"quit\r")
             assert program.wait(timeout=60) == 0
         finally:
             program.kill()
