@@ -67,6 +67,10 @@ def distill(config: Config) -> DistillReport:
     return run.report
 
 
+# A short training gives its loss at every step: a log and a server want less.
+_STEPS_A_LINE = 10
+
+
 class _Shown:
     """Passes the trainer's progress on: to the bar of a terminal, to Prefect's interface, to the log."""
 
@@ -83,5 +87,7 @@ class _Shown:
         if progress.loss is None:
             return
         self.bar.expect(progress.max_steps, note=f"loss {progress.loss:.3f}")
+        if progress.step % _STEPS_A_LINE and progress.step != progress.max_steps:
+            return
         self._artifact.update(progress.step / max(progress.max_steps, 1), self._pace.words(progress.loss))
         get_run_logger().info(self._pace.line(progress.loss))
