@@ -14,7 +14,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 check test test-all bench: export HF_HUB_OFFLINE = 1
 check test test-all bench: export HF_DATASETS_OFFLINE = 1
 
-.PHONY: help venv demo nightly check test test-all bench clean
+.PHONY: help venv demo nightly questions check test test-all bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -38,6 +38,9 @@ demo: $(INSTALLED) ## the main job on a real teacher and real text: capture, tra
 
 nightly: $(INSTALLED) ## three nights of new data with server, worker and schedule, on a copy of the demo's lake
 	$(BIN)/python -m benchmarks.nightly
+
+questions: $(INSTALLED) ## every question of docs/sql.md in DuckDB's own command line, on a copy of the demo's lake
+	$(BIN)/python -m benchmarks.questions
 
 check: $(INSTALLED) ## style, types, import contracts, documentation
 	$(BIN)/ruff check .
