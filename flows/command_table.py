@@ -55,6 +55,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
             examples=(
                 "logitlake train --layers 10 --output students/first",
                 "logitlake train --where \"corpus = 'notes' AND mean_entropy > 1.0\"",
+                "logitlake train --query hardest.sql --output students/hardest",
             ),
         ),
         Entry(

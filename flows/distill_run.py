@@ -109,6 +109,7 @@ class DistillRun:
                 recipe_id=self.recipe_id,
                 where=training.where,
                 weight=training.weight,
+                query=training.query,
                 up_to_commit=training.up_to_commit,
             )
             self._parent = find_parent(self.student, self.recipe, self._teacher)

@@ -9,7 +9,7 @@ import typer
 
 from flows.output import Format
 from pipeline.config import Config, load_config
-from storage.errors import SettingsError
+from storage.errors import QueryError, SettingsError
 from storage.location import LakeLocation
 
 DEFAULT_CONFIG = Path("logitlake.yaml")
@@ -67,6 +67,14 @@ def settings(config_file: Path | None, overrides: Sequence[str] | None, flags: d
         config_file = DEFAULT_CONFIG
     given = [f"{key}={json.dumps(_plain(value))}" for key, value in (flags or {}).items() if value is not None]
     return load_config(config_file, (*(overrides or ()), *given))
+
+
+def read_query(path: Path) -> str:
+    """A query from its file. Raises QueryError if that can't be read."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise QueryError(f"query file {path}: can't be read ({error})") from None
 
 
 def location_of(config: Config) -> LakeLocation:

@@ -76,6 +76,10 @@ class RedistillRun:
                 "student: expected where the first student comes from, found nothing: set student.layers (cut from "
                 "the teacher), or student.source and student.model"
             )
+        if config.training.query is not None:
+            raise SettingsError(
+                "training.query: not for nights, which choose rows by what is new to the student; use training.where"
+            )
         self.config = config
         self.student: StudentSettings = config.student
         self.location = location_of(config)

@@ -168,6 +168,9 @@ class TrainingSettings(Settings):
     output: Path = Path("student")
     where: str | None = Field(None, description="SQL condition over the view `sequences`")
     weight: str | None = Field(None, description="SQL expression over `sequences`: sampling weight per sequence")
+    query: str | None = Field(
+        None, description="SELECT of `doc_id`, and of a sampling `weight` if wanted: the documents to train on"
+    )
     recipe: str | None = Field(None, description="recipe id or unique prefix; none: the one of the current settings")
     up_to_commit: int | None = Field(None, ge=1, description="train on commits up to this number; none: all")
     epochs: int = Field(1, ge=1)

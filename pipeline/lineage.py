@@ -18,7 +18,7 @@ FACTS_FILE = "logitlake.json"
 _METHOD = "sparse divergence 1"
 
 # Where and how a student is trained, not what it learns. The row set's id stands for the four that choose rows.
-_NOT_PART_OF_THE_STUDENT = {"output", "device", "save_steps", "where", "weight", "recipe", "up_to_commit"}
+_NOT_PART_OF_THE_STUDENT = {"output", "device", "save_steps", "where", "weight", "query", "recipe", "up_to_commit"}
 _NOT_PART_OF_THE_CONFIG = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 
 

@@ -196,7 +196,7 @@ def _facts(
     row_set: RowSet,
     recipe: Mapping[str, Any],
 ) -> dict[str, Any]:
-    names = ("row_set_id", "recipe_ids", "up_to_commit", "where", "weight", "content_hash")
+    names = ("row_set_id", "recipe_ids", "up_to_commit", "where", "weight", "query", "content_hash")
     counts = ("n_sequences", "n_tokens", "n_targets")
     described = "cut from the teacher" if student.source == "teacher" else f"{student.source} {student.model}"
     return {

@@ -50,7 +50,7 @@ def mend(connection: duckdb.DuckDBPyConnection) -> None:
     """Give a lake that an older logitlake made the tables and views of this one; the caller holds the commit lock."""
     check_format(connection)
     for table in _missing_tables(connection):
-        connection.execute(_table_statements()[table])
+        connection.execute(table_statements()[table])
     if _needs_views(connection):
         _make_views(connection)
 
@@ -98,11 +98,11 @@ def _missing_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
     found = connection.execute(
         "SELECT table_name FROM duckdb_tables() WHERE database_name = ? AND schema_name = 'store'", [NAME]
     ).fetchall()
-    return sorted(set(_table_statements()) - {row[0] for row in found})
+    return sorted(set(table_statements()) - {row[0] for row in found})
 
 
 @cache
-def _table_statements() -> dict[str, str]:
+def table_statements() -> dict[str, str]:
     """CREATE TABLE by name."""
     found = {re.search(r"CREATE TABLE store\.(\w+)", text): text for text in statements("tables.sql")}
     return {match[1]: text for match, text in found.items() if match}

@@ -86,7 +86,7 @@ def _plain(table: pa.Table) -> pa.Table:
 
 
 def _described(rows: RowSet) -> dict[str, Any]:
-    names = ("row_set_id", "recipe_ids", "up_to_commit", "where", "weight", "held_out", "content_hash")
+    names = ("row_set_id", "recipe_ids", "up_to_commit", "where", "weight", "query", "held_out", "content_hash")
     counts = ("n_sequences", "n_tokens", "n_targets")
     return {name: getattr(rows, name) for name in (*names, *counts)}
 

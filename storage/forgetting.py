@@ -118,7 +118,11 @@ def retire_recipe(lake: Lake, recipe_id: str) -> int:
 def students_that_saw(lake: Lake, doc_ids: Sequence[str]) -> list[str]:
     """Students whose row set holds one of these documents, by the row set's own rule, and their descendants."""
     direct = set()
-    for row_set in lake.sql("SELECT * FROM row_sets").to_pylist():
+    listed = lake.sql(
+        "SELECT DISTINCT row_set_id FROM store.row_set_documents WHERE list_contains(?, doc_id)", [list(doc_ids)]
+    )
+    direct.update(listed["row_set_id"].to_pylist())
+    for row_set in lake.sql("SELECT * FROM row_sets WHERE query IS NULL").to_pylist():
         condition = f"AND ({row_set['filter']})" if row_set["filter"] else ""
         seen = lake.row(
             f"""

@@ -34,18 +34,27 @@ class ReadSession:
     """A session that can only read, one statement at a time. A context manager; not shared between threads.
 
     `as_of` shows the lake as it was at that commit number; `forgotten_since` says how many documents are missing from
-    it. `memory_limit` is what DuckDB may use, such as "2GB".
+    it. `held_out=False` shows it without the held-out documents. `memory_limit` is what DuckDB may use, such as "2GB".
     """
 
-    def __init__(self, location: LakeLocation, *, as_of: int | None = None, memory_limit: str | None = None) -> None:
-        self._catalogs = frozenset({MEMORY if as_of is not None else NAME})
+    def __init__(
+        self,
+        location: LakeLocation,
+        *,
+        as_of: int | None = None,
+        held_out: bool = True,
+        memory_limit: str | None = None,
+    ) -> None:
+        narrowed = as_of is not None or not held_out
+        self._catalogs = frozenset({MEMORY if narrowed else NAME})
         self._lake = Lake.open(location, read_only=True)
         self._spill = tempfile.TemporaryDirectory(prefix="logitlake-sql-", ignore_cleanup_errors=True)
         self.forgotten_since = 0
         try:
             if as_of is not None:
                 self.forgotten_since = forgotten_since(self._lake, as_of)
-                narrow(self._lake, Scope(as_of=as_of))
+            if narrowed:
+                narrow(self._lake, Scope(as_of=as_of, held_out=held_out))
             self._close_off(location, memory_limit)
         except BaseException:
             self.close()

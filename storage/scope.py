@@ -8,7 +8,7 @@ since. A document's later sightings count as having been there.
 
 from dataclasses import dataclass
 
-from storage.creation import NAME
+from storage.creation import NAME, table_statements
 from storage.errors import QueryError
 from storage.lake import Lake
 from storage.views import held_out_rule, view_statements
@@ -56,10 +56,18 @@ def narrow(lake: Lake, scope: Scope) -> None:
     connection = lake.connection
     settings = dict(connection.execute("SELECT name, value FROM store.lake_settings").fetchall())
     conditions = _conditions(lake, scope, held_out_rule(settings, "doc_id"))
+    known = set(
+        lake.sql("SELECT table_name FROM duckdb_tables() WHERE database_name = ? AND schema_name = 'store'", [NAME])[
+            "table_name"
+        ].to_pylist()
+    )
     connection.execute(f"CREATE SCHEMA {MEMORY}.store")
     connection.execute(f"USE {MEMORY}")
     for table, condition in conditions.items():
-        connection.execute(f"CREATE VIEW store.{table} AS SELECT * FROM {NAME}.store.{table} WHERE {condition}")
+        if table in known:
+            connection.execute(f"CREATE VIEW store.{table} AS SELECT * FROM {NAME}.store.{table} WHERE {condition}")
+        else:  # a lake that an older logitlake made and nobody has written to since
+            connection.execute(table_statements()[table])
     for statement in view_statements(settings):
         connection.execute(statement)
 

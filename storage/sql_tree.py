@@ -53,6 +53,11 @@ def has_window_function(tree: Any) -> bool:
     return any(node.get("class") == "WINDOW" for node in nodes(tree))
 
 
+def is_sampled(tree: Any) -> bool:
+    """Whether some rows are drawn at random."""
+    return any(node.get("sample") or node.get("type") == "SAMPLE_MODIFIER" for node in nodes(tree))
+
+
 @cache
 def unstable_functions() -> frozenset[str]:
     """Functions whose answer is not decided by their arguments, such as `random` and `now`."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
+from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, read_query, settings
 from flows.output import Format, print_rows, say
 from storage.client_lines import client_lines
 from storage.errors import QueryError
@@ -74,10 +74,7 @@ def _text(query: str | None, file: Path | None) -> str | None:
     if query is not None and file is not None:
         raise QueryError("expected one query: as the argument, or --file FILE")
     if file is not None:
-        try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise QueryError(f"query file {file}: can't be read ({error})") from None
+        return read_query(file)
     if query is None and sys.stdin.isatty():
         return None
     text = sys.stdin.read() if query in (None, "-") else query

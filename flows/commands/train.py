@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.completion import offer
-from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
+from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, read_query, settings
 from flows.orchestration import arrange_prefect, run_flow
 from flows.output import Format, print_record, say
 from storage.errors import SettingsError
@@ -24,6 +24,14 @@ def train(
     weight: Annotated[
         str | None,
         typer.Option("--weight", help="SQL expression: sampling weight (training.weight).", show_default=False),
+    ] = None,
+    query: Annotated[
+        Path | None,
+        typer.Option(
+            "--query",
+            help="File with a SELECT of doc_id, and of a weight if wanted: the documents (training.query).",
+            show_default=False,
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -47,7 +55,7 @@ def train(
     form: OutputFormat = Format.TABLE,
     debug: Debug = False,
 ) -> None:
-    """Train a student from the lake. Held-out documents are never trained on, whatever --where says.
+    """Train a student from the lake. Held-out documents are never trained on, whatever --where or --query say.
 
     A student is known by its parent, its rows and its settings: one that exists already is not trained again.
     """
@@ -56,6 +64,7 @@ def train(
         "training.output": output,
         "training.where": where,
         "training.weight": weight,
+        "training.query": None if query is None else read_query(query),
         "training.recipe": recipe,
         "training.epochs": epochs,
         "student.layers": layers,

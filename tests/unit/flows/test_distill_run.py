@@ -61,6 +61,20 @@ def test_a_student_is_trained_measured_and_known_afterwards(on_filled: Config) -
     assert (again.trained, again.student_id, again.metrics) == (False, first.student_id, first.metrics)
 
 
+def test_a_student_of_a_query_learns_from_what_it_chose_and_keeps_the_query(on_filled: Config) -> None:
+    query = "SELECT doc_id, 1 + n_tokens / 100 AS weight FROM documents ORDER BY doc_id LIMIT 9"
+    training = on_filled.training.model_copy(update={"query": query})
+    report = distilled(on_filled.model_copy(update={"training": training}))
+    assert report.trained
+    with Lake.open(location_of(on_filled)) as lake:
+        seen = lake.sql("SELECT doc_id FROM trained_on WHERE student_id = ?", [report.student_id])["doc_id"].to_pylist()
+        chosen = lake.sql("SELECT doc_id FROM documents WHERE NOT held_out ORDER BY doc_id LIMIT 9")["doc_id"]
+        assert sorted(seen) == chosen.to_pylist()
+        assert lake.row("SELECT query FROM row_sets")["query"] == query
+        assert find_student(lake, report.student_id)["settings"]["training"]["query"] == query
+    assert not distilled(on_filled.model_copy(update={"training": training})).trained
+
+
 def test_a_known_student_costs_neither_torch_nor_a_prefect_server(on_filled: Config, tmp_path: Path) -> None:
     first = distilled(on_filled)
     settings = tmp_path / "logitlake.yaml"
