@@ -10,6 +10,9 @@ COLOURS = [f"var(--series-{number})" for number in range(1, 7)]
 ACCENT, MUTED, INK = "var(--series-1)", "var(--muted)", "var(--ink)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
+# For text that starts at the left edge: cut where the chart ends, however narrow it is.
+WHOLE_WIDTH = alt.ExprRef("width")
+
 # Names of the signals that the page sets; empty means all.
 RECIPE, CORPUS = "shown_recipe", "shown_corpus"
 _JUDGED_BY = {RECIPE: "recipe", CORPUS: "corpus"}

@@ -1,12 +1,17 @@
 // Every text on the page with less contrast to what is behind it than WCAG 2.2 asks at level AA: 4.5, or 3 where it is large.
+const canvas = document.createElement("canvas");
+canvas.width = canvas.height = 1;
+const context = canvas.getContext("2d", { willReadFrequently: true });
+const known = new Map();
 const rgba = (text) => {
-  const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = 1;
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.fillStyle = text;
-  context.fillRect(0, 0, 1, 1);
-  const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data;
-  return [r, g, b, a / 255];
+  if (!known.has(text)) {
+    context.clearRect(0, 0, 1, 1);
+    context.fillStyle = text;
+    context.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data;
+    known.set(text, [r, g, b, a / 255]);
+  }
+  return known.get(text);
 };
 const over = (top, below) => top.slice(0, 3).map((value, i) => value * top[3] + below[i] * (1 - top[3])).concat(1);
 const luminance = (colour) => {
@@ -16,10 +21,13 @@ const luminance = (colour) => {
   });
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 };
+const grounds = new Map();
 const behind = (element) => {
-  const layers = [];
-  for (let at = element; at; at = at.parentElement) layers.push(rgba(getComputedStyle(at).backgroundColor));
-  return layers.reverse().reduce((below, layer) => over(layer, below), [255, 255, 255, 1]);
+  if (!element) return [255, 255, 255, 1];
+  if (!grounds.has(element)) {
+    grounds.set(element, over(rgba(getComputedStyle(element).backgroundColor), behind(element.parentElement)));
+  }
+  return grounds.get(element);
 };
 const poor = [];
 let seen = 0;

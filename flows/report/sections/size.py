@@ -72,7 +72,9 @@ def _chart(found: Findings, ours: list[dict[str, Any]]) -> Chart:
         base.mark_rule(strokeWidth=4, strokeCap="round").encode(x2="high:Q"),
         base.mark_point(filled=True, size=90, opacity=1),
         base.mark_text(align="left", dx=10).encode(x="high:Q", text="value:N", color=alt.value(charts.INK)),
-        base.mark_text(align="left", dy=-14).encode(x=alt.value(0), text="label:N", color=alt.value(charts.INK)),
+        base.mark_text(align="left", dy=-14, limit=charts.WHOLE_WIDTH).encode(
+            x=alt.value(0), text="label:N", color=alt.value(charts.INK)
+        ),
     )
     nearest = ", ".join(f"{line['label']} {line['value']}" for line in lines)
     table = Table(

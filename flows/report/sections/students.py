@@ -97,7 +97,7 @@ def _comparison(found: Findings) -> Chart:
         ),
         base.mark_point(size=90, filled=True, opacity=1, color=charts.ACCENT).encode(x=x),
         base.mark_text(align="left", dx=-5, dy=14).encode(x=x, text="text:N"),
-        base.mark_text(align="left", dy=-16).encode(x=alt.value(0), text="name:N"),
+        base.mark_text(align="left", dy=-16, limit=charts.WHOLE_WIDTH).encode(x=alt.value(0), text="name:N"),
     )
     best = min(lines, key=lambda line: line["after"])
     return Chart(

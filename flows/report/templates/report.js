@@ -3,6 +3,7 @@
   const specs = JSON.parse(document.getElementById("specs").textContent);
   const views = [];
   const shown = { shown_recipe: "", shown_corpus: "" };
+  const ERRORS_ONLY = 1; // Vega's own number for it
   const all = (selector, inside) => Array.from((inside || document).querySelectorAll(selector));
 
   // Charts: drawn as SVG, with no expression compiled from text, so that the page's policy needs no exception.
@@ -13,9 +14,11 @@
   const drawn = all("[data-chart]").map((place) =>
     window.vegaEmbed(place, specs[place.dataset.chart], options).then((made) => {
       const signals = Object.keys(made.view.getState().signals || {}).filter((name) => name in shown);
-      views.push({ view: made.view, signals });
+      views.push({ view: made.view, signals, place });
+      // Warnings are for what is drawn first; a filter may well leave nothing, which is said and no mistake.
+      made.view.logLevel(ERRORS_ONLY);
       // The place itself is the image, with a title and a description; what is inside is only its strokes.
-      all("svg", place).forEach((svg) => svg.setAttribute("aria-hidden", "true"));
+      all(":scope > *", place).forEach((child) => child.setAttribute("aria-hidden", "true"));
     }));
   Promise.all(drawn).then(() => { document.documentElement.dataset.drawn = drawn.length; });
 
@@ -30,10 +33,10 @@
     hide();
     const names = all("#filter-recipe, #filter-corpus").map((select) => select.selectedOptions[0].textContent.trim());
     document.getElementById("filter-said").textContent = `Showing ${names.join(", ")}`;
-    return Promise.all(views.map(({ view, signals }) => {
+    views.forEach(({ view, signals, place }) => {
       signals.forEach((name) => view.signal(name, shown[name]));
-      return view.runAsync();
-    }));
+      view.runAsync().then(() => place.classList.toggle("empty", !place.querySelector(".role-mark path")));
+    });
   };
   [["filter-recipe", "shown_recipe"], ["filter-corpus", "shown_corpus"]].forEach(([id, name]) => {
     const select = document.getElementById(id);
