@@ -196,7 +196,10 @@ class _Judged:
                     theirs_CV = logprobs_CV.to(own_CV.device)
                     _tally_top1(tally, own_CV, part, theirs_CV.argmax(-1))
                     gap_CV = theirs_CV - own_CV[:, : theirs_CV.shape[1]]
-                    tally.add_divergence((theirs_CV.exp() * gap_CV).nan_to_num(0.0).sum(-1), part.sequences)
+                    # What the teacher rules out counts nothing (0 times infinity); a student's NaN stays one.
+                    probs_CV = theirs_CV.exp()
+                    kl_C = torch.where(probs_CV > 0, probs_CV * gap_CV, 0.0).sum(-1)
+                    tally.add_divergence(kl_C, part.sequences)
 
     def _compare_to_cache(self, rows: pa.Table, places: "_Places", hidden: Mapping[str, torch.Tensor]) -> None:
         ragged = decode_targets(rows, cut_mass="ghost")

@@ -33,8 +33,9 @@ def judge(candidate: Metrics, current: Metrics | None, settings: RedistillSettin
         "candidate": _finite(candidate),
         "current": _finite(current) if current is not None else None,
     }
-    if own is not None and not math.isfinite(own):
-        return Verdict(promote=False, reason=f"the candidate's {measure} is not finite", figures=figures)
+    for name in (measure, "cross_entropy"):
+        if not math.isfinite(candidate.get(name) or 0.0):
+            return Verdict(promote=False, reason=f"the candidate's {name} is not finite", figures=figures)
     if current is None:
         return Verdict(promote=True, reason="there was no student before", figures=figures)
     if own is None or current.get(measure) is None:

@@ -3,7 +3,6 @@
 A decision is one appended row in one transaction, so an alias changes at once or not at all, and its history stays.
 """
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from storage.errors import LakeBusyError, LakeError
+from storage.json_text import json_text
 from storage.lake import Lake, Transaction
 from storage.registry import find_student
 
@@ -117,7 +117,7 @@ def _decide(
         "alias": alias,
         "student_id": student_id,
         "decision": decision,
-        "figures": json.dumps(dict(figures), sort_keys=True, default=str),
+        "figures": json_text(dict(figures)),
         "run_id": run_id,
         "decided_at": datetime.now(UTC),
     }

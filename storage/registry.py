@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from storage.errors import LakeError
 from storage.identity import recipe_id as id_of_recipe
+from storage.json_text import json_text
 from storage.lake import Lake, Transaction
 from storage.object_store import write_note
 
@@ -62,7 +63,7 @@ def note_run(lake: Lake, run_id: str, event: str, *, kind: str, recipe_id: str |
     with lake.transaction() as transaction:
         transaction.connection.execute(
             "INSERT INTO store.run_events VALUES (?, ?, ?, ?, ?, ?)",
-            [run_id, event, _now(), kind, recipe_id, json.dumps(detail, sort_keys=True, default=str)],
+            [run_id, event, _now(), kind, recipe_id, json_text(detail)],
         )
 
 
@@ -118,7 +119,7 @@ def register_student(
 ) -> None:
     """Make a trained student and its lineage known. Registering it again with new metrics replaces what is shown."""
     values = [student_id, parent_id, row_set_id, run_id, directory]
-    texts = [json.dumps(value, sort_keys=True, default=str) for value in (settings, metrics)]
+    texts = [json_text(value) for value in (settings, metrics)]
     write_note(
         lake.location,
         f"students/{student_id}.json",

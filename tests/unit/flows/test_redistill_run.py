@@ -191,6 +191,24 @@ def test_a_rejected_candidate_is_not_trained_again(config: Config, documents: Pa
     assert len(ask(config, "SELECT * FROM promotions")) == 2
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_training_that_diverged_is_rejected_and_the_lake_can_still_be_asked(
+    config: Config, documents: Path, exact: bool
+) -> None:
+    first = current(config)
+    add(documents, 30, 42)
+    training = config.training.model_copy(update={"learning_rate": 1e38})
+    evaluation = config.evaluation.model_copy(update={"teacher": exact})
+    report = play(config.model_copy(update={"training": training, "evaluation": evaluation}))
+    assert (report.outcome, report.current) == ("rejected", first)
+    assert "not finite" in report.reason
+    assert ask(
+        config, f"SELECT metrics ->> '$.after.kl' AS kl FROM students WHERE student_id = '{report.candidate}'"
+    ) == [{"kl": None}]
+    assert ask(config, "SELECT json_valid(detail) AS whole FROM store.run_events GROUP BY ALL") == [{"whole": True}]
+    assert play(config).outcome == "promoted", "the next night learns from the current one"
+
+
 def test_a_student_that_was_rolled_back_is_not_promoted_again_by_itself(config: Config, documents: Path) -> None:
     first = current(config)
     add(documents, 30, 42)

@@ -1,0 +1,18 @@
+"""JSON as the catalog keeps it: text that DuckDB can read, whatever numbers a training has come to."""
+
+import json
+import math
+from typing import Any
+
+
+def json_text(value: Any) -> str:
+    """One line of JSON, keys in order. JSON knows no NaN and no infinity: both become null."""
+    return json.dumps(_finite(value), sort_keys=True, default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
