@@ -175,6 +175,13 @@ class Lake:
     def _read_settings(self) -> tuple[str, float]:
         check_format(self.connection)
         values = dict(self.connection.execute("SELECT name, value FROM store.lake_settings").fetchall())
+        if "views" not in values:
+            # Tables and views are two transactions: a reader may come in between.
+            self.connection.close()
+            raise LakeMissingError(
+                f"the lake {self.location.catalog} is just being made, or its making was stopped: try again; "
+                "`logitlake capture` makes what is missing"
+            )
         return values["held_out_salt"], float(values["held_out_share"])
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from storage.commits import SOURCES, commit_unit
-from storage.errors import LakeBusyError, LakeError, SettingsError
+from storage.errors import LakeBusyError, LakeError, LakeMissingError, SettingsError
 from storage.forgetting import forget, retire_recipe
 from storage.identity import document_id
 from storage.identity import recipe_id as id_of_recipe
@@ -95,6 +95,20 @@ def test_a_lake_that_was_killed_while_it_was_made_is_mended_by_the_next_open(loc
         )
         assert found["value"].to_pylist() == ["0"]
     assert '"held_out_salt": "s"' in (Path(location.data) / "lake.json").read_text(encoding="utf-8")
+
+
+def test_a_reader_of_a_lake_that_is_just_being_made_is_told_so(location, monkeypatch):
+    def look(*_: object) -> None:
+        with pytest.raises(LakeMissingError, match="just being made"):
+            Lake.open(location)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("storage.creation._make_views", look)
+    with pytest.raises(KeyboardInterrupt):
+        Lake.create(location, held_out_salt="s", held_out_share=0.1)
+    monkeypatch.undo()
+    Lake.open(location, read_only=False).close()
+    Lake.open(location).close()
 
 
 def test_small_deletes_are_files_and_never_hidden_in_the_catalog(filled):
