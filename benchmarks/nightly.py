@@ -25,7 +25,7 @@ from storage.location import LakeLocation
 from storage.promotions import promote, student_of
 
 _INTERVAL_SECONDS = 20
-_DOCUMENTS = 6
+_DOCUMENTS = 3
 _PORT = 4299
 
 
@@ -69,7 +69,9 @@ def _config(home: Path, paths: DemoPaths) -> Config:
             "lake": config.lake.model_copy(update={"path": home / "lake"}),
             "corpora": (corpus,),
             "capture": config.capture.model_copy(update={"max_tokens": None}),
-            "evaluation": config.evaluation.model_copy(update={"max_tokens": 4000}),
+            # Few steps on few documents: at the rate of the first training they would undo some of it.
+            "redistill": config.redistill.model_copy(update={"learning_rate": config.training.learning_rate / 50}),
+            "evaluation": config.evaluation.model_copy(update={"max_tokens": 2000}),
         }
     )
 
@@ -87,7 +89,7 @@ def _unknown_files(config: Config) -> list[Path]:
     with Lake.open(LakeLocation.resolve(config.lake.path)) as lake:
         known = {Path(row).name for row in lake.sql("SELECT DISTINCT source FROM sources")["source"].to_pylist()}
     found = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
-    return [path for path in found if path.name not in known and 2_000 < path.stat().st_size < 9_000]
+    return [path for path in found if path.name not in known and 2_000 < path.stat().st_size < 6_000]
 
 
 if __name__ == "__main__":
