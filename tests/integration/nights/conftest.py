@@ -108,10 +108,11 @@ def config(tmp_path: Path, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch) 
             "tokenization": {"window": 32, "overlap": 8},
             "capture": {"unit_tokens": 300, "batch_tokens": 256},
             "student": {"source": "teacher", "layers": 1},
-            "redistill": {"checkpoint_steps": 1},
+            # A rate that is bad, and gives figures still, if it is 100 times as high.
+            "redistill": {"checkpoint_steps": 1, "learning_rate": 0.003},
             # A run that was killed keeps its place for a minute; here nobody has the time to wait for it.
             "schedule": {"teachers": 100},
-            # Steps enough for the trainer to report its progress; a rate that is bad if it is 100 times as high.
+            # Steps enough for the trainer to report its progress.
             "training": {
                 "batch_sequences": 1,
                 "precision": "fp32",
