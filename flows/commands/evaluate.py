@@ -16,6 +16,7 @@ from storage.errors import LakeError, LogitlakeError, SettingsError
 from storage.lake import Lake
 from storage.promotions import student_of
 from storage.registry import find_recipe, find_student
+from storage.rowsets import resolve_row_set
 from storage.student_losses import record_losses
 
 
@@ -48,6 +49,14 @@ def evaluate(
             autocompletion=offer("recipe"),
         ),
     ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            "--where",
+            help="Instead, the training documents of this condition over sequences: where there is most to learn.",
+            show_default=False,
+        ),
+    ] = None,
     lake: LakePath = None,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
@@ -64,7 +73,7 @@ def evaluate(
     config = settings(config_file, overrides, flags)
     with Lake.open(location_of(config)) as opened:
         directory = _directory(opened, student, config)
-        print_rows(_measure(config, opened, directory, recipe or config.training.recipe), form)
+        print_rows(_measure(config, opened, directory, recipe or config.training.recipe, where), form)
 
 
 def _directory(lake: Lake, student: str | None, config: Config) -> Path:
@@ -94,7 +103,9 @@ def _keep(config: Config, student_id: str, recipe_id: str, found: Any) -> None:
         say(f"the losses by document were not kept: {error}")
 
 
-def _measure(config: Config, lake: Lake, directory: Path, wanted: str | None) -> list[dict[str, Any]]:
+def _measure(
+    config: Config, lake: Lake, directory: Path, wanted: str | None, where: str | None
+) -> list[dict[str, Any]]:
     # Imported here: torch is no business of the other commands.
     from flows.evaluation_run import evaluate_models, held_out_row_set, metric_rows
     from pipeline.evaluation import load_student
@@ -102,11 +113,12 @@ def _measure(config: Config, lake: Lake, directory: Path, wanted: str | None) ->
 
     ids = read_facts(directory).get("row_set", {}).get("recipe_ids", [None])
     recipe_id, recipe = find_recipe(lake, wanted or ids[0])
-    rows = held_out_row_set(lake, recipe_id)
+    rows = resolve_row_set(lake, recipe_id=recipe_id, where=where) if where else held_out_row_set(lake, recipe_id)
     if rows is None:
         return []
     found = evaluate_models(config, lake, rows, recipe, {"student": load_student(directory)})
     if known := find_student(lake, read_facts(directory).get("student_id", "-")):
         _keep(config, known["student_id"], recipe_id, found)
-    say(f"{rows.n_sequences:,} held-out sequences; KL {'is exact' if found.exact else 'is estimated from the cache'}")
+    measured_on = "sequences that students may train on: no measure of a student" if where else "held-out sequences"
+    say(f"{rows.n_sequences:,} {measured_on}; KL {'is exact' if found.exact else 'is estimated from the cache'}")
     return metric_rows(found)

@@ -1,5 +1,7 @@
 """The same lake on a PostgreSQL catalog and an S3 bucket: same code, same promises."""
 
+import os
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -7,11 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from benchmarks.questions import COMMAND_LINE
+from storage.client_lines import client_lines
 from storage.commits import commit_unit
 from storage.identity import document_id, recipe_id
 from storage.lake import Lake
 from storage.location import LakeLocation
-from storage.query import query
+from storage.query import ReadSession, query
 from storage.registry import register_recipe
 from storage.rowsets import fetch, resolve_row_set
 from storage.schema import SEQUENCES
@@ -62,6 +66,25 @@ def test_an_embedded_catalog_with_data_in_a_bucket(tmp_path, s3_data):
 
 def test_a_server_catalog_with_data_in_a_bucket(tmp_path, postgres, s3_data):
     _round_trip(_location(tmp_path, postgres, s3_data))
+
+
+def test_the_command_line_sees_a_server_catalog_with_data_in_a_bucket_and_no_secret_is_printed(
+    tmp_path, postgres, s3_data
+):
+    location = _location(tmp_path, f"{postgres} password='top secret'", s3_data)
+    with Lake.create(location, held_out_salt="s", held_out_share=0.0) as lake:
+        register_recipe(lake, RECIPE)
+        commit_unit(lake, _rows("a", "b"), recipe=RECIPE, run_id="run", seconds=1.0)
+    lines = "\n".join(client_lines(location))
+    for secret in ("top secret", os.environ["AWS_SECRET_ACCESS_KEY"]):
+        assert secret not in lines
+    command = [str(COMMAND_LINE), "-no-init", "-bail", "-csv"]
+    asked = f"{lines}\nSELECT count(*) AS n FROM positions;"
+    done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-2:] == ["n", "2"]
+    with ReadSession(location, as_of=0) as session:
+        assert session.ask("SELECT count(*) AS n FROM positions").to_pylist() == [{"n": 0}]
 
 
 def test_writers_on_a_server_catalog_store_every_document_once(tmp_path, postgres):

@@ -75,6 +75,22 @@ def test_a_student_of_a_query_learns_from_what_it_chose_and_keeps_the_query(on_f
     assert not distilled(on_filled.model_copy(update={"training": training})).trained
 
 
+def test_a_student_is_measured_on_what_it_may_learn_from_next_and_the_losses_are_kept_apart(
+    on_filled: Config, cli: Any, tmp_path: Path
+) -> None:
+    report = distilled(on_filled)
+    place = ("--lake", on_filled.lake.path, "--no-teacher", "--format", "json")
+    result = cli("evaluate", report.directory, "--where", "n_tokens > 0", *place)
+    assert result.exit_code == 0
+    assert "may train on" in result.stderr
+    with Lake.open(location_of(on_filled)) as lake:
+        rows = lake.sql(
+            "SELECT held_out, count(DISTINCT doc_id) AS n FROM student_losses GROUP BY held_out"
+        ).to_pylist()
+        documents = lake.sql("SELECT held_out, count(*) AS n FROM documents GROUP BY held_out").to_pylist()
+    assert sorted(rows, key=str) == sorted(documents, key=str)
+
+
 def test_a_known_student_costs_neither_torch_nor_a_prefect_server(on_filled: Config, tmp_path: Path) -> None:
     first = distilled(on_filled)
     settings = tmp_path / "logitlake.yaml"
