@@ -19,6 +19,7 @@ from storage.promotions import promote, reject
 from storage.registry import note_run, register_recipe, register_student, register_vocabulary
 from storage.rowsets import register_row_set, resolve_row_set
 from storage.schema import SEQUENCES
+from storage.student_losses import LOSSES, record_losses
 
 LEVELS = 64
 
@@ -156,9 +157,24 @@ def _add_students(lake: Lake) -> None:
                 "teacher": _measured(0.0),
             },
         )
+    _add_losses(lake)
     promote(lake, STUDENTS[1], expected=None, figures={}, run_id="run0")
     reject(lake, STUDENTS[2], figures={}, run_id="run0")
     note_run(lake, "run9", "started", kind="distill", recipe_id=first, at=str(datetime.now(UTC)))
+
+
+def _add_losses(lake: Lake) -> None:
+    """The newest student on five documents of the first recipe, the further behind the later it comes by id."""
+    recipe_id = id_of_recipe(RECIPES[0])
+    held_out = lake.sql("SELECT doc_id FROM documents WHERE recipe_id = ? ORDER BY doc_id LIMIT 5", [recipe_id])[
+        "doc_id"
+    ].to_pylist()
+    rows = [
+        {"doc_id": doc_id, "n_targets": 100, "student_loss": 200.0 + 50 * number, "teacher_loss": 150.0, "kl": 60.0}
+        for number, doc_id in enumerate(held_out)
+    ]
+    losses = pa.Table.from_pylist(rows, LOSSES)
+    record_losses(lake, losses, student_id=STUDENTS[2], recipe_id=recipe_id, run_id="run0", exact=True)
 
 
 def _measured(kl: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from storage.lake import Lake
 from storage.report import distributions, fidelity, holdings
 from storage.report.passages import Passage, passages, token_texts
 from storage.report.sample import POSITIONS, Sample, take_sample
-from storage.report.students import students
+from storage.report.students import hardest_documents, students
 
 Rows = list[dict[str, Any]]
 
@@ -37,6 +37,7 @@ class Findings:
     entry_counts: Rows
     calibration: Rows
     students: Rows
+    hardest: Rows
     passages: list[Passage]
     token_texts: Mapping[tuple[str, int], str]
 
@@ -75,6 +76,7 @@ def find_out(lake: Lake, *, positions: int = POSITIONS) -> Findings:
         entry_counts=by_recipe(fidelity.entry_counts(lake)),
         calibration=by_recipe(fidelity.calibration(lake)),
         students=students(lake),
+        hardest=hardest_documents(lake),
         passages=chosen,
         token_texts=token_texts(lake, chosen),
     )

@@ -3,10 +3,12 @@
 import json
 from typing import Any
 
+from storage.creation import NAME
 from storage.lake import Lake
 from storage.promotions import decisions
 
 STUDENTS = 100
+_LEAST_TARGETS = 64
 
 
 def students(lake: Lake, *, limit: int = STUDENTS) -> list[dict[str, Any]]:
@@ -34,3 +36,33 @@ def students(lake: Lake, *, limit: int = STUDENTS) -> list[dict[str, Any]]:
         }
         for row in reversed(rows)
     ]
+
+
+def hardest_documents(lake: Lake, *, students: int = 3, documents: int = 6) -> list[dict[str, Any]]:
+    """Where the newest students are furthest behind the teacher: losses and `gap` in nats per target, by document.
+
+    Short documents are left out unless there are no others: their mean is mostly noise. Empty for a lake that an older
+    logitlake made and nobody has written to since, which keeps no losses by document.
+    """
+    kept = "SELECT 1 AS found FROM duckdb_views() WHERE database_name = ? AND view_name = 'student_losses'"
+    if not lake.row(kept, [NAME]):
+        return []
+    rows: list[dict[str, Any]] = lake.sql(
+        """
+        WITH measured AS (
+            SELECT l.*, s.created_at FROM student_losses AS l JOIN students AS s USING (student_id)
+            QUALIFY dense_rank() OVER (ORDER BY s.created_at DESC, student_id) <= $students
+        )
+        SELECT m.student_id, m.recipe_id, o.corpus, o.source, m.n_targets, m.student_loss, m.teacher_loss, m.gap
+        FROM measured AS m
+        LEFT JOIN (
+            SELECT doc_id, min(corpus) AS corpus, min(source) AS source FROM sources GROUP BY doc_id
+        ) AS o USING (doc_id)
+        QUALIFY row_number() OVER (
+            PARTITION BY m.student_id, m.recipe_id ORDER BY m.n_targets >= $least DESC, m.gap DESC, m.doc_id
+        ) <= $documents
+        ORDER BY m.created_at DESC, m.student_id, m.recipe_id, m.gap DESC
+        """,
+        {"students": students, "documents": documents, "least": _LEAST_TARGETS},
+    ).to_pylist()
+    return rows

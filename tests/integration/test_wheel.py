@@ -66,6 +66,8 @@ def test_the_wheel_holds_the_code_the_sql_and_the_licence_and_no_tests(wheel: Pa
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"flows", "pipeline", "storage"}
     assert {"storage/views.sql", "storage/tables.sql", "flows/prefect.yaml"} <= set(names)
+    page = ("page.html.j2", "blocks.html.j2", "passages.html.j2", "lineage.html.j2", "report.css", "report.js")
+    assert {f"flows/report/templates/{name}" for name in page} <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
 
 

@@ -37,6 +37,8 @@ def students_section(found: Findings) -> Section:
     if curves:
         blocks.append(_curves(curves))
     blocks.append(_training_table(found))
+    if found.hardest:
+        blocks.append(_hardest(found))
     return Section(
         key="students",
         title="Students",
@@ -179,6 +181,23 @@ def _training_table(found: Findings) -> Table:
         rows.append(Row(cells=cells, recipes=_recipes(student)))
     columns = ["student", "trained (UTC)", "sequences", "steps", "tokens seen", "tokens/s", "cross-entropy", "KL"]
     return Table(caption="All students", columns=columns, rows=rows)
+
+
+def _hardest(found: Findings) -> Table:
+    rows = [
+        Row(
+            cells=[
+                row["student_id"][:_SHORT],
+                row["source"] or "–",
+                *(row[name] for name in ("n_targets", "student_loss", "teacher_loss", "gap")),
+            ],
+            recipes=(row["recipe_id"],),
+            corpus=row["corpus"],
+        )
+        for row in found.hardest
+    ]
+    columns = ["student", "document", "targets", "student, nats", "teacher, nats", "gap, nats"]
+    return Table(caption="Held-out documents that would still teach most", columns=columns, rows=rows)
 
 
 def _trees(found: Findings) -> list[dict[str, Any]]:

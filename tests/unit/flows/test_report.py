@@ -110,6 +110,15 @@ def test_every_chart_has_a_title_a_description_and_a_table(strange: Lake, html: 
         assert all(len(row.cells) == len(chart.table.columns) for row in chart.table.rows)
 
 
+def test_what_an_older_lake_does_not_keep_is_left_out(tmp_path: Path) -> None:
+    location = make_strange_lake(tmp_path / "lake")
+    with Lake.open(location, read_only=False) as lake:
+        lake.connection.execute("DROP VIEW student_losses")
+        lake.connection.execute("DROP TABLE store.student_losses")
+    with Lake.open(location) as lake:
+        assert "would still teach most" not in render(find_out(lake))
+
+
 def test_the_specifications_survive_the_page(parsed: Parsed) -> None:
     specs = json.loads(parsed.scripts[0])
     assert "</select><script>" in json.dumps(specs)

@@ -11,7 +11,7 @@ from storage.lake import Lake
 from storage.report import distributions, fidelity, holdings
 from storage.report.passages import SPAN, passages, token_texts
 from storage.report.sample import take_sample
-from storage.report.students import students
+from storage.report.students import hardest_documents, students
 from tests.strange_lake import CORPORA, RECIPES, STUDENTS, make_strange_lake
 
 
@@ -142,9 +142,16 @@ def test_students_come_oldest_first_with_decisions_and_without_those_beyond_the_
     assert [row["student_id"] for row in students(strange, limit=1)] == [STUDENTS[2]]
 
 
+def test_the_documents_where_a_student_is_furthest_behind_come_first(strange: Lake) -> None:
+    found = hardest_documents(strange, documents=3)
+    assert [row["gap"] for row in found] == pytest.approx([2.5, 2.0, 1.5])
+    assert {(row["student_id"], row["n_targets"]) for row in found} == {(STUDENTS[2], 100)}
+    assert all(row["corpus"] in CORPORA and "<u>file</u>" in row["source"] for row in found)
+
+
 def test_an_empty_lake_answers_everything_with_nothing(lake: Lake, tmp_path: Path) -> None:
     assert take_sample(lake).n_positions == 0
     assert holdings.totals(lake)["n_tokens"] == 0
     asked = (holdings.growth, holdings.by_corpus, holdings.recipes, distributions.quantiles, fidelity.entries)
     assert all(ask(lake).num_rows == 0 for ask in asked)
-    assert passages(lake) == [] and students(lake) == []
+    assert passages(lake) == [] and students(lake) == [] and hardest_documents(lake) == []
