@@ -81,10 +81,10 @@ class _Shown:
 
     def update(self, progress: Any) -> None:
         """Called whenever the trainer reports (see pipeline.distillation_trainer.Progress)."""
-        reach("student-training")
         self._pace.reach(progress.step, progress.max_steps)
         self.bar.reach(progress.step, progress.max_steps)
         if progress.loss is None:
+            reach("student-training")
             return
         self.bar.expect(progress.max_steps, note=f"loss {progress.loss:.3f}")
         if progress.step % _STEPS_A_LINE and progress.step != progress.max_steps:

@@ -89,12 +89,17 @@ def test_upkeep_that_is_killed_in_every_stage_of_it_changes_no_row(
 def test_runs_whose_process_was_killed_are_marked_as_crashed_and_somebody_is_told(
     watched: Any, mailbox: Any, config: Config, logitlake: Callable[..., int], add: Callable[[int, int], None]
 ) -> None:
+    def told(*words: str) -> bool:
+        return any(all(word in text for word in words) for text in mailbox.messages)
+
     add(0, 10)
-    logitlake("redistill", kill_at="candidate-decided")
+    logitlake("redistill")
+    add(10, 20)
+    logitlake("redistill", kill_at="unit-computed")
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while _runs_in(watched, "RUNNING", "PENDING") or not any("Crashed" in text for text in mailbox.messages):
+    while _runs_in(watched, "RUNNING", "PENDING") or not (told("Crashed") and told("logitlake.promoted")):
         assert time.monotonic() < deadline, (_runs_in(watched, "RUNNING", "PENDING"), mailbox.messages)
         time.sleep(1)
     assert _runs_in(watched, "CRASHED")
     assert not _runs_in(watched, "FAILED")
-    assert any("logitlake.promoted" in text and "there was no student before" in text for text in mailbox.messages)
+    assert told("logitlake.promoted", "there was no student before")
