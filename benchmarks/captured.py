@@ -5,8 +5,10 @@ in it, so that newer ones make a newer lake.
 """
 
 import os
+import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks.surroundings import REPOSITORY
 from flows.capture_run import CaptureRun
@@ -21,6 +23,12 @@ CACHE = REPOSITORY / ".cache" / "benchmarks"
 TEACHER_VARIABLE = "LOGITLAKE_BENCH_TEACHER"
 
 _DONE = "captured"
+_DECISIVE: Any = {
+    "corpora": True,
+    "tokenization": True,
+    "target": True,
+    "capture": {"unit_tokens", "batch_tokens", "max_tokens"},
+}
 
 
 def teacher_path() -> Path:
@@ -32,9 +40,16 @@ def teacher_path() -> Path:
 def benchmark_config() -> Config:
     """The demo's settings over a lake of the benchmarks."""
     config = demo_config(DemoPaths.under(CACHE), teacher_path())
-    parts = config.model_dump(mode="json", include={"corpora", "tokenization", "target", "capture"})
+    parts = config.model_dump(mode="json", include=_DECISIVE)
     name = digest(canonical_json(parts), str(FORMAT_VERSION).encode())[:8]
     return config.model_copy(update={"lake": config.lake.model_copy(update={"path": CACHE / f"captured-{name}"})})
+
+
+def corpus_key() -> str:
+    """What decides which tokens the teacher sees, wherever Python lies: its version stands for the text of its sources."""
+    parts = benchmark_config().model_dump(mode="json", include={**_DECISIVE, "capture": {"max_tokens"}})
+    corpora = [{name: value for name, value in corpus.items() if name != "path"} for corpus in parts["corpora"]]
+    return digest(canonical_json([corpora, parts["tokenization"], parts["capture"], platform.python_version()]))
 
 
 def captured_lake() -> LakeLocation:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.captured import CACHE, benchmark_config
+from benchmarks.captured import CACHE, corpus_key
 from benchmarks.quality_student import WIDTH
 from benchmarks.reporting import RESULTS
 from storage.identity import canonical_json, digest
@@ -32,9 +32,9 @@ class Plan:
 
     @property
     def key(self) -> str:
-        """Results of another plan, or on another lake, are not mixed with those of this one."""
+        """Results of another plan, or on another text, are not mixed with those of this one."""
         parts = {"tokens": self.tokens, "epochs": self.epochs, "held_out": self.held_out_targets, "width": WIDTH}
-        return digest(canonical_json({**parts, "lake": benchmark_config().lake.path.name}))[:8]
+        return digest(canonical_json({**parts, "corpus": corpus_key()}))[:8]
 
 
 @dataclass(frozen=True, slots=True)
