@@ -46,7 +46,7 @@ def benchmark_config() -> Config:
 
 
 def corpus_key() -> str:
-    """What decides which tokens the teacher sees, wherever Python lies: its version stands for the text of its sources."""
+    """What decides which tokens the teacher sees, wherever Python lies: its version stands for its sources' text."""
     parts = benchmark_config().model_dump(mode="json", include={**_DECISIVE, "capture": {"max_tokens"}})
     corpora = [{name: value for name, value in corpus.items() if name != "path"} for corpus in parts["corpora"]]
     return digest(canonical_json([corpora, parts["tokenization"], parts["capture"], platform.python_version()]))

@@ -102,7 +102,7 @@ def run(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> None:
     record = {
         "benchmark": benchmark.name,
         "title": benchmark.title,
-        "command": " ".join(["python", "-m", f"benchmarks.{benchmark.name}", *(["--quick"] if options.quick else [])]),
+        "command": " ".join(["python", "-m", f"benchmarks.{benchmark.name}", *_asked_for(options)]),
         "quick": options.quick,
         "rounds": rounds,
         "seconds": round(time.perf_counter() - began, 1),
@@ -112,6 +112,10 @@ def run(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> None:
     write(benchmark.name, summary, benchmark.reach, record, quick=options.quick)
     show(Console(width=120), benchmark.title, summary, benchmark.reach)
     print(json.dumps(summary.figures))
+
+
+def _asked_for(options: argparse.Namespace) -> list[str]:
+    return ["--quick"] * options.quick + (["--rounds", str(options.rounds)] if options.rounds else [])
 
 
 def peak_memory_mb() -> float:
