@@ -58,8 +58,8 @@ class Stopwatch:
 
 
 def capture_config(quick: bool, lake: Path) -> Config:
-    """The demo's settings: a unit that warms up, and two (quick) or four that count."""
-    unit_tokens, units = (6_000, 3) if quick else (25_000, 5)
+    """The demo's settings: a unit that warms up, and two (quick) or three that count."""
+    unit_tokens, units = (4_000, 3) if quick else (10_000, 4)
     config = benchmark_config()
     return config.model_copy(
         update={

@@ -39,7 +39,7 @@ def read_epoch(shards: int, *, quick: bool, where: str | None = None) -> Measure
         began = time.perf_counter()
         row_set = resolve_row_set(lake, recipe_id=find_recipe(lake)[0], where=where)
         found, spent = time.perf_counter(), time.process_time()
-        reader = RowSetReader(row_set, lake_fetch(location, row_set), batch_sequences=_BATCH_SEQUENCES)
+        reader = RowSetReader(row_set, lake_fetch(lake, row_set), batch_sequences=_BATCH_SEQUENCES)
         tokens = sum(batch.n_tokens for batch in reader)
         seconds, spent = time.perf_counter() - found, time.process_time() - spent
     assert tokens == row_set.n_tokens

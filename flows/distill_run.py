@@ -145,7 +145,7 @@ class DistillRun:
             self.student,
             self.config.training,
             row_set=self.rows,
-            fetch=lake_fetch(self._lake.location, self.rows),
+            fetch=lake_fetch(self._lake, self.rows),
             recipe=self.recipe,
             teacher=self._teacher,
             chat_template=self.config.tokenization.chat_template,

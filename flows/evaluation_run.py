@@ -34,7 +34,7 @@ def evaluate_models(
     """Metrics of some models by name, and of the teacher. Raises SettingsError if `evaluation.teacher` can't be had."""
     quiet_transformers()
     limit, training = config.evaluation.max_tokens, not rows.held_out
-    tables = held_out_rows(rows, lake_fetch(lake.location, rows), max_tokens=limit, training=training)
+    tables = held_out_rows(rows, lake_fetch(lake, rows), max_tokens=limit, training=training)
     engine = teacher_engine(config, recipe)
     n_tokens = min(rows.n_tokens, config.evaluation.max_tokens or rows.n_tokens)
     with progress_bar("evaluate", total=n_tokens) as bar:

@@ -86,14 +86,18 @@ def open_rows(
     `held_out` are all there is. The other arguments are RowSetReader's. Raises LakeError or SettingsError.
     """
     location = LakeLocation.resolve(Path(lake), catalog, data)
-    with Lake.open(location) as opened:
+    opened = Lake.open(location)  # for as long as there is a reader
+    try:
         recipe_id, content = find_recipe(opened, recipe)
         row_set = resolve_row_set(
             opened, recipe_id=recipe_id, where=where, weight=weight, up_to_commit=up_to_commit, held_out=held_out
         )
+    except BaseException:
+        opened.close()
+        raise
     reader = RowSetReader(
         row_set,
-        lake_fetch(location, row_set),
+        lake_fetch(opened, row_set),
         batch_sequences=batch_sequences,
         seed=seed,
         rank=rank,

@@ -23,7 +23,6 @@ from pipeline.row_order import Block, Draw, UnitWeights, in_order, order_rows, p
 from pipeline.targets import TARGET_COLUMNS, TargetBatch, batch_of
 from storage.errors import LakeError, MismatchError, SettingsError
 from storage.lake import Lake
-from storage.location import LakeLocation
 from storage.rowsets import RowSet, fetch
 
 # (unit ids, columns) → their rows ordered by (unit_id, doc_id, window), as storage.rowsets.fetch gives them.
@@ -34,18 +33,17 @@ _WEIGHTS_AT_ONCE = 1_000_000
 _PREFETCHED_BATCHES = 4
 
 
-def lake_fetch(location: LakeLocation, row_set: RowSet) -> Fetch:
-    """A `Fetch` that any thread may call: each thread that does attaches the lake once, read-only, until it ends.
+def lake_fetch(lake: Lake, row_set: RowSet) -> Fetch:
+    """A `Fetch` that any thread may call, for as long as `lake` is open.
 
-    Attaching takes a third of a second, most of it to check the signatures of DuckDB's extensions. A lake that is
-    attached and not asked holds no lock: upkeep never waits for a reader.
+    A lake that is attached and not asked holds no lock: upkeep never waits for a reader.
     """
-    attached = threading.local()
+    own = threading.local()
 
     def read(unit_ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
-        if not hasattr(attached, "lake"):
-            attached.lake = Lake.open(location)
-        return fetch(attached.lake, row_set, unit_ids, columns)
+        if not hasattr(own, "lake"):
+            own.lake = lake.for_thread()
+        return fetch(own.lake, row_set, unit_ids, columns)
 
     return read
 

@@ -108,7 +108,7 @@ class TwoDomains:
                 epochs=epochs,
             ),
             row_set=rows,
-            fetch=lake_fetch(self.location, rows),
+            fetch=lake_fetch(self.lake, rows),
             recipe=self.recipe,
             show_progress=False,
         )
@@ -128,7 +128,7 @@ class TwoDomains:
     def loss(self, student: TrainedStudent, corpus: str) -> float:
         """Cross-entropy on held-out documents of a domain, in nats."""
         rows = resolve_row_set(self.lake, recipe_id=self.recipe_id, where=f"corpus = '{corpus}'", held_out=True)
-        tables = held_out_rows(rows, lake_fetch(self.location, rows))
+        tables = held_out_rows(rows, lake_fetch(self.lake, rows))
         found = evaluate({"it": load_student(student.directory)}, tables, self.recipe, autocast=False)
         return float(found.students["it"].cross_entropy)
 

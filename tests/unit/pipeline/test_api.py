@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pyarrow as pa
@@ -76,27 +77,35 @@ def test_held_out_documents_are_never_read_for_training(lake):
     kept_apart = {doc_id for doc_id in every if held_out(doc_id, salt="s", share=0.25)}
     assert kept_apart
     trained, tested = (api.open_rows(lake, held_out=flag).row_set for flag in (False, True))
-    seen = [
-        set(
-            api.lake_fetch(LakeLocation.resolve(lake), row_set)(row_set.units["unit_id"].to_pylist(), ["doc_id"])[
-                "doc_id"
-            ].to_pylist()
-        )
-        for row_set in (trained, tested)
-    ]
+    with Lake.open(LakeLocation.resolve(lake)) as opened:
+        seen = [
+            set(api.lake_fetch(opened, rows)(rows.units["unit_id"].to_pylist(), ["doc_id"])["doc_id"].to_pylist())
+            for rows in (trained, tested)
+        ]
     assert seen == [every - kept_apart, kept_apart]
 
 
 def test_a_reader_between_two_blocks_keeps_no_writer_and_no_upkeep_waiting(lake):
-    rows = api.open_rows(lake)
-    read = api.lake_fetch(LakeLocation.resolve(lake), rows.row_set)
-    unit_ids = rows.row_set.units["unit_id"].to_pylist()
-    before = read(unit_ids, ["doc_id"])
-    with Lake.open(LakeLocation.resolve(lake), read_only=False, lock_timeout=1) as writer:
-        note_run(writer, "r", "started", kind="capture", recipe_id=None)
-        merge_small_tables(writer)
-        sweep(writer, grace=timedelta(0))
-    assert read(unit_ids, ["doc_id"]).equals(before)
+    row_set = api.open_rows(lake).row_set
+    unit_ids = row_set.units["unit_id"].to_pylist()
+    with Lake.open(LakeLocation.resolve(lake)) as opened:
+        read = api.lake_fetch(opened, row_set)
+        before = read(unit_ids, ["doc_id"])
+        with Lake.open(LakeLocation.resolve(lake), read_only=False, lock_timeout=1) as writer:
+            note_run(writer, "r", "started", kind="capture", recipe_id=None)
+            merge_small_tables(writer)
+            sweep(writer, grace=timedelta(0))
+        assert read(unit_ids, ["doc_id"]).equals(before)
+
+
+def test_threads_read_at_the_same_time_each_on_its_own_connection(lake):
+    row_set = api.open_rows(lake).row_set
+    unit_ids = row_set.units["unit_id"].to_pylist()
+    with Lake.open(LakeLocation.resolve(lake)) as opened, ThreadPoolExecutor(4) as threads:
+        read = api.lake_fetch(opened, row_set)
+        found = list(threads.map(lambda _: read(unit_ids, ["doc_id", "checksum"]), range(40)))
+    assert found[0].num_rows == row_set.n_sequences
+    assert all(table.equals(found[0]) for table in found)
 
 
 def test_a_filter_and_a_sampling_weight_are_sql(lake):
@@ -125,8 +134,9 @@ def test_held_out_rows_of_a_lake_can_be_evaluated(lake):
         num_attention_heads=2,
         pad_token_id=None,
     )
-    tables = held_out_rows(rows.row_set, api.lake_fetch(LakeLocation.resolve(lake), rows.row_set))
-    found = evaluate({"s": LlamaForCausalLM(config)}, tables, rows.recipe, autocast=False)
+    with Lake.open(LakeLocation.resolve(lake)) as opened:
+        tables = held_out_rows(rows.row_set, api.lake_fetch(opened, rows.row_set))
+        found = evaluate({"s": LlamaForCausalLM(config)}, tables, rows.recipe, autocast=False)
     assert found.students["s"].n_targets == rows.row_set.n_targets
     assert found.students["s"].kl is not None
 
