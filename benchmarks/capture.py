@@ -59,7 +59,7 @@ class Stopwatch:
 
 def capture_config(quick: bool, lake: Path) -> Config:
     """The demo's settings: a unit that warms up, and two (quick) or three that count."""
-    unit_tokens, units = (4_000, 3) if quick else (10_000, 4)
+    unit_tokens, units = (3_000, 3) if quick else (8_000, 4)
     config = benchmark_config()
     return config.model_copy(
         update={
@@ -221,6 +221,8 @@ BENCHMARK = Benchmark(
         Reach("vs_script", "at least", 1.5),
         Reach("memory_vs_script", "at most", 1),
     ),
+    rounds=3,
+    quick_rounds=2,
 )
 
 if __name__ == "__main__":

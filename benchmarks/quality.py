@@ -1,8 +1,9 @@
 """How good students are at equal bytes: one student per arm and seed, judged by the teacher on held-out documents.
 
 Hours of work, done in cells: each finished one is a JSON file, and a run that was killed, or stopped by --hours, goes
-on where it was. All arms have one learning rate, the one that serves full logits best on the same held-out documents,
-which favours full logits. Seeds are paired: the same order of batches in all arms.
+on where it was; what it shows and writes is of the seeds that all arms have so far. All arms share one learning rate:
+the one that serves full logits best on the same held-out documents, which favours full logits. Seeds are paired: the
+same order of batches in all arms.
 """
 
 import argparse
@@ -150,24 +151,22 @@ def main() -> None:
     began, machine = time.perf_counter(), describe_machine()
     results = results_of(options.quick)
     _work(results, options.hours)
-    if left := results.left():
+    left = results.left()
+    if left:
         print(f"quality: {len(left)} cells are left; run again to go on:")
         for cell in left:
             print(f"  {_name(cell)}")
+    seeds, rate = results.whole_seeds(), results.learning_rate()
+    if rate is None or not seeds:
         return
-    rate = results.learning_rate()
-    assert rate is not None
-    runs = {
-        arm: [found for seed in results.plan.seeds if (found := results.read(Cell(arm, seed, rate))) is not None]
-        for arm in results.plan.arms
-    }
+    runs = {arm: [results.of(Cell(arm, seed, rate)) for seed in seeds] for arm in results.plan.arms}
     summary = summarise(runs, rate)
     command = "python -m benchmarks.quality" + (" --quick" if options.quick else "")
     record = {"benchmark": "quality", "title": TITLE, "command": command, "quick": options.quick, **machine}
-    record |= {"seconds": round(time.perf_counter() - began, 1), "learning_rate": rate}
+    record |= {"seconds": round(time.perf_counter() - began, 1), "learning_rate": rate, "cells_left": len(left)}
     write("quality", summary, REACH, record, quick=options.quick)
     show(Console(width=140), TITLE, summary, REACH)
-    if options.quick:
+    if options.quick and not left:
         # A quick run measures anew each time; only one that was cut short goes on.
         shutil.rmtree(results.directory)
     print(json.dumps(summary.figures))

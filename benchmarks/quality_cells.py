@@ -53,7 +53,7 @@ class Cell:
 
 # A larger corpus than there is takes all of it.
 QUICK = Plan(_QUICK_ARMS, (0,), (2e-3,), tokens=20_000, epochs=1, held_out_targets=3_000, quick=True)
-WHOLE = Plan(_ARMS, (0, 1, 2), (1e-3, 2e-3, 4e-3), tokens=1_000_000, epochs=3, held_out_targets=20_000)
+WHOLE = Plan(_ARMS, (0, 1, 2), (1e-3, 2e-3, 4e-3, 8e-3), tokens=1_000_000, epochs=3, held_out_targets=20_000)
 
 
 class Results:
@@ -70,6 +70,20 @@ class Results:
             return None
         found = dict(json.loads(path.read_text(encoding="utf-8")))
         return found if found["plan"] == self.plan.key else None
+
+    def of(self, cell: Cell) -> dict[str, Any]:
+        """What came out of a cell that is finished. Raises KeyError for one that is not."""
+        found = self.read(cell)
+        if found is None:
+            raise KeyError(f"{cell} is not finished")
+        return found
+
+    def whole_seeds(self) -> list[int]:
+        """The seeds that every arm is finished for, at the settled learning rate."""
+        rate = self.learning_rate()
+        if rate is None:
+            return []
+        return [seed for seed in self.plan.seeds if all(self.read(Cell(arm, seed, rate)) for arm in self.plan.arms)]
 
     def write(self, cell: Cell, found: Mapping[str, Any]) -> None:
         """Keep a finished cell; the file appears whole."""

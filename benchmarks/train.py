@@ -44,7 +44,7 @@ def measure(arm: str, quick: bool) -> Measurements:
     rows = _rows(config.training)
     parent = find_parent(config.student, rows.recipe, teacher)
     student = make_student(config.student, parent, rows.recipe, teacher=teacher, seed=config.training.seed)
-    steps = 6 if quick else 16
+    steps = 4 if quick else 16
     times = StepTimes()
     with tempfile.TemporaryDirectory(prefix="logitlake-bench-") as directory:
         settings = config.training.model_copy(update={"max_steps": _WARM_STEPS + steps, "precision": "auto"})
@@ -172,6 +172,8 @@ BENCHMARK = Benchmark(
         Reach("memory_vs_cross_entropy", "at most", 0.85),
         Reach("vs_online", "at least", 1.6),
     ),
+    rounds=3,
+    quick_rounds=2,
 )
 
 if __name__ == "__main__":

@@ -42,6 +42,17 @@ def test_learning_rate_is_settled_first_on_full_logits_and_then_used_by_all(tmp_
     ]
 
 
+def test_only_seeds_that_every_arm_has_are_compared(tmp_path: Path) -> None:
+    results = Results(PLAN, tmp_path)
+    assert results.whole_seeds() == []
+    while results.whole_seeds() == []:
+        finish(results, results.left()[0])
+    assert results.whole_seeds() == [0]
+    assert [cell.seed for cell in results.left()] == [1, 1]
+    with pytest.raises(KeyError, match="seed=1"):
+        results.of(results.left()[0])
+
+
 def test_a_cell_that_was_cut_off_while_writing_is_done_again(tmp_path: Path) -> None:
     results = Results(PLAN, tmp_path)
     cell = results.left()[0]
