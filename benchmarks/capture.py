@@ -59,7 +59,7 @@ class Stopwatch:
 
 def capture_config(quick: bool, lake: Path) -> Config:
     """The demo's settings: a unit that warms up, and two (quick) or three that count."""
-    unit_tokens, units = (3_000, 3) if quick else (8_000, 4)
+    unit_tokens, units = (3_000, 3) if quick else (6_000, 4)
     config = benchmark_config()
     return config.model_copy(
         update={
