@@ -13,7 +13,9 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import partial
+from multiprocessing import get_context
 from statistics import mean, stdev
 from typing import Any
 
@@ -121,20 +123,28 @@ def _plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], figure: Figure) -> No
     axes.set(xscale="log", xlabel="bytes per token", ylabel="held-out KL from the teacher, nats")
 
 
-def _work(results: Results, hours: float | None) -> None:
-    """Train what is left, one cell after the other, until all is done or time is up."""
-    from benchmarks.quality_training import Stage, train_cell
+def _work(results: Results, hours: float | None, jobs: int) -> None:
+    """Train what is left, `jobs` cells at a time in processes of their own, until all is done or time is up."""
+    import benchmarks.quality_training as training
 
-    stage, began, took = Stage(results.plan), time.monotonic(), [0.0]
-    while left := results.left():
-        spent = time.monotonic() - began
-        if hours is not None and spent + max(took) > hours * 3600:
-            return
-        cell = left[0]
-        print(f"quality: {len(left)} cells left, now {_name(cell)}", file=sys.stderr, flush=True)
-        found = train_cell(stage, cell)
-        results.write(cell, {**found, "machine": describe_machine()})
-        took.append(found["seconds"])
+    training.Stage(results.plan).prepare()
+    began, took = time.monotonic(), [0.0]
+    running: dict[Future[dict[str, Any]], Cell] = {}
+    with ProcessPoolExecutor(
+        jobs, get_context("spawn"), initializer=training.begin_worker, initargs=(results.plan, jobs)
+    ) as pool:
+        while True:
+            late = hours is not None and time.monotonic() - began + max(took) > hours * 3600
+            waiting = [cell for cell in results.ready() if cell not in running.values()]
+            for cell in [] if late else waiting[: jobs - len(running)]:
+                print(f"quality: {len(results.left())} cells left, now {_name(cell)}", file=sys.stderr, flush=True)
+                running[pool.submit(training.train_in_worker, cell)] = cell
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                found = future.result()
+                results.write(running.pop(future), {**found, "machine": describe_machine()})
+                took.append(found["seconds"])
 
 
 def _name(cell: Cell) -> str:
@@ -146,11 +156,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=TITLE)
     parser.add_argument("--quick", action="store_true", help="three arms beside full logits, one seed, 20,000 tokens")
     parser.add_argument("--hours", type=float, help="start no training that would not end within so many hours")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on its share of the cores")
     options = parser.parse_args()
     os.environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "DO_NOT_TRACK": "1"})
     began, machine = time.perf_counter(), describe_machine()
     results = results_of(options.quick)
-    _work(results, options.hours)
+    _work(results, options.hours, options.jobs)
     left = results.left()
     if left:
         print(f"quality: {len(left)} cells are left; run again to go on:")

@@ -11,6 +11,8 @@ from benchmarks.quality_student import WIDTH
 from benchmarks.reporting import RESULTS
 from storage.identity import canonical_json, digest
 
+# One window a step: with so few tokens a student is short of steps, and a step costs little beside its tokens.
+BATCH_SEQUENCES = 1
 FULL = "full logits"
 CROSS_ENTROPY = "cross-entropy"
 DEFAULT = "varopt 0.05"
@@ -33,7 +35,8 @@ class Plan:
     @property
     def key(self) -> str:
         """Results of another plan, or on another text, are not mixed with those of this one."""
-        parts = {"tokens": self.tokens, "epochs": self.epochs, "held_out": self.held_out_targets, "width": WIDTH}
+        parts: dict[str, Any] = {"tokens": self.tokens, "epochs": self.epochs, "held_out": self.held_out_targets}
+        parts |= {"width": WIDTH, "batch_sequences": BATCH_SEQUENCES}
         return digest(canonical_json({**parts, "corpus": corpus_key()}))[:8]
 
 
@@ -70,6 +73,11 @@ class Results:
             return None
         found = dict(json.loads(path.read_text(encoding="utf-8")))
         return found if found["plan"] == self.plan.key else None
+
+    def ready(self) -> list[Cell]:
+        """Cells that can be trained now: until the learning rate is settled, only those that settle it."""
+        left = self.left()
+        return left if self.learning_rate() is not None else [cell for cell in left if cell in self.tuning()]
 
     def of(self, cell: Cell) -> dict[str, Any]:
         """What came out of a cell that is finished. Raises KeyError for one that is not."""

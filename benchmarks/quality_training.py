@@ -1,5 +1,6 @@
 """One cell of the benchmark of quality: targets of one arm, one student trained on them, its held-out metrics."""
 
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 
 from benchmarks.captured import benchmark_config, captured_lake
 from benchmarks.full_logits import FullLogitsTrainer, place_rows
 from benchmarks.gradients import origin_of
-from benchmarks.quality_cells import CROSS_ENTROPY, FULL, Cell, Plan
+from benchmarks.quality_cells import BATCH_SEQUENCES, CROSS_ENTROPY, FULL, Cell, Plan
 from benchmarks.quality_student import narrow_student
 from benchmarks.replay import ReplayedTeacher, replayed_teacher
 from benchmarks.sample import captured, in_batches, sequences_of, single_windows, whole_documents
@@ -61,10 +63,29 @@ class Stage:
     def held_out_teacher(self) -> ReplayedTeacher:
         return replayed_teacher(sequences_of(self.held_out), _DTYPE)
 
+    def prepare(self) -> None:
+        """Run the teacher over everything, if it has not been kept yet, so that no two processes do."""
+        _ = self.teacher, self.held_out_teacher
+
     @cached_property
     def recipe(self) -> dict[str, Any]:
         with Lake.open(captured_lake()) as lake:
             return find_recipe(lake)[1]
+
+
+_worker_stage: Stage
+
+
+def begin_worker(plan: Plan, jobs: int) -> None:
+    """What a process that trains cells begins with, when there are so many of them."""
+    global _worker_stage
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+    _worker_stage = Stage(plan)
+
+
+def train_in_worker(cell: Cell) -> dict[str, Any]:
+    """One cell, in a process that `begin_worker` made ready."""
+    return train_cell(_worker_stage, cell)
 
 
 def train_cell(stage: Stage, cell: Cell) -> dict[str, Any]:
@@ -108,6 +129,7 @@ def _train(stage: Stage, cell: Cell, rows: pa.Table) -> tuple[Any, int]:
         update={
             "learning_rate": cell.learning_rate,
             "epochs": stage.plan.epochs,
+            "batch_sequences": BATCH_SEQUENCES,
             "seed": cell.seed,
             "precision": "fp32",
             "device": "cpu",

@@ -31,10 +31,13 @@ def test_a_result_of_another_plan_is_not_taken(tmp_path: Path) -> None:
 def test_learning_rate_is_settled_first_on_full_logits_and_then_used_by_all(tmp_path: Path) -> None:
     results = Results(PLAN, tmp_path)
     assert results.left()[:2] == results.tuning()
+    assert results.ready() == results.tuning()
     finish(results, Cell(FULL, 0, 1e-3), kl=2.0)
     assert results.learning_rate() is None
+    assert results.ready() == results.tuning()[1:]
     finish(results, Cell(FULL, 0, 2e-3), kl=1.0)
     assert results.learning_rate() == 2e-3
+    assert results.ready() == results.left()
     assert [(cell.arm, cell.seed, cell.learning_rate) for cell in results.left()] == [
         ("varopt 0.05", 0, 2e-3),
         (FULL, 1, 2e-3),
