@@ -56,7 +56,7 @@ class Cell:
 
 # A larger corpus than there is takes all of it.
 QUICK = Plan(_QUICK_ARMS, (0,), (2e-3,), tokens=20_000, epochs=1, held_out_targets=3_000, quick=True)
-WHOLE = Plan(_ARMS, (0, 1, 2), (1e-3, 2e-3, 4e-3), tokens=1_000_000, epochs=3, held_out_targets=20_000)
+WHOLE = Plan(_ARMS, (0, 1, 2), (5e-4, 1e-3, 2e-3), tokens=1_000_000, epochs=3, held_out_targets=20_000)
 
 
 class Results:
