@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from flows.options import location_of
+from flows.output import say
 from flows.progress import watched
 from pipeline.config import Config
 from storage.compaction import compact, merge_small_tables, plan_compaction
@@ -38,6 +39,7 @@ class MaintainReport:
     expired_files: int = 0
     orphaned_files: int = 0
     staged_files: int = 0
+    foreign_files: int = 0
     shards_before: int = 0
     shards_after: int = 0
     bytes_before: int = 0
@@ -145,13 +147,19 @@ class MaintainRun:
             expired_files=len(swept.expired_files),
             orphaned_files=len(swept.orphaned_files),
             staged_files=len(swept.staged_files),
+            foreign_files=len(swept.foreign_files),
         )
+        if swept.foreign_files:
+            say(
+                f"{len(swept.foreign_files)} Parquet files under the data path are not the lake's, such as "
+                f"{swept.foreign_files[0]}: files that nothing names are left alone until these are moved elsewhere"
+            )
         if due and not self.report.dry_run:
             note_removed(self._lake, self.report.run_id, kind=KIND, forgotten=self._n_forgotten)
         self._count(holdings(self._lake), "after")
 
     def _count(self, found: Holdings, when: str) -> None:
-        counts = {
+        counts: dict[str, Any] = {
             f"shards_{when}": found.n_shards,
             f"bytes_{when}": found.n_bytes,
             f"small_files_{when}": found.n_small_files,

@@ -29,13 +29,21 @@ def make_or_mend(
     """Make what is missing of a lake; the caller holds the commit lock.
 
     Raises LakeError if shards lie under the data path and no catalog names them: a lake made over them would have
-    another held-out split, and would pay for everything again.
+    another held-out split, and would pay for everything again; and if other people's Parquet files lie there.
     """
     if not has_tables(connection):
         if not over_data and list_paths(location, "store/sequences/**/*.parquet"):
             raise LakeError(
                 f"{location.data} holds shards, but its catalog is gone: `logitlake rebuild` makes it again from them; "
                 "to begin anew, name another lake"
+            )
+        # Files of ours without a catalog are what a making that was stopped left behind.
+        own = f"{location.data}store/"
+        foreign = [path for path in list_paths(location, "**/*.parquet") if not path.startswith(own)]
+        if foreign and not over_data:
+            raise LakeError(
+                f"{location.data} holds Parquet files already, such as {foreign[0]}: upkeep removes what no lake "
+                "names, so a lake needs a place of its own (lake.data)"
             )
         _make_tables(connection, salt, share)
     mend(connection)

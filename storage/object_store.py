@@ -8,6 +8,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,11 @@ def list_paths(location: LakeLocation, pattern: str) -> list[str]:
     """Full paths under the data path that match a glob pattern, sorted."""
     with connect(location) as connection:
         return sorted(row[0] for row in connection.execute("FROM glob(?)", [location.data + pattern]).fetchall())
+
+
+def is_staged(name: str) -> bool:
+    """Whether a file of this name is an unfinished write of ours."""
+    return re.fullmatch(rf".+\.(parquet|json)\.\d+{re.escape(STAGING_SUFFIX)}", name) is not None
 
 
 def _put_file(path: Path, content: bytes) -> None:

@@ -7,17 +7,18 @@ from datetime import UTC, datetime, timedelta
 from storage.creation import NAME
 from storage.failpoints import reach
 from storage.lake import Lake
-from storage.object_store import STAGING_SUFFIX
+from storage.object_store import STAGING_SUFFIX, is_staged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swept:
-    """What a sweep removed, or would remove."""
+    """What a sweep removed, or would remove. It leaves `foreign_files` alone: Parquet files that no lake wrote."""
 
     snapshots: int
     expired_files: tuple[str, ...]
     orphaned_files: tuple[str, ...]
     staged_files: tuple[str, ...]
+    foreign_files: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,24 +52,30 @@ def sweep(lake: Lake, *, grace: timedelta, forget_at_once: bool = False, dry_run
     `forget_at_once` gives expired files no grace, since some hold what must be forgotten: a query that is reading one
     of them at this moment fails, and works when it is asked again. Orphans keep theirs: a capture may be about to
     register one. The lock is held throughout: a file that an open transaction has just added is an orphan to everybody
-    else.
+    else. DuckLake takes every Parquet file under the data path for its own: while there are others, orphans stay.
     """
-    before = datetime.now(UTC) - grace
-    catalog_before = before if grace == timedelta(0) else _whole_days(lake, before)
-    if forget_at_once:
-        catalog_before = datetime.now(UTC)
+    now = datetime.now(UTC)
+    before = now - grace
+    at_once = forget_at_once or grace == timedelta(0)
+    catalog_before = now if at_once else _whole_days(lake, before)
     with lake.exclusive():
-        snapshots = lake.sql(_call("ducklake_expire_snapshots", catalog_before, dry_run)).num_rows
+        snapshots = lake.sql(_call("ducklake_expire_snapshots", _older_than(catalog_before), dry_run)).num_rows
         reach("snapshots-expired")
-        expired = lake.sql(_call("ducklake_cleanup_old_files", catalog_before, dry_run))
+        # What has expired just now is younger than any time that was taken before.
+        which = "cleanup_all => true" if at_once else _older_than(catalog_before)
+        expired = _paths(lake, "ducklake_cleanup_old_files", which, dry_run)
         reach("files-removed")
-        orphans = lake.sql(_call("ducklake_delete_orphaned_files", before, dry_run))
+        orphans = _paths(lake, "ducklake_delete_orphaned_files", _older_than(before), dry_run=True)
+        foreign = tuple(path for path in orphans if not path.startswith(f"{lake.location.data}store/"))
+        if not foreign and not dry_run:
+            orphans = _paths(lake, "ducklake_delete_orphaned_files", _older_than(before), dry_run)
         staged = _staged(lake, before, dry_run)
     return Swept(
         snapshots=snapshots,
-        expired_files=tuple(sorted(expired["path"].to_pylist())),
-        orphaned_files=tuple(sorted(orphans["path"].to_pylist())),
+        expired_files=expired,
+        orphaned_files=() if foreign else orphans,
         staged_files=staged,
+        foreign_files=foreign,
     )
 
 
@@ -80,9 +87,16 @@ def _whole_days(lake: Lake, before: datetime) -> datetime:
     return before.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(microseconds=1)
 
 
-def _call(function: str, before: datetime, dry_run: bool) -> str:
-    when = f"TIMESTAMPTZ '{before.isoformat(sep=' ')}'"
-    return f"FROM {function}('{NAME}', older_than => {when}, dry_run => {str(dry_run).lower()})"
+def _paths(lake: Lake, function: str, which: str, dry_run: bool) -> tuple[str, ...]:
+    return tuple(sorted(lake.sql(_call(function, which, dry_run))["path"].to_pylist()))
+
+
+def _call(function: str, which: str, dry_run: bool) -> str:
+    return f"FROM {function}('{NAME}', {which}, dry_run => {str(dry_run).lower()})"
+
+
+def _older_than(before: datetime) -> str:
+    return f"older_than => TIMESTAMPTZ '{before.isoformat(sep=' ')}'"
 
 
 def _staged(lake: Lake, before: datetime, dry_run: bool) -> tuple[str, ...]:
@@ -92,7 +106,8 @@ def _staged(lake: Lake, before: datetime, dry_run: bool) -> tuple[str, ...]:
         return ()
     # A clock set back must not make a write of this moment look old.
     horizon = min(before.timestamp(), time.time())
-    found = sorted(path for path in directory.rglob(f"*{STAGING_SUFFIX}") if path.stat().st_mtime < horizon)
+    staged = (path for path in directory.rglob(f"*{STAGING_SUFFIX}") if is_staged(path.name))
+    found = sorted(path for path in staged if path.stat().st_mtime < horizon)
     if not dry_run:
         for path in found:
             path.unlink(missing_ok=True)

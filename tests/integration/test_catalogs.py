@@ -3,15 +3,19 @@
 import os
 import subprocess
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.questions import COMMAND_LINE
 from storage.client_lines import client_lines
 from storage.commits import commit_unit
+from storage.compaction import compact, plan_compaction
+from storage.forgetting import forget
 from storage.identity import document_id, recipe_id
 from storage.lake import Lake
 from storage.location import LakeLocation
@@ -19,6 +23,7 @@ from storage.query import ReadSession, query
 from storage.registry import register_recipe
 from storage.rowsets import fetch, resolve_row_set
 from storage.schema import SEQUENCES
+from storage.sweeping import sweep
 from storage.verify import verify
 
 pytestmark = pytest.mark.slow
@@ -85,6 +90,23 @@ def test_the_command_line_sees_a_server_catalog_with_data_in_a_bucket_and_no_sec
     assert done.stdout.splitlines()[-2:] == ["n", "2"]
     with ReadSession(location, as_of=0) as session:
         assert session.ask("SELECT count(*) AS n FROM positions").to_pylist() == [{"n": 0}]
+
+
+def test_what_was_forgotten_leaves_a_server_lake_at_once(tmp_path, postgres):
+    """The server keeps real times: a file that expires now is younger than any bound that was taken before."""
+    location = _location(tmp_path, postgres, str(tmp_path / "data"))
+    with Lake.create(location, held_out_salt="s", held_out_share=0.0) as lake:
+        register_recipe(lake, RECIPE)
+        commit_unit(lake, _rows("a", "b"), recipe=RECIPE, run_id="run", seconds=1.0)
+        forget(lake, [document_id("a")], reason="asked")
+        for merge in plan_compaction(lake, target_bytes=10**9):
+            assert compact(lake, merge)
+        kept = sweep(lake, grace=timedelta(hours=24))
+        swept = sweep(lake, grace=timedelta(hours=24), forget_at_once=True)
+        assert (len(kept.expired_files), bool(swept.expired_files)) == (0, True)
+        assert [check.problem for check in verify(lake)] == [""]
+        (shard,) = Path(location.data, "store", "sequences").rglob("*.parquet")
+        assert pq.read_table(shard, columns=["doc_id"], partitioning=None).num_rows == 1
 
 
 def test_writers_on_a_server_catalog_store_every_document_once(tmp_path, postgres):

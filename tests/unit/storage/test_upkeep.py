@@ -102,6 +102,40 @@ def test_orphans_and_unfinished_writes_are_swept(filled, location):
     assert _on_disk(location) == set(_files(filled))
 
 
+def test_other_peoples_files_are_never_swept(filled, location):
+    corpus = location.data_directory / "corpus"
+    corpus.mkdir()
+    others = [corpus / "mine.parquet", corpus / "mine.tmp", corpus / "mine.json.tmp"]
+    for file in others:
+        file.write_bytes(b"x")
+    orphan = Path(_files(filled)[0]).parent / "orphan.parquet"
+    orphan.write_bytes(b"x")
+    swept = sweep(filled, grace=NOW)
+    assert [Path(path).name for path in swept.foreign_files] == ["mine.parquet"]
+    assert swept.orphaned_files == swept.staged_files == ()
+    assert orphan.exists() and all(file.exists() for file in others)
+    others[0].unlink()
+    assert [Path(path).name for path in sweep(filled, grace=NOW).orphaned_files] == ["orphan.parquet"]
+
+
+def test_a_lake_is_not_made_where_other_parquet_files_lie(location):
+    corpus = location.data_directory / "corpus"
+    corpus.mkdir(parents=True)
+    (corpus / "mine.parquet").write_bytes(b"x")
+    with pytest.raises(LakeError, match="place of its own"):
+        Lake.create(location, held_out_salt="salt", held_out_share=0.0)
+
+
+def test_what_was_forgotten_leaves_at_once_and_needs_no_grace(filled, location):
+    forget(filled, [document_id("a")], reason="asked")
+    _compact_all(filled)
+    sweep(filled, grace=timedelta(hours=24), forget_at_once=True)
+    held = filled.connection.execute(
+        "SELECT count(*) FROM read_parquet(?) WHERE doc_id = ?", [sorted(_on_disk(location)), document_id("a")]
+    ).fetchone()
+    assert held == (0,)
+
+
 def test_a_forgotten_document_is_gone_at_once_under_every_recipe(filled):
     forgotten = forget(filled, [document_id("a")], reason="asked")
     assert forgotten.n_sequences == 4
