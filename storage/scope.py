@@ -73,9 +73,21 @@ def narrow(lake: Lake, scope: Scope) -> None:
 
 
 def forgotten_since(lake: Lake, commit_number: int) -> int:
-    """How many documents were forgotten since a commit: whatever was there of them then is missing."""
-    moment = _moment(lake, commit_number)
-    found = lake.row(f"SELECT count(DISTINCT doc_id) AS n FROM {NAME}.store.tombstones WHERE forgotten_at >= {moment}")
+    """How many documents were forgotten since a commit: whatever was there of them then is missing.
+
+    Forgetting has a time and no number, so it counts from the last captured unit at or before that commit: never too
+    few, and too many only if documents were forgotten between the two.
+    """
+    if commit_number == lake.commit_number:
+        return 0
+    found = lake.row(
+        f"""
+        SELECT count(DISTINCT doc_id) AS n FROM {NAME}.store.tombstones
+        WHERE forgotten_at >= coalesce(
+            (SELECT max(committed_at) FROM {NAME}.store.commits WHERE commit_number <= ?), '-infinity'::TIMESTAMPTZ)
+        """,
+        [commit_number],
+    )
     return int(found["n"])
 
 

@@ -65,6 +65,7 @@ def test_what_was_forgotten_since_is_missing_and_counted(history, location):
     look, n_forgotten = shown(location, as_of=first)
     assert n_forgotten == 1
     assert {row["doc_id"] for row in look["sequences"]} == {document_id("b")}
+    assert shown(location, as_of=max(looks))[1] == 1
     assert shown(location, as_of=lake.commit_number)[1] == 0
 
 
