@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 
 from storage.errors import LakeError
-from storage.lake import Lake
+from storage.lake import Lake, Transaction
 from storage.object_store import list_paths, read_all, write_note
 from storage.registry import note_run
 
@@ -53,7 +53,8 @@ def forget(lake: Lake, doc_ids: Sequence[str], *, reason: str) -> Forgotten:
         note = {"doc_id": doc_id, "reason": reason, "forgotten_at": now.isoformat(timespec="seconds")}
         write_note(lake.location, f"tombstones/{doc_id}.json", note)
     rows = pa.table({"doc_id": ids, "reason": [reason] * len(ids), "forgotten_at": [now] * len(ids)})
-    with lake.transaction() as transaction:
+
+    def delete(transaction: Transaction) -> int:
         connection = transaction.connection
         found = connection.execute(
             "SELECT count(*) FROM store.sequences WHERE list_contains(?, doc_id)", [ids]
@@ -61,7 +62,9 @@ def forget(lake: Lake, doc_ids: Sequence[str], *, reason: str) -> Forgotten:
         for table in ("sequences", "documents", "document_sources", "student_losses"):
             connection.execute(f"DELETE FROM store.{table} WHERE list_contains(?, doc_id)", [ids])
         transaction.insert("tombstones", rows)
-    return Forgotten(doc_ids=tuple(ids), n_sequences=found[0] if found else 0, student_ids=tuple(students))
+        return found[0] if found else 0
+
+    return Forgotten(doc_ids=tuple(ids), n_sequences=lake.change(delete), student_ids=tuple(students))
 
 
 def forget_again(lake: Lake) -> tuple[str, ...]:
@@ -107,12 +110,15 @@ def retire_recipe(lake: Lake, recipe_id: str) -> int:
     """
     if not lake.row("SELECT 1 AS found FROM store.recipes WHERE recipe_id = ?", [recipe_id]):
         raise LakeError(f"no recipe {recipe_id} in this lake: `logitlake show recipes` lists them")
-    with lake.transaction() as transaction:
+
+    def delete(transaction: Transaction) -> int:
         connection = transaction.connection
         found = connection.execute("SELECT count(*) FROM store.sequences WHERE recipe_id = ?", [recipe_id]).fetchone()
         for table in ("sequences", "documents", "commits"):
             connection.execute(f"DELETE FROM store.{table} WHERE recipe_id = ?", [recipe_id])
-    return int(found[0]) if found else 0
+        return int(found[0]) if found else 0
+
+    return lake.change(delete)
 
 
 def students_that_saw(lake: Lake, doc_ids: Sequence[str]) -> list[str]:

@@ -5,11 +5,11 @@ writers to a server meet at the guard row, where DuckLake lets one of them win.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import filelock
@@ -23,6 +23,8 @@ from storage.location import LakeLocation
 from storage.object_store import configure_object_store
 
 _CATALOG_RETRIES = 100
+_ATTEMPTS = 20
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,8 @@ class Lake:
                 directory.mkdir(parents=True, exist_ok=True)
         with commit_lock(location, lock_timeout):
             connection = _attach(location, read_only=False)
-            make_or_mend(connection, location, held_out_salt, held_out_share, over_data=over_data)
+            with _closed_on_error(connection):
+                make_or_mend(connection, location, held_out_salt, held_out_share, over_data=over_data)
         return cls(location, connection, read_only=False, lock_timeout=lock_timeout)
 
     @classmethod
@@ -87,11 +90,13 @@ class Lake:
                 "`logitlake rebuild` makes the catalog again if the data path still holds shards"
             )
         connection = _attach(location, read_only=read_only)
-        if not has_tables(connection):
-            raise LakeMissingError(f"the catalog {location.catalog} holds no lake: `logitlake capture` makes one")
-        if not read_only and needs_mending(connection):
-            with commit_lock(location, lock_timeout):
-                mend(connection)
+        with _closed_on_error(connection):
+            if not has_tables(connection):
+                hidden = without_secrets(location.catalog)
+                raise LakeMissingError(f"the catalog {hidden} holds no lake: `logitlake capture` makes one")
+            if not read_only and needs_mending(connection):
+                with commit_lock(location, lock_timeout):
+                    mend(connection)
         return cls(location, connection, read_only=read_only, lock_timeout=lock_timeout)
 
     def __enter__(self) -> "Lake":
@@ -159,6 +164,21 @@ class Lake:
                 self._rollback()
                 raise
 
+    def change(self, body: Callable[[Transaction], Result]) -> Result:
+        """Call `body` in a transaction, and in a new one each time that another commit came first; returns its answer.
+
+        For bodies that only append, or that look again at what they depend on. Raises LakeBusyError as `transaction`
+        does, and if other writers win too often.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                with self.transaction() as transaction:
+                    answer = body(transaction)
+            except LostRaceError:
+                continue
+            return answer
+        raise LakeBusyError(f"other writers won {_ATTEMPTS} times in a row: nothing was changed, run again")
+
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the commit lock for upkeep that DuckLake does in transactions of its own."""
@@ -172,7 +192,7 @@ class Lake:
             text = str(error)
             if "conflict" in text.lower() or "locked" in text.lower():
                 raise LostRaceError(
-                    f"another commit came first ({text.splitlines()[0]}): look again and retry"
+                    f"another commit came first ({text.splitlines()[-1]}): look again and retry"
                 ) from error
             raise LakeError(f"the commit failed and was rolled back: {text}") from error
 
@@ -188,8 +208,9 @@ class Lake:
         if "views" not in values:
             # Tables and views are two transactions: a reader may come in between.
             self.connection.close()
+            hidden = without_secrets(self.location.catalog)
             raise LakeMissingError(
-                f"the lake {self.location.catalog} is just being made, or its making was stopped: try again; "
+                f"the lake {hidden} is just being made, or its making was stopped: try again; "
                 "`logitlake capture` makes what is missing"
             )
         return values["held_out_salt"], float(values["held_out_share"])
@@ -229,6 +250,15 @@ def single_writer(location: LakeLocation, task: str) -> Iterator[None]:
         ) from None
 
 
+@contextmanager
+def _closed_on_error(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
+
+
 def _attach(location: LakeLocation, *, read_only: bool) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     _set_time_zone(connection)
@@ -250,7 +280,7 @@ def _attach(location: LakeLocation, *, read_only: bool) -> duckdb.DuckDBPyConnec
         connection.execute(f"USE {NAME}")
     except duckdb.Error as error:
         connection.close()
-        hidden, reason = _without_secrets(location.catalog), _without_secrets(str(error))
+        hidden, reason = without_secrets(location.catalog), without_secrets(str(error))
         raise LakeError(
             f"the catalog {hidden} can't be opened: {reason}. Check the path or connection, that it is a DuckLake "
             "catalog, and that its folder is writable (SQLite's WAL needs that even for reading)"
@@ -263,7 +293,7 @@ def _set_time_zone(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("SET TimeZone = 'UTC'")
 
 
-def _without_secrets(text: str) -> str:
+def without_secrets(text: str) -> str:
     """A connection string, or a message that quotes one, without its password."""
     return re.sub(r"(password\s*=\s*)('[^']*'|\S+)|(://[^:/@\s]*:)[^@\s]*@", r"\1\3***@", text)
 

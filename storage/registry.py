@@ -17,13 +17,19 @@ from storage.object_store import write_note
 def register_recipe(lake: Lake, recipe: Mapping[str, Any]) -> str:
     """Make a recipe known, in the catalog and as a small file beside the data; returns its id. Idempotent."""
     recipe_id = id_of_recipe(recipe)
-    if lake.row("SELECT 1 AS found FROM store.recipes WHERE recipe_id = ?", [recipe_id]):
-        return recipe_id
-    write_note(lake.location, f"recipes/{recipe_id}.json", dict(recipe))
-    with lake.transaction() as transaction:
-        transaction.connection.execute(
-            "INSERT INTO store.recipes VALUES (?, ?, ?)", [recipe_id, json.dumps(recipe, sort_keys=True), _now()]
-        )
+
+    def known() -> bool:
+        return bool(lake.row("SELECT 1 AS found FROM store.recipes WHERE recipe_id = ?", [recipe_id]))
+
+    def register(transaction: Transaction) -> None:
+        if not known():
+            transaction.connection.execute(
+                "INSERT INTO store.recipes VALUES (?, ?, ?)", [recipe_id, json.dumps(recipe, sort_keys=True), _now()]
+            )
+
+    if not known():
+        write_note(lake.location, f"recipes/{recipe_id}.json", dict(recipe))
+        lake.change(register)
     return recipe_id
 
 
@@ -44,7 +50,11 @@ def find_recipe(lake: Lake, prefix: str | None = None) -> tuple[str, dict[str, A
 
 def register_vocabulary(lake: Lake, tokenizer_id: str, tokens: Sequence[str], special: set[int]) -> None:
     """Make the text of every token id known, for joins in SQL. `tokens[i]` is the text of id i. Idempotent."""
-    if lake.row("SELECT 1 AS found FROM store.vocabulary WHERE tokenizer_id = ? LIMIT 1", [tokenizer_id]):
+
+    def known() -> bool:
+        return bool(lake.row("SELECT 1 AS found FROM store.vocabulary WHERE tokenizer_id = ? LIMIT 1", [tokenizer_id]))
+
+    if known():
         return
     rows = pa.table(
         {
@@ -54,24 +64,24 @@ def register_vocabulary(lake: Lake, tokenizer_id: str, tokens: Sequence[str], sp
             "is_special": pa.array([number in special for number in range(len(tokens))], pa.bool_()),
         }
     )
-    with lake.transaction() as transaction:
-        transaction.insert("vocabulary", rows)
+    # Two captures may begin at once, and every join with a vocabulary that stands twice counts twice: looked at again.
+    lake.change(lambda transaction: None if known() else transaction.insert("vocabulary", rows))
 
 
 def note_run(lake: Lake, run_id: str, event: str, *, kind: str, recipe_id: str | None, **detail: Any) -> None:
     """Record that something happened to a run: started, finished, failed, interrupted."""
-    with lake.transaction() as transaction:
-        transaction.connection.execute(
-            "INSERT INTO store.run_events VALUES (?, ?, ?, ?, ?, ?)",
-            [run_id, event, _now(), kind, recipe_id, json_text(detail)],
+    values = [run_id, event, _now(), kind, recipe_id, json_text(detail)]
+    lake.change(
+        lambda transaction: transaction.connection.execute(
+            "INSERT INTO store.run_events VALUES (?, ?, ?, ?, ?, ?)", values
         )
+    )
 
 
 def note_sightings(lake: Lake, run_id: str, sources: pa.Table, rejects: pa.Table) -> None:
     """Record where documents were seen and what was rejected, if any of it is new."""
     if sources.num_rows or rejects.num_rows:
-        with lake.transaction() as transaction:
-            insert_sightings(transaction, run_id, sources, rejects)
+        lake.change(lambda transaction: insert_sightings(transaction, run_id, sources, rejects))
 
 
 def insert_sightings(transaction: Transaction, run_id: str, sources: pa.Table, rejects: pa.Table) -> None:
@@ -132,10 +142,12 @@ def register_student(
             "metrics": json.loads(texts[1]),
         },
     )
-    with lake.transaction() as transaction:
-        transaction.connection.execute(
-            "INSERT INTO store.students VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [*values, *texts, _now()]
+    row = [*values, *texts, _now()]
+    lake.change(
+        lambda transaction: transaction.connection.execute(
+            "INSERT INTO store.students VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row
         )
+    )
 
 
 def find_student(lake: Lake, prefix: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from storage.chosen import choose_documents
 from storage.errors import IntegrityError, LakeError, SettingsError
 from storage.identity import canonical_json, digest
-from storage.lake import Lake
+from storage.lake import Lake, Transaction
 from storage.row_expressions import check_expression
 from storage.row_relation import ask, relation, relation_parameters
 from storage.row_set_documents import chosen_then, list_documents
@@ -190,9 +190,13 @@ def fetch(lake: Lake, row_set: RowSet, unit_ids: Sequence[str], columns: Sequenc
 
 def register_row_set(lake: Lake, row_set: RowSet) -> None:
     """Make a row set known, so that a student can name it. Idempotent."""
-    if lake.row("SELECT 1 AS found FROM store.row_sets WHERE row_set_id = ?", [row_set.row_set_id]):
-        return
-    with lake.transaction() as transaction:
+
+    def known() -> bool:
+        return bool(lake.row("SELECT 1 AS found FROM store.row_sets WHERE row_set_id = ?", [row_set.row_set_id]))
+
+    def register(transaction: Transaction) -> None:
+        if known():
+            return
         list_documents(lake, transaction, row_set)
         rule = (list(row_set.recipe_ids), row_set.up_to_commit, row_set.where, row_set.weight)
         counts = (row_set.n_sequences, row_set.n_tokens, row_set.n_targets)
@@ -200,6 +204,9 @@ def register_row_set(lake: Lake, row_set: RowSet) -> None:
             "INSERT INTO store.row_sets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [row_set.row_set_id, *rule, *counts, row_set.content_hash, datetime.now(UTC)],
         )
+
+    if not known():
+        lake.change(register)
 
 
 def _last_commit(lake: Lake, recipe_ids: tuple[str, ...]) -> int:

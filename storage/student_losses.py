@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from storage.lake import Lake
+from storage.lake import Lake, Transaction
 
 # Sums over the `n_targets` targets of a document, in nats; `kl` is null where the divergence is not known.
 LOSSES = pa.schema(
@@ -23,9 +23,8 @@ def record_losses(lake: Lake, losses: pa.Table, *, student_id: str, recipe_id: s
 
     `exact`: the teacher's part is from the teacher itself, not from the cache. Documents forgotten meanwhile stay out.
     """
-    if not losses.num_rows:
-        return
-    with lake.transaction() as transaction:
+
+    def insert(transaction: Transaction) -> None:
         connection = transaction.connection
         connection.register("incoming_losses", losses)
         connection.execute(
@@ -38,3 +37,6 @@ def record_losses(lake: Lake, losses: pa.Table, *, student_id: str, recipe_id: s
             [student_id, recipe_id, exact, run_id, datetime.now(UTC)],
         )
         connection.unregister("incoming_losses")
+
+    if losses.num_rows:
+        lake.change(insert)

@@ -78,7 +78,7 @@ SELECT
     p.residual_mass, p.held_out
 FROM statistics AS p
 JOIN recipes AS r USING (recipe_id)
-LEFT JOIN store.vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = p.token_id;
+LEFT JOIN vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = p.token_id;
 
 -- What every position keeps, for the views below. A tail id's probability is worked out before the lists are unnested.
 CREATE OR REPLACE VIEW store.kept AS
@@ -115,14 +115,14 @@ FROM (
     FROM store.kept
 ) AS t
 JOIN recipes AS r USING (recipe_id)
-LEFT JOIN store.vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = t.ids[t.rank];
+LEFT JOIN vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = t.ids[t.rank];
 
 -- The ids that share the residual mass equally; one that stands twice counts twice.
 CREATE OR REPLACE VIEW tails AS
 SELECT t.recipe_id, t.doc_id, t.window_index, t.position, t.token_id, v.token, t.probability
 FROM targets AS t
 JOIN recipes AS r USING (recipe_id)
-LEFT JOIN store.vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = t.token_id
+LEFT JOIN vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = t.token_id
 WHERE NOT t.is_head;
 
 -- Documents that two recipes cached token by token alike, whose cached distributions can be compared: same tokenizer,
@@ -372,7 +372,7 @@ CREATE OR REPLACE MACRO nats(code) AS code / 32;
 CREATE OR REPLACE MACRO text_of(ids, tokenizer) AS (
     SELECT string_agg(v.token, '' ORDER BY u.i)
     FROM (SELECT unnest(ids) AS token_id, unnest(range(len(ids))) AS i) AS u
-    JOIN store.vocabulary AS v ON v.token_id = u.token_id AND v.tokenizer_id = tokenizer
+    JOIN vocabulary AS v ON v.token_id = u.token_id AND v.tokenizer_id = tokenizer
 );
 
 -- The ids that stand before and after `place`, a position of the document that the row with this `start_of_row` covers.

@@ -7,14 +7,15 @@ import pyarrow as pa
 import pytest
 
 from storage.commits import SOURCES, commit_unit
-from storage.errors import LakeBusyError, LakeError, LakeMissingError, SettingsError
+from storage.errors import LakeBusyError, LakeError, LakeMissingError, LostRaceError, SettingsError
 from storage.forgetting import forget, retire_recipe
 from storage.identity import document_id
 from storage.identity import recipe_id as id_of_recipe
-from storage.lake import Lake, _without_secrets
+from storage.lake import Lake, _attach, without_secrets
+from storage.location import LakeLocation
 from storage.promotions import promote, student_of
 from storage.rebuild import rebuild
-from storage.registry import note_sightings, register_recipe
+from storage.registry import note_run, note_sightings, register_recipe, register_vocabulary
 from storage.rowsets import resolve_row_set
 from storage.shards import write_shard
 from storage.sweeping import sweep
@@ -165,7 +166,74 @@ def test_a_failure_of_the_database_is_an_error_of_the_lake(filled):
     "text", ["postgres://bob:hunter2@host/db", "host=h password=hunter2 user=bob", "password='hunter2 and more' host=h"]
 )
 def test_a_password_is_never_shown(text):
-    assert "hunter2" not in _without_secrets(f"can't open {text}: no route") and "h" in _without_secrets(text)
+    assert "hunter2" not in without_secrets(f"can't open {text}: no route") and "h" in without_secrets(text)
+
+
+def test_a_catalog_without_a_lake_is_named_without_its_password(tmp_path):
+    location = LakeLocation.resolve(tmp_path, str(tmp_path / "password=hunter2"))
+    _attach(location, read_only=False).close()
+    with pytest.raises(LakeMissingError, match="holds no lake") as refused:
+        Lake.open(location)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("place", ["exp[1]", "what?", "a*b", "corpus=wiki"])
+def test_a_data_path_that_the_engine_would_misread_is_refused(tmp_path, place):
+    with pytest.raises(SettingsError, match=r"lake\.data"):
+        LakeLocation.resolve(tmp_path / place / "lake")
+    LakeLocation.resolve(tmp_path / "lr=0.1" / "lake")
+
+
+def test_a_unit_is_sound_although_a_document_of_it_is_forgotten_while_it_is_verified(filled, make_rows, recipe):
+    commit_unit(filled, make_rows("x", "y"), recipe=recipe, run_id="run", seconds=1.0)
+    checks = verify(filled)
+    problems = [next(checks).problem]
+    forget(filled, [document_id("a"), document_id("x")], reason="asked")
+    assert [*problems, *(check.problem for check in checks)] == ["", ""]
+
+
+@pytest.fixture
+def rival(filled, location, monkeypatch):
+    """Lets another writer commit while a transaction of ours is open, as on a server, where no file lock keeps it out;
+    SQLite would not let both in, so our COMMIT fails as DuckLake's does there."""
+    commit, calls = Lake._commit, []
+
+    def lose_once(lake):
+        if not calls:
+            calls.append(lake)
+            raise LostRaceError("another commit came first")
+        commit(lake)
+
+    monkeypatch.setattr(Lake, "_commit", lose_once)
+    return calls
+
+
+def test_an_event_is_noted_although_another_commit_came_first(filled, rival):
+    note_run(filled, "r", "finished", kind="capture", recipe_id=None)
+    assert rival
+    assert filled.row("SELECT count(*) AS n FROM store.run_events WHERE run_id = 'r'")["n"] == 1
+
+
+def test_a_vocabulary_that_another_run_brought_meanwhile_is_not_stored_twice(filled, monkeypatch):
+    transaction = Lake.transaction
+
+    def after_the_other(lake):
+        monkeypatch.setattr(Lake, "transaction", transaction)
+        register_vocabulary(lake, "words", ["a", "b"], set())
+        return transaction(lake)
+
+    monkeypatch.setattr(Lake, "transaction", after_the_other)
+    register_vocabulary(filled, "words", ["a", "b"], set())
+    assert filled.row("SELECT count(*) AS n FROM store.vocabulary")["n"] == 2
+
+
+def test_a_vocabulary_that_is_stored_twice_doubles_no_row(filled):
+    register_vocabulary(filled, "words", [f"t{number}" for number in range(12)], set())
+    names = ("positions", "heads", "tails")
+    before = [filled.row(f"SELECT count(*) AS n FROM {name}")["n"] for name in names]
+    with filled.transaction() as transaction:
+        transaction.connection.execute("INSERT INTO store.vocabulary SELECT * FROM store.vocabulary")
+    assert [filled.row(f"SELECT count(*) AS n FROM {name}")["n"] for name in names] == before
 
 
 @pytest.mark.parametrize("weight", ["1.0 / count(*) OVER (PARTITION BY corpus)", "corpus"])
