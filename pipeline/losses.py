@@ -91,7 +91,8 @@ def sparse_divergence_through(
         logits_CV = output_layer(hidden_CD)
         return _FromLogits.apply(logits_CV, part, torch.is_grad_enabled() and logits_CV.requires_grad)
 
-    total = hidden_PD.sum() * 0.0
+    # Zero, and joined to the graph: a sum of all would overflow in float16, and infinity times zero is NaN.
+    total = hidden_PD[:0].sum()
     for begin in range(0, plan.n_positions, chunk):
         part = plan.part(begin, min(begin + chunk, plan.n_positions))
         hidden_CD = hidden_PD[begin : begin + chunk]
@@ -103,10 +104,10 @@ def sparse_divergence_through(
 
 
 def _divisor(divisor: float | torch.Tensor | None, plan: LossPlan) -> float | torch.Tensor:
-    """A step without any target has loss zero, not 0/0."""
+    """A step without any target has loss zero, not 0/0. A rank's share of a step's targets may be less than one."""
     if divisor is None:
         return max(plan.n_positions, 1)
-    return divisor.clamp(min=1) if isinstance(divisor, torch.Tensor) else max(divisor, 1)
+    return torch.where(divisor > 0, divisor, 1) if isinstance(divisor, torch.Tensor) else divisor or 1
 
 
 def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:

@@ -24,13 +24,18 @@ _PROBE_TOKENS = 8
 class ModelParts:
     """A causal language model taken apart: `decoder` gives hidden states, `weight` [V, D] or `logits` the rest.
 
-    `weight` is None where the output layer is more than a matrix; `logits` works for every model.
+    `head` is None where the output layer is more than a matrix; `logits` works for every model.
     """
 
     model: torch.nn.Module
     decoder: torch.nn.Module
-    weight: torch.nn.Parameter | None
+    head: torch.nn.Linear | None
     vocab_size: int
+
+    @property
+    def weight(self) -> torch.Tensor | None:
+        """The output layer's matrix as it is now: FSDP puts other parameters in the place of those that it wrapped."""
+        return None if self.head is None else self.head.weight
 
     def hidden(self, input_ids_BT: torch.Tensor) -> torch.Tensor:
         """Hidden states [B, T, D]. Padding stands on the right, where causal attention never looks."""
@@ -80,7 +85,7 @@ def _probed(inner: Any, decoder: Any, head: Any) -> ModelParts:
     plain = type(head) is torch.nn.Linear and head.bias is None and len(seen) == 1
     # A student whose training diverged says NaN: it is to be measured and turned down, not to be called another kind.
     if plain and _same(seen[0][1], logits, rtol=0, atol=0) and _same(seen[0][0], hidden):
-        return ModelParts(inner, decoder, head.weight, logits.shape[-1])
+        return ModelParts(inner, decoder, head, logits.shape[-1])
     if not _same(parts.logits(hidden[0]), logits[0], rtol=1e-2, atol=1e-3):
         raise MismatchError(
             f"{type(inner).__name__}: its logits do not follow from its decoder's last hidden states alone, "

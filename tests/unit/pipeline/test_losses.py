@@ -381,3 +381,20 @@ def test_targets_of_another_number_of_positions_are_refused(inputs):
     hidden, weight, _ = inputs
     with pytest.raises(ValueError, match="speak of 1 positions"):
         sparse_divergence(hidden, weight, csr([{1: 1.0}]))
+
+
+def test_large_half_precision_hidden_states_give_a_finite_loss():
+    """Their sum is beyond float16, and infinity times zero would be NaN."""
+    hidden = torch.full((8, 2048), 8.0, dtype=torch.float16, requires_grad=True)
+    weight = torch.randn(5, 2048, dtype=torch.float16) / 64
+    loss = sparse_divergence_through(hidden, lambda h: h @ weight.T, 5, csr([[(1, 1.0)]] * 8))
+    assert torch.isfinite(loss)
+    loss.backward()
+    assert torch.isfinite(hidden.grad).all()
+
+
+@pytest.mark.parametrize("divisor", [0.25, torch.tensor(0.25)])
+def test_a_ranks_share_of_a_steps_targets_may_be_less_than_one(inputs, targets, divisor):
+    hidden, weight, *_ = inputs
+    whole = sparse_divergence(hidden, weight, targets, divisor=1)
+    torch.testing.assert_close(sparse_divergence(hidden, weight, targets, divisor=divisor), 4 * whole)

@@ -149,3 +149,30 @@ def test_padding_changes_no_loss(make_rows):
 def test_a_model_without_an_output_layer_is_refused():
     with pytest.raises(MismatchError, match="expected a causal language model"):
         take_apart(llama().model)
+
+
+@pytest.fixture
+def one_rank(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        yield torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_output_layer_learns_when_its_parameters_are_sharded_after_the_loss_was_attached(make_rows, one_rank, tied):
+    from torch.distributed.fsdp import fully_shard
+
+    batch = make_batch(make_rows([5, 9], vocab=211))
+    gradients = {}
+    for sharded in (False, True):
+        torch.manual_seed(0)
+        model = llama(tie_word_embeddings=tied)
+        attach_loss(model, LossSettings())
+        if sharded:
+            fully_shard(model, mesh=one_rank)
+        model(**batch_inputs(batch)).backward()
+        found = model.lm_head.weight.grad
+        gradients[sharded] = found.full_tensor() if sharded else found
+    torch.testing.assert_close(gradients[True], gradients[False])
