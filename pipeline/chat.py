@@ -71,7 +71,11 @@ class ChatTemplate:
         spans = []
         for turn, message in enumerate(messages):
             if message["role"] == "assistant":
-                start = self._prefix_length(text, messages[:turn], add_generation_prompt=True)
+                start = (
+                    self._prefix_length(text, messages[:turn], add_generation_prompt=True)
+                    if turn
+                    else self._after_first_header(text)
+                )
                 end = len(text)
                 if turn + 1 < len(messages):
                     end = self._prefix_length(text, messages[: turn + 1], add_generation_prompt=False)
@@ -112,6 +116,18 @@ class ChatTemplate:
             f"assistant wrote can't be told from the rest; use a template that marks it with {{% generation %}} by "
             f"tokenization.chat_template, or set tokenization.chat_targets to all"
         )
+
+    def _after_first_header(self, text: str) -> int:
+        """Where the assistant begins in a chat that begins with it: there is no earlier turn to render, so its header
+        is what the template adds after a user's turn to ask for an answer."""
+        asked = [{"role": "user", "content": "?"}]
+        before, prompted = (self._render(asked, add_generation_prompt=add) for add in (False, True))
+        header = prompted.removeprefix(before)
+        if not header or header == prompted or header not in text:
+            raise UnusableChatError(
+                "the chat begins with the assistant, and what it wrote can't be told from what the template puts before"
+            )
+        return text.index(header) + len(header)
 
     def _end_of_turn(self, text: str, start: int, end: int) -> int:
         """White space after the token that closes a turn is the template's, not the assistant's."""

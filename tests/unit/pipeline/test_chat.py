@@ -90,3 +90,14 @@ def test_rendering_leaves_the_messages_as_they_were(tmp_path: Path):
     before = [dict(message) for message in CHAT]
     template(TURNS).render(CHAT)
     assert before == CHAT
+
+
+def test_a_chat_may_begin_with_the_assistant():
+    text, spans = template(TURNS).render(CHAT[1:])
+    assert [text[start:end] for start, end in spans] == ["three</s>", "five</s>"]
+
+
+def test_a_chat_that_begins_with_the_assistant_is_refused_where_its_header_is_not_known():
+    source = "{{ bos_token }}{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}"
+    with pytest.raises(UnusableChatError, match="begins with the assistant"):
+        template(source).render(CHAT[1:])
