@@ -29,6 +29,7 @@ def make_student(
     set_seed(seed)
     if settings.source == "teacher":
         model = cut_layers(_teacher(teacher), _wanted_layers(settings))
+        _check_config_tells_all(model)
     else:
         model = _from_config(settings) if settings.source == "config" else _from_checkpoint(settings, parent)
     rows = model.get_output_embeddings().weight.shape[0]
@@ -40,6 +41,27 @@ def make_student(
     model = model.to(torch.float32)
     model.config.dtype = torch.float32
     return model if settings.lora is None else _with_lora(model, settings.lora)
+
+
+def _check_config_tells_all(model: Any) -> None:
+    """Refuse a model that its config would make otherwise: saved, it would come back with fresh weights in places.
+
+    Such are teachers whose config says by a layer's number what kind it is, when layers before it were cut.
+    """
+    with torch.device("meta"):
+        fresh = type(model)(model.config).state_dict()
+    found = model.state_dict()
+    other = sorted(name for name in fresh.keys() | found.keys() if _shape(fresh.get(name)) != _shape(found.get(name)))
+    if other:
+        raise SettingsError(
+            f"student.layers: {type(model).__name__} chooses the kind of a layer by its number, so that a model cut to "
+            f"{model.config.get_text_config().num_hidden_layers} layers would be saved as another one (it differs in "
+            f"{len(other)} tensors, such as {other[0]}); make the student by hand and use student.source checkpoint"
+        )
+
+
+def _shape(tensor: torch.Tensor | None) -> torch.Size | None:
+    return None if tensor is None else tensor.shape
 
 
 def kept_layers(total: int, wanted: int) -> list[int]:

@@ -132,3 +132,35 @@ def test_lora_trains_its_own_weights_only(teacher):
 def test_a_directory_that_is_no_model_is_named(tmp_path):
     with pytest.raises(SettingsError, match=r"student\.model .*nowhere"):
         find_parent(StudentSettings(source="checkpoint", model=str(tmp_path / "nowhere")), RECIPE, None)
+
+
+def test_a_cut_that_would_be_saved_as_another_model_is_refused(tmp_path):
+    """This config says by a layer's number which layers are dense: cut, other layers would be."""
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    config = DeepseekV3Config(
+        vocab_size=211,
+        hidden_size=16,
+        intermediate_size=16,
+        moe_intermediate_size=8,
+        num_hidden_layers=8,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_group=1,
+        topk_group=1,
+        n_shared_experts=1,
+        first_k_dense_replace=3,
+        q_lora_rank=8,
+        kv_lora_rank=8,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=8,
+    )
+    DeepseekV3ForCausalLM(config).save_pretrained(tmp_path / "teacher")
+    files = TeacherFiles(
+        directory=tmp_path / "teacher", tokenizer_directory=tmp_path / "teacher", teacher_hash="w" * 32, name="moe"
+    )
+    with pytest.raises(SettingsError, match=r"saved as another one .*layers\.2\.mlp"):
+        make(StudentSettings(layers=4), files)
