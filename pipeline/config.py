@@ -103,7 +103,7 @@ class TargetSettings(Settings):
     """What is kept of the teacher's distribution at each position."""
 
     sparsifier: Literal["varopt", "random", "top_k", "top_p"] = "varopt"
-    threshold: float = Field(0.05, gt=0, le=0.5, description="varopt: ids at least this probable are heads")
+    threshold: float = Field(0.05, ge=1e-4, le=0.5, description="varopt: ids at least this probable are heads")
     draws: int = Field(50, ge=1, le=65535, description="random: draws per position")
     k: int = Field(50, ge=1, le=1024, description="top_k: ids kept")
     p: float = Field(0.95, gt=0, lt=1, description="top_p: mass kept")
@@ -114,6 +114,12 @@ class TargetSettings(Settings):
     target_bytes: float | None = Field(None, gt=2, description="choose threshold, draws, k or p by a probe")
     temperature: float = Field(1.0, gt=0, le=100)
     seed: int = Field(0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _levels_are_used(self) -> "TargetSettings":
+        if self.sparsifier == "random" and self.levels is not None:
+            raise ValueError("sparsifier random has as many `levels` as `draws`: leave out `levels`")
+        return self
 
 
 class CaptureSettings(Settings):
@@ -159,6 +165,10 @@ class StudentSettings(Settings):
             raise ValueError("source teacher needs `layers`: how many of the teacher's layers to keep")
         if self.source != "teacher" and self.model is None:
             raise ValueError(f"source {self.source} needs `model`: a hub id or a directory")
+        if self.source != "teacher" and self.layers is not None:
+            raise ValueError(f"source {self.source} keeps all layers: leave out `layers`, which cuts the teacher")
+        if self.source == "teacher" and self.model is not None:
+            raise ValueError("source teacher is cut from the teacher: leave out `model`, or set source checkpoint")
         return self
 
 
