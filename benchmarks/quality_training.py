@@ -145,7 +145,7 @@ def _train(stage: Stage, cell: Cell, rows: pa.Table) -> tuple[Any, int]:
             weight = 1.0 if cell.arm == CROSS_ENTROPY else 0.0
             trainer = DistillationTrainer(student, args, reader=reader, loss=LossSettings(cross_entropy_weight=weight))
         trainer.train()
-    return student, trainer.tokens_seen
+    return student, trainer.seen.tokens
 
 
 def memory_reader(rows: pa.Table, *, batch_sequences: int, seed: int) -> RowSetReader:

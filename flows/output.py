@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import shutil
 import sys
 import textwrap
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.visible import visible
+from storage.json_text import finite
 
 _ROWS_FOR_A_PERSON = 500
 _CELL_FOR_A_PERSON = 300
@@ -99,7 +99,7 @@ def readable(value: Any) -> str:
 
 
 def _write_json(value: Any) -> None:
-    json.dump(_finite(value), sys.stdout, default=_plain, ensure_ascii=False, indent=2, allow_nan=False)
+    json.dump(finite(value), sys.stdout, default=_plain, ensure_ascii=False, indent=2, allow_nan=False)
     print()
 
 
@@ -163,12 +163,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     return value.hex() if isinstance(value, bytes) else str(value)
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no NaN and no infinity: both become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.lineage import FACTS_FILE
+from storage.json_text import finite
 
 _CARD = """---
 library_name: transformers
@@ -42,7 +43,7 @@ All losses are in nats, means over targets. The same facts for programs are in `
 
 def write_card(directory: Path, facts: Mapping[str, Any]) -> None:
     """Write README.md and logitlake.json; both say the same."""
-    text = json.dumps(facts, indent=2, sort_keys=True, default=str)
+    text = json.dumps(finite(facts), indent=2, sort_keys=True, default=str, allow_nan=False)
     (directory / FACTS_FILE).write_text(text + "\n", encoding="utf-8")
     (directory / "README.md").write_text(render_card(facts), encoding="utf-8")
 

@@ -5,6 +5,7 @@ fast-forwards it. A checkpoint holds the reader's state; it is written last, so 
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,11 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from pipeline.cached_loss import LossSettings, attach_loss, batch_inputs, detach_loss
 from pipeline.dataset import RowSetReader
+from storage.errors import MismatchError
 
 READER_STATE = "reader.json"
 _STEP_TARGETS = "step_targets"
+_SEEN = "seen"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +33,16 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a training has come to on this rank, legs before a resume included: tokens, seconds, and the sum of the
+    steps' losses, which stays on the device."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    loss: float | torch.Tensor = 0.0
 
 
 class DistillationTrainer(Trainer):
@@ -52,7 +65,8 @@ class DistillationTrainer(Trainer):
         args.remove_unused_columns = False
         super().__init__(model=model, args=args, **options)
         self.reader = reader
-        self.tokens_seen = 0
+        self.seen = Seen()
+        self._began = time.monotonic()
         # The loss comes divided by the targets of the whole step: nothing is left to scale.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
@@ -84,18 +98,45 @@ class DistillationTrainer(Trainer):
     ) -> torch.Tensor:
         """Sum over this rank's targets, divided by the step's; DDP then averages over ranks, hence the factor."""
         assert num_items_in_batch is not None
-        return model(**inputs, divisor=num_items_in_batch / self.accelerator.num_processes)
+        loss = model(**inputs, divisor=num_items_in_batch / self.accelerator.num_processes)
+        self.seen.loss = loss.detach() + self.seen.loss
+        return loss
 
     def train(self, resume_from_checkpoint: str | None = None, **options: Any) -> Any:
         """As Trainer.train; goes on at the very batch where the checkpoint was made. The model's forward is its own
         again afterwards."""
         if resume_from_checkpoint is not None:
             state = json.loads((Path(resume_from_checkpoint) / READER_STATE).read_text(encoding="utf-8"))
+            self._check_same_batches(Path(resume_from_checkpoint), state)
             self.reader.load_state_dict(state)
+            self.seen = Seen(**state.get(_SEEN, {}))
+            if not self.is_world_process_zero():
+                self.seen.tokens = 0  # the sum over ranks has them once
+        self._began = time.monotonic() - self.seen.seconds
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
         finally:
             detach_loss(self.model)
+
+    def seen_by_all(self) -> dict[str, float]:
+        """What `seen` comes to on all ranks, as numbers; every rank must ask. Waits for the device."""
+        tokens = torch.tensor(self.seen.tokens, device=self.args.device)
+        loss = torch.as_tensor(self.seen.loss, dtype=torch.float32, device=self.args.device)
+        return {
+            "tokens": int(self.accelerator.reduce(tokens).item()),
+            # Each rank's loss is its share of the sum, scaled so that the mean over ranks is the mean over targets.
+            "loss": float(self.accelerator.reduce(loss, reduction="mean").item()),
+            "seconds": time.monotonic() - self._began,
+        }
+
+    def _check_same_batches(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        """The reader can go on with batches of any size, but optimiser and schedule count steps."""
+        before, now = (found["global_batch_sequences"] for found in (state, self.reader.state_dict()))
+        if before != now:
+            raise MismatchError(
+                f"{checkpoint} was made with {before} sequences a batch on all ranks together, now there are {now}: "
+                f"start as many ranks as then, or remove {checkpoint.parent} and train from the start"
+            )
 
 
 def last_checkpoint(directory: Path) -> Path | None:
@@ -118,7 +159,7 @@ class _Batches:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in self._trainer.reader:
-            self._trainer.tokens_seen += batch.n_tokens
+            self._trainer.seen.tokens += batch.n_tokens
             yield {**batch_inputs(batch), _STEP_TARGETS: batch.step_targets}
 
 
@@ -132,11 +173,12 @@ class _ReaderState(TrainerCallback):
         state.epoch = state.global_step * args.gradient_accumulation_steps / len(self._trainer.reader)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        kept = {**self._trainer.reader.state_dict(), _SEEN: self._trainer.seen_by_all()}
         if not state.is_world_process_zero:
             return
         path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / READER_STATE
         staged = path.with_suffix(".tmp")
-        staged.write_text(json.dumps(self._trainer.reader.state_dict()), encoding="utf-8")
+        staged.write_text(json.dumps(kept), encoding="utf-8")
         staged.rename(path)
 
 

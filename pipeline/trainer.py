@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainingArguments
 
 from pipeline.cached_loss import LossSettings
@@ -139,6 +138,8 @@ def training_arguments(training: TrainingSettings, directory: Path, *, show_prog
         save_strategy="steps" if training.save_steps else "no",
         save_steps=training.save_steps or 500,
         save_total_limit=_KEPT_CHECKPOINTS,
+        # A loss of NaN is said as it is, and looking for one would wait for the device at every batch.
+        logging_nan_inf_filter=False,
         disable_tqdm=not show_progress,
         report_to="none",
         ddp_find_unused_parameters=False,
@@ -213,13 +214,11 @@ def _facts(
 
 
 def _metrics(trainer: DistillationTrainer, result: Any, args: TrainingArguments) -> dict[str, Any]:
-    tokens = trainer.accelerator.reduce(torch.tensor(trainer.tokens_seen, device=args.device)).item()
-    # Each rank's loss is its share of the sum, scaled so that the mean over ranks is the mean over targets.
-    loss = trainer.accelerator.reduce(torch.tensor(result.training_loss, device=args.device), reduction="mean").item()
-    seconds = result.metrics["train_runtime"]
+    seen = trainer.seen_by_all()
+    tokens, seconds = seen["tokens"], seen["seconds"]
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     return {
-        "train_loss": loss,
+        "train_loss": seen["loss"] / max(result.global_step, 1),
         "steps": result.global_step,
         "tokens": tokens,
         "seconds": seconds,

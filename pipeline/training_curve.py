@@ -1,5 +1,6 @@
 """How the loss went over the steps of a training, in few points whatever its length."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,8 +18,10 @@ def training_curve(log_history: Sequence[Mapping[str, Any]], *, points: int = PO
     """`[step, mean loss of the steps up to it]`, at most `points` of them: neighbours are averaged, never left out.
 
     `log_history` is that of transformers' TrainerState; what a resumed training logged before it was stopped is in it.
+    Where the loss is no number there is no point.
     """
-    logged = [(int(entry["step"]), float(entry["loss"])) for entry in log_history if "loss" in entry]
+    entries = [entry for entry in log_history if math.isfinite(entry.get("loss", math.nan))]
+    logged = [(int(entry["step"]), float(entry["loss"])) for entry in entries]
     steps = [step for step, _ in logged]
     each = -(-len(logged) // points) or 1
     curve = []

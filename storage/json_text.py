@@ -7,12 +7,13 @@ from typing import Any
 
 def json_text(value: Any) -> str:
     """One line of JSON, keys in order. JSON knows no NaN and no infinity: both become null."""
-    return json.dumps(_finite(value), sort_keys=True, default=str, allow_nan=False)
+    return json.dumps(finite(value), sort_keys=True, default=str, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same value with None in the place of every NaN and infinity."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

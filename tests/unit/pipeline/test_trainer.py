@@ -215,9 +215,29 @@ def test_training_killed_in_the_middle_of_an_epoch_ends_with_the_same_student(tr
     assert (state["epoch"], state["batch"]) == (0, 3 * accumulation)
     resumed = train(output=tmp_path / "killed", **settings)
     assert resumed.student_id == whole.student_id
-    assert resumed.metrics["steps"] == whole.metrics["steps"]
+    for name in ("steps", "tokens"):
+        assert resumed.metrics[name] == whole.metrics[name]
+    assert resumed.metrics["train_loss"] == pytest.approx(whole.metrics["train_loss"], rel=1e-5)
     assert_same_weights(whole.directory, resumed.directory)
     assert not list(tmp_path.glob(".killed.*"))
+
+
+def test_a_checkpoint_of_batches_of_another_size_is_refused(train, tmp_path, lake):
+    """As on another number of ranks: optimiser and schedule count steps, so training would end too early."""
+    with pytest.raises(KilledError):
+        train(fetch=failing_fetch(lake, 1), save_steps=1, epochs=2)
+    work = next(tmp_path.glob(".out.*")) / "checkpoints"
+    path = last_checkpoint(work) / READER_STATE
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps(state | {"global_batch_sequences": 4, "batch": 0}))
+    with pytest.raises(MismatchError, match="4 sequences a batch on all ranks together, now there are 2"):
+        train(save_steps=1, epochs=2)
+
+
+def test_a_training_that_came_to_nan_says_so(train, tmp_path):
+    trained = train(learning_rate=1e30, epochs=2, max_grad_norm=1e30)
+    facts = json.loads((trained.directory / "logitlake.json").read_text())
+    assert facts["metrics"]["train_loss"] is None
 
 
 def test_a_torn_checkpoint_is_passed_over(tmp_path):
