@@ -167,7 +167,7 @@ class DistillRun:
         seed = self.config.training.seed
         models = {
             "before": make_student(self.student, self._parent, self.recipe, teacher=self._teacher, seed=seed),
-            "after": load_student(Path(self.report.directory)),
+            "after": load_student(Path(self.report.directory), trust_remote_code=self.student.trust_remote_code),
         }
         found = evaluate_models(self.config, self._lake, held_out, self.recipe, models)
         self._losses = {self.report.student_id: found.documents["after"]}

@@ -11,6 +11,7 @@ from flows.progress import Bar, progress_bar, quiet_transformers
 from pipeline.config import Config
 from pipeline.dataset import lake_fetch
 from pipeline.evaluation import Evaluation, evaluate, held_out_rows
+from pipeline.teachers.devices import resolve_device
 from pipeline.teachers.engine import Engine
 from pipeline.teachers.files import resolve_teacher
 from pipeline.teachers.transformers import load_teacher
@@ -31,15 +32,19 @@ def held_out_row_set(lake: Lake, recipe_id: str) -> RowSet | None:
 def evaluate_models(
     config: Config, lake: Lake, rows: RowSet, recipe: Mapping[str, Any], models: Mapping[str, Any]
 ) -> Evaluation:
-    """Metrics of some models by name, and of the teacher. Raises SettingsError if `evaluation.teacher` can't be had."""
+    """Metrics of some models by name, and of the teacher, on the device that students are trained on.
+
+    Raises SettingsError if `evaluation.teacher` can't be had.
+    """
     quiet_transformers()
+    device = resolve_device(config.training.device)
     limit, training = config.evaluation.max_tokens, not rows.held_out
     tables = held_out_rows(rows, lake_fetch(lake, rows), max_tokens=limit, training=training)
     engine = teacher_engine(config, recipe)
     n_tokens = min(rows.n_tokens, config.evaluation.max_tokens or rows.n_tokens)
     with progress_bar("evaluate", total=n_tokens) as bar:
         found: Evaluation = evaluate(
-            models,
+            {name: model.to(device) for name, model in models.items()},
             _counted(tables, bar),
             recipe,
             engine=engine,

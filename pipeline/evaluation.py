@@ -95,13 +95,15 @@ def held_out_rows(
             return
 
 
-def load_student(directory: Path, *, device: str = "cpu") -> Any:
-    """A student from its directory, in float32, ready to be evaluated."""
+def load_student(directory: Path, *, trust_remote_code: bool = False) -> Any:
+    """A student from its directory, in float32, on the CPU, ready to be evaluated."""
     try:
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, use_safetensors=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError) as error:
         raise SettingsError(f"student {directory}: can't be loaded: {error}") from None
-    return model.to(device).eval()
+    return model.eval()
 
 
 @torch.inference_mode()

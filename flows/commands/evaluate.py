@@ -116,7 +116,9 @@ def _measure(
     rows = resolve_row_set(lake, recipe_id=recipe_id, where=where) if where else held_out_row_set(lake, recipe_id)
     if rows is None:
         return []
-    found = evaluate_models(config, lake, rows, recipe, {"student": load_student(directory)})
+    trusted = config.student is not None and config.student.trust_remote_code
+    student = load_student(directory, trust_remote_code=trusted)
+    found = evaluate_models(config, lake, rows, recipe, {"student": student})
     if known := find_student(lake, read_facts(directory).get("student_id", "-")):
         _keep(config, known["student_id"], recipe_id, found)
     measured_on = "sequences that students may train on: no measure of a student" if where else "held-out sequences"
