@@ -151,7 +151,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
             light=True,
             examples=(
                 "logitlake forget --source notes/2024/ --dry-run",
-                'logitlake forget 8c1f0a77d2e94b6a --reason "asked for by its author"',
+                'logitlake forget 8c1f0a77d2e9 --reason "asked for by its author"',
             ),
         ),
         Entry(

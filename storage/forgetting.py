@@ -12,12 +12,14 @@ from pathlib import PurePosixPath
 
 import pyarrow as pa
 
-from storage.errors import LakeError
+from storage.errors import LakeError, SettingsError
 from storage.lake import Lake, Transaction
 from storage.object_store import list_paths, read_all, write_note
+from storage.query import query
 from storage.registry import note_run
 
 _REMOVED = "forgotten rows removed"
+_ID_LENGTH = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +32,10 @@ class Forgotten:
 
 
 def find_documents(lake: Lake, *, source: str | None = None, where: str | None = None) -> list[str]:
-    """Ids of the documents of a source (`corpus/path`, or a prefix ending in /), or of a condition over `documents`."""
+    """Ids of the documents of a source (`corpus/path`, or a prefix ending in /), or of a condition over `documents`.
+
+    Raises QueryError for a condition that is none, or that does more than read.
+    """
     if source is not None:
         rows = lake.sql(
             """
@@ -40,8 +45,39 @@ def find_documents(lake: Lake, *, source: str | None = None, where: str | None =
             [source, source, source],
         )
     else:
-        rows = lake.sql(f"SELECT DISTINCT doc_id FROM documents WHERE {where}")
+        rows = query(lake.location, f"SELECT DISTINCT doc_id FROM documents WHERE ({where}\n)")
     return sorted(rows["doc_id"].to_pylist())
+
+
+def whole_id(lake: Lake, name: str) -> str:
+    """The id that `name` is, or begins. A whole one need not be in the lake: it is refused from then on.
+
+    Raises SettingsError for what is no id, or begins none or several of those in the lake.
+    """
+    if not name or not set(name) <= set("0123456789abcdef") or len(name) > _ID_LENGTH:
+        raise SettingsError(f"document {name!r}: expected an id of {_ID_LENGTH} hex characters, or its beginning")
+    if len(name) == _ID_LENGTH:
+        return name
+    found = lake.sql(
+        "SELECT DISTINCT doc_id FROM store.documents WHERE starts_with(doc_id, ?) ORDER BY doc_id LIMIT 6", [name]
+    )["doc_id"].to_pylist()
+    if len(found) != 1:
+        several = f"{', '.join(found[:5])}{' …' if len(found) > 5 else ''}: give more of the id"
+        raise SettingsError(f"document {name!r}: expected the beginning of one, found {several if found else 'none'}")
+    return str(found[0])
+
+
+def sources_of(lake: Lake, doc_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Of these documents those that the lake holds, and where each was seen (`corpus/source`)."""
+    rows = lake.sql(
+        """
+        SELECT d.doc_id, list_sort(list_distinct(list(s.corpus || '/' || s.source))) AS seen
+        FROM (SELECT DISTINCT doc_id FROM store.documents WHERE list_contains(?, doc_id)) AS d
+        LEFT JOIN store.document_sources AS s USING (doc_id) GROUP BY d.doc_id
+        """,
+        [list(doc_ids)],
+    )
+    return {row["doc_id"]: row["seen"] or [] for row in rows.to_pylist()}
 
 
 def forget(lake: Lake, doc_ids: Sequence[str], *, reason: str) -> Forgotten:

@@ -6,17 +6,21 @@ import typer
 
 from flows.completion import offer
 from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
-from flows.output import Format, print_record, say
+from flows.output import Format, Row, print_record, print_rows, say
 from pipeline.config import Config
 from storage.errors import LakeError, SettingsError
-from storage.forgetting import find_documents, retire_recipe, students_that_saw
+from storage.forgetting import find_documents, retire_recipe, sources_of, students_that_saw, whole_id
 from storage.forgetting import forget as forget_documents
 from storage.lake import Lake
 from storage.registry import find_recipe
 
+_SHOWN = 10
+
 
 def forget(
-    doc_ids: Annotated[list[str] | None, typer.Argument(help="Ids of documents.", show_default=False)] = None,
+    doc_ids: Annotated[
+        list[str] | None, typer.Argument(help="Ids of documents, or their beginnings.", show_default=False)
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -48,17 +52,22 @@ def forget(
     config = settings(config_file, overrides, {"lake.path": lake})
     if (bool(doc_ids) + (source is not None) + (where is not None)) != 1:
         raise SettingsError("forget: expected ids of documents, or --source, or --where: one of the three")
-    with _writable(config) as opened:
-        found = sorted(set(doc_ids or find_documents(opened, source=source, where=where)))
-        _check_ids(found)
+    with _opened(config, read_only=dry_run) as opened:
+        if doc_ids:
+            found = sorted({whole_id(opened, doc_id) for doc_id in doc_ids})
+        else:
+            found = find_documents(opened, source=source, where=where)
         if not found:
             raise LakeError(f"forget: no document of {source or where} is in the lake; nothing was forgotten")
+        known = sources_of(opened, found)
         if dry_run:
             record = {"doc_ids": found, "student_ids": students_that_saw(opened, found)}
         else:
             done = forget_documents(opened, found, reason=reason)
             record = {"doc_ids": done.doc_ids, "n_sequences": done.n_sequences, "student_ids": done.student_ids}
-    print_record(record, form, title="Would be forgotten" if dry_run else "Forgotten")
+    _print(record, known, form, title="Would be forgotten" if dry_run else "Forgotten")
+    if absent := len(found) - len(known):
+        say(f"{absent} not in the lake: nothing of them to remove; they are refused from now on")
     if record["student_ids"]:
         say(f"{len(record['student_ids'])} students had learned from them, and still have: somebody must decide")
 
@@ -79,7 +88,7 @@ def retire(
     Its students stay, and what they saw stays on record; their rows can be read again only after another capture.
     """
     config = settings(config_file, overrides, {"lake.path": lake})
-    with _writable(config) as opened:
+    with _opened(config, read_only=not yes) as opened:
         recipe_id, _ = find_recipe(opened, recipe)
         if yes:
             n_sequences = retire_recipe(opened, recipe_id)
@@ -90,13 +99,22 @@ def retire(
         say("nothing was changed: --yes removes these rows")
 
 
-def _check_ids(doc_ids: list[str]) -> None:
-    for doc_id in doc_ids:
-        if len(doc_id) != 32 or not set(doc_id) <= set("0123456789abcdef"):
-            raise SettingsError(
-                f"document {doc_id!r}: expected an id of 32 hex characters (`logitlake show documents`)"
-            )
+def _print(record: Row, sources: dict[str, list[str]], form: Format, *, title: str) -> None:
+    """For a person counts, and the first documents with where they were seen; for a program everything."""
+    if form is not Format.TABLE:
+        print_record(record, form)
+        return
+    counts = {
+        ("documents" if name == "doc_ids" else name): value if name == "n_sequences" else len(value)
+        for name, value in record.items()
+    }
+    students = {"student_ids": list(record["student_ids"])} if record["student_ids"] else {}
+    print_record({"documents": counts.pop("documents"), **counts, **students}, form, title=title)
+    shown = [{"doc_id": doc_id, "seen in": ", ".join(sources.get(doc_id, ["nowhere"]))} for doc_id in record["doc_ids"]]
+    print_rows(shown[:_SHOWN], form, title="The first of them" if len(shown) > _SHOWN else "")
+    if len(shown) > _SHOWN:
+        say(f"{len(shown) - _SHOWN:,} more documents: all of them with --format json")
 
 
-def _writable(config: Config) -> Lake:
-    return Lake.open(location_of(config), read_only=False, lock_timeout=config.lake.lock_timeout_seconds)
+def _opened(config: Config, *, read_only: bool) -> Lake:
+    return Lake.open(location_of(config), read_only=read_only, lock_timeout=config.lake.lock_timeout_seconds)

@@ -100,6 +100,39 @@ def test_forgetting_asks_for_one_way_of_naming_documents(
     assert cli("forget", *arguments, "--config", config_file).exit_code == 2
 
 
+def test_a_condition_that_does_more_than_ask_is_refused_and_changes_nothing(
+    cli: Any, config: Config, config_file: Path, captured: CaptureReport
+) -> None:
+    doc_id = a_document(config)
+    for where in ("false); DELETE FROM store.documents; SELECT doc_id FROM documents WHERE (false", "nope = 1"):
+        result = cli("forget", "--dry-run", "--where", where, "--config", config_file)
+        assert result.exit_code == 2, result.stderr
+    assert a_document(config) == doc_id
+    result = cli("forget", "--dry-run", "--where", "true -- all of them", "--config", config_file)
+    assert (result.exit_code, "documents" in result.stdout) == (0, True)
+
+
+def test_a_document_is_forgotten_by_the_beginning_of_its_id(
+    cli: Any, config: Config, config_file: Path, captured: CaptureReport
+) -> None:
+    doc_id = a_document(config)
+    end = ("--dry-run", "--config", config_file, "--format", "json")
+    assert as_json(cli("forget", doc_id[:12], *end))["doc_ids"] == [doc_id]
+    assert cli("forget", "abcdefabcdef", *end).exit_code == 2
+    absent = cli("forget", "0" * 32, *end)
+    assert (as_json(absent)["doc_ids"], "not in the lake" in absent.stderr) == (["0" * 32], True)
+
+
+@pytest.mark.parametrize("command", [("report", "--output"), ("export",)])
+def test_an_output_that_can_not_be_written_is_named_in_one_sentence(
+    cli: Any, tmp_path: Path, config_file: Path, captured: CaptureReport, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").write_text("a file is no folder")
+    result = cli(*command, tmp_path / "file" / "out", "--config", config_file)
+    assert (result.exit_code, str(tmp_path / "file") in result.stderr) == (2, True), result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
 def test_forgetting_nothing_is_an_error(cli: Any, config_file: Path, captured: CaptureReport) -> None:
     result = cli("forget", "--source", "test/no-such-file", "--config", config_file)
     assert (result.exit_code, "nothing was forgotten" in result.stderr) == (5, True)
