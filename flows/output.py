@@ -52,6 +52,8 @@ def print_rows(rows: Sequence[Row] | pa.Table, form: Format, *, title: str = "",
 
     `columns` are the headings for the case of no rows at all.
     """
+    if isinstance(rows, pa.Table):
+        rows = rows.rename_columns(_unlike(rows.column_names))
     records: Sequence[Row] = rows.to_pylist() if isinstance(rows, pa.Table) else rows
     names = list(rows.column_names if isinstance(rows, pa.Table) else records[0] if records else columns)
     if form is Format.JSON:
@@ -62,6 +64,20 @@ def print_rows(rows: Sequence[Row] | pa.Table, form: Format, *, title: str = "",
         _write_table(names, records[:_ROWS_FOR_A_PERSON], title)
         if len(records) > _ROWS_FOR_A_PERSON:
             say(f"{len(records) - _ROWS_FOR_A_PERSON:,} more rows: all of them with --format csv or json")
+
+
+def _unlike(names: Sequence[str]) -> list[str]:
+    """Each name once: of columns of one name, all but the first get a number, as in DuckDB."""
+    taken: set[str] = set()
+    result = []
+    for name in names:
+        own, number = name, 0
+        while own in taken or (number and own in names):
+            number += 1
+            own = f"{name}_{number}"
+        taken.add(own)
+        result.append(own)
+    return result
 
 
 def print_record(record: Row, form: Format, *, title: str = "") -> None:

@@ -37,6 +37,18 @@ def test_a_table_is_cut_for_a_person_and_csv_never(capsys: pytest.CaptureFixture
     assert len(capsys.readouterr().out.splitlines()) == 701
 
 
+@pytest.mark.parametrize("form", [Format.JSON, Format.CSV])
+def test_columns_of_one_name_keep_their_own_values(capsys: pytest.CaptureFixture[str], form: Format) -> None:
+    rows = pa.Table.from_arrays([pa.array([value]) for value in (1, 2, 3, 4)], names=["a", "a", "a_1", "a"])
+    print_rows(rows, form)
+    expected = {"a": 1, "a_2": 2, "a_1": 3, "a_3": 4}
+    written = capsys.readouterr().out
+    if form is Format.JSON:
+        assert json.loads(written) == [expected]
+    else:
+        assert list(csv.DictReader(io.StringIO(written))) == [{name: str(value) for name, value in expected.items()}]
+
+
 def test_no_rows_are_an_empty_list_or_a_header(capsys: pytest.CaptureFixture[str]) -> None:
     print_rows([], Format.JSON, columns=["a", "b"])
     print_rows([], Format.CSV, columns=["a", "b"])
