@@ -54,8 +54,10 @@ def _run_name() -> str:
 
 
 @flow(name="capture", flow_run_name=_run_name)
-def capture(config: Config) -> CaptureReport:
+def capture(config: Config, patience: float = 0.0) -> CaptureReport:
     """Run the teacher over what the lake does not hold, unit by unit. Raises what the last retry of a task raised.
+
+    Another capture of this lake is waited for, so many seconds.
 
     A place among the teachers of the server is taken when the first unit needs one: a night with nothing new waits for
     nobody.
@@ -65,7 +67,7 @@ def capture(config: Config) -> CaptureReport:
     with (
         progress_bar("capture", total=cap, log=False) as bar,
         ExitStack() as place,
-        CaptureRun(config, on_tokens=lambda n: _move(bar, run, n)) as run,
+        CaptureRun(config, on_tokens=lambda n: _move(bar, run, n), patience=patience) as run,
     ):
         shown = ProgressArtifact(f"Capture by {run.report.teacher}")
         committing: PrefectFuture[int] | None = None

@@ -50,8 +50,12 @@ class CaptureRun:
     is waited for, and what was computed and has not been tried yet is committed: no unit is paid for twice.
     """
 
-    def __init__(self, config: Config, *, on_tokens: Callable[[int], None] = lambda n: None) -> None:
+    def __init__(
+        self, config: Config, *, on_tokens: Callable[[int], None] = lambda n: None, patience: float = 0.0
+    ) -> None:
+        """`patience`: seconds to wait for another capture of this lake before this one is refused."""
         require_capture_settings(config)
+        self._patience = patience
         self.config = config
         self.location = location_of(config)
         self.run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
@@ -69,7 +73,7 @@ class CaptureRun:
 
     def __enter__(self) -> "CaptureRun":
         try:
-            self._open.enter_context(single_writer(self.location, "capture"))
+            self._open.enter_context(single_writer(self.location, "capture", patience=self._patience))
             self.prepared: Prepared = prepare(self.config)
             self._lake = self._open.enter_context(self._create_lake())
             if self.prepared.question is not None:

@@ -32,6 +32,9 @@ from pipeline.config import (
     TrainingSettings,
 )
 
+# A scheduled run that meets another one of its kind waits for it, and then finds little left to do.
+_PATIENCE = 24 * 3600.0
+
 
 def _run_name() -> str:
     """Which teacher, and what the lake had seen when the run began."""
@@ -54,7 +57,7 @@ def capture(
     """The teacher over what is new; tells that it has committed, if it has."""
     config = _settings(config_file, overrides, capture=capture)
     with tags(TAG):
-        report = capture_flow(config)
+        report = capture_flow(config, _PATIENCE)
     if report.n_documents:
         tell(CAPTURED, location_of(config), documents=report.n_documents, commit=report.commit_number)
     return report.as_record()
@@ -76,7 +79,7 @@ def redistill(
     """One night of new data."""
     sections = {"capture": capture, "training": training, "evaluation": evaluation, "redistill": redistill}
     with tags(TAG):
-        return redistill_flow(_settings(config_file, overrides, **sections)).as_record()
+        return redistill_flow(_settings(config_file, overrides, **sections), _PATIENCE).as_record()
 
 
 @flow(name="scheduled-maintain", flow_run_name=_run_name, description="Verify, merge, expire and sweep.")

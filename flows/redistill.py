@@ -47,10 +47,13 @@ def _run_name() -> str:
 
 
 @flow(name="redistill", flow_run_name=_run_name)
-def redistill(config: Config) -> RedistillReport:
-    """One night. Candidates that a killed run left undecided come first, then one for what is new."""
-    with RedistillRun(config) as run:
-        run.captured(capture(config))
+def redistill(config: Config, patience: float = 0.0) -> RedistillReport:
+    """One night. Candidates that a killed run left undecided come first, then one for what is new.
+
+    Another night, or capture, of this lake is waited for, so many seconds.
+    """
+    with RedistillRun(config, patience=patience) as run:
+        run.captured(capture(config, patience))
         while (attempt := run.next()) is not None:
             decide(run, attempt, distill(attempt.config))
     _report(run.report, students_directory(config))

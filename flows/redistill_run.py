@@ -66,22 +66,29 @@ class Attempt:
     config: Config
 
 
+def require_redistill_settings(config: Config) -> StudentSettings:
+    """What a night can't do without. Raises SettingsError that names the section."""
+    require_capture_settings(config)
+    if config.student is None:
+        raise SettingsError(
+            "student: expected where the first student comes from, found nothing: set student.layers (cut from "
+            "the teacher), or student.source and student.model"
+        )
+    if config.training.query is not None:
+        raise SettingsError(
+            "training.query: not for nights, which choose rows by what is new to the student; use training.where"
+        )
+    return config.student
+
+
 class RedistillRun:
     """A context manager around one run: `captured`, then `next` and `decide` in turn until there is no next."""
 
-    def __init__(self, config: Config) -> None:
-        require_capture_settings(config)
-        if config.student is None:
-            raise SettingsError(
-                "student: expected where the first student comes from, found nothing: set student.layers (cut from "
-                "the teacher), or student.source and student.model"
-            )
-        if config.training.query is not None:
-            raise SettingsError(
-                "training.query: not for nights, which choose rows by what is new to the student; use training.where"
-            )
+    def __init__(self, config: Config, *, patience: float = 0.0) -> None:
+        """`patience`: seconds to wait for another such run on this lake before it is refused."""
         self.config = config
-        self.student: StudentSettings = config.student
+        self.student: StudentSettings = require_redistill_settings(config)
+        self._patience = patience
         self.location = location_of(config)
         self.settings = config.redistill
         run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
@@ -89,7 +96,7 @@ class RedistillRun:
         self._open = ExitStack()
 
     def __enter__(self) -> "RedistillRun":
-        self._open.enter_context(single_writer(self.location, KIND))
+        self._open.enter_context(single_writer(self.location, KIND, patience=self._patience))
         return self
 
     def __exit__(

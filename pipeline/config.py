@@ -243,10 +243,12 @@ class ScheduleSettings(Settings):
 
     timezone: str = Field("UTC", description="IANA name; the clock changes where it does")
     capture: str | None = Field("0 * * * *", description="the teacher over what is new")
-    redistill: str | None = Field("0 2 * * *", description="the student; also started by each capture that committed")
+    redistill: str | None = Field(
+        "0 2 * * *", description="the student; also started by each scheduled capture that committed"
+    )
     maintain: str | None = Field("0 5 * * *", description="merge, expire, sweep, verify")
     on_capture: bool = Field(True, description="start redistill when a capture has committed")
-    teachers: int = Field(1, ge=1, description="teachers that may run at once on one Prefect server")
+    teachers: int = Field(1, ge=1, description="teachers at once on one server; only the first run sets it")
     host: str = Field("127.0.0.1", description="where `serve` starts a Prefect server if none is configured")
     port: int = Field(4200, ge=1, le=65535)
     notify: str | None = Field(

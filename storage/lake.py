@@ -234,15 +234,15 @@ def commit_lock(location: LakeLocation, timeout: float) -> Iterator[None]:
 
 
 @contextmanager
-def single_writer(location: LakeLocation, task: str) -> Iterator[None]:
-    """Refuse to run `task` (such as "capture") twice at once on an embedded lake, at once and by name."""
+def single_writer(location: LakeLocation, task: str, *, patience: float = 0.0) -> Iterator[None]:
+    """Refuse to run `task` (such as "capture") twice at once on an embedded lake: by name, after `patience` seconds."""
     if location.state_directory is None:
         yield
         return
     location.state_directory.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(location.state_directory / f"{task}.lock")
     try:
-        with lock.acquire(timeout=0):
+        with lock.acquire(timeout=patience):
             yield
     except filelock.Timeout:
         raise LakeBusyError(

@@ -55,7 +55,7 @@ def capture(
     }
     config = settings(config_file, overrides, flags)
     require_capture_settings(config)
-    _find_cheap_mistakes(config)
+    find_cheap_mistakes(config)
     arrange_prefect(location_of(config))
     from flows.capture import capture as flow
 
@@ -76,7 +76,7 @@ def print_captured(report: "CaptureReport", form: Format) -> None:
         print_rows(rows, form, title="Expected, and what it took")
 
 
-def _find_cheap_mistakes(config: Config) -> None:
+def find_cheap_mistakes(config: Config) -> None:
     """Raise what the flow would raise for a teacher or a corpus that is not there, before a server is started."""
     # Imported here: `--help` needs neither a hub client nor the readers.
     from pipeline.corpus.readers import read_corpus

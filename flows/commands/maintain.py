@@ -8,6 +8,7 @@ import typer
 from flows.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
 from flows.orchestration import arrange_prefect, run_flow
 from flows.output import Format, print_record
+from storage.lake import Lake
 
 
 def maintain(
@@ -43,6 +44,7 @@ def maintain(
             run.sweep()
         print_record(run.report.as_record(), form, title="Upkeep would do")
         return
+    Lake.open(location).close()  # a lake that is not there is said before a server is started
     arrange_prefect(location)
     from flows.maintain import maintain as flow
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from flows.commands.capture import find_cheap_mistakes
 from flows.options import (
     ConfigFile,
     Debug,
@@ -17,6 +18,7 @@ from flows.options import (
 )
 from flows.orchestration import arrange_prefect, run_flow
 from flows.output import Format, print_record, say
+from flows.redistill_run import require_redistill_settings
 
 
 def redistill(
@@ -43,6 +45,8 @@ def redistill(
         "redistill.alias": alias,
     }
     config = settings(config_file, overrides, flags)
+    require_redistill_settings(config)
+    find_cheap_mistakes(config)
     location = location_of(config)
     arrange_prefect(location)
     from flows.redistill import redistill as flow

@@ -24,13 +24,22 @@ sys.exit(done.exit_code)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "code"), [("corpora.test.path=gone.jsonl", 3), ("teacher.model=./gone", 2)], ids=["corpus", "teacher"]
+    ("command", "wrong", "code"),
+    [
+        ("capture", "corpora.test.path=gone.jsonl", 3),
+        ("capture", "teacher.model=./gone", 2),
+        ("redistill", "teacher.model=./gone", 2),
+        ("redistill", "training.query=gone", 2),
+        ("maintain", "lake.path=gone", 5),
+    ],
 )
-def test_what_is_not_there_is_told_before_prefect_is_imported(config_file: Path, wrong: str, code: int) -> None:
-    call = [sys.executable, "-c", SCRIPT, str(config_file), wrong]
+def test_what_is_not_there_is_told_before_prefect_is_imported(
+    config_file: Path, command: str, wrong: str, code: int
+) -> None:
+    call = [sys.executable, "-c", SCRIPT.replace('"capture"', repr(command)), str(config_file), wrong]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr + done.stdout
-    assert "gone" in done.stdout
+    assert ("gone" if "query" not in wrong else "training.query") in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
 
