@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from flows.command_table import COMMANDS, entries
 from flows.kept_out import keep_out
 from flows.termination import TerminatedError
-from storage.errors import LakeError, LogitlakeError
+from storage.errors import LakeError, LogitlakeError, SettingsError
 
 _COMPLETE = "_LOGITLAKE_COMPLETE"
 
@@ -38,6 +38,10 @@ _STYLE: dict[str, Any] = {
 _UsageError: type[Exception] = next(
     kind for kind in typer.BadParameter.__mro__ if issubclass(kind, Exception) and kind.__name__ == "ClickException"
 )
+
+
+# What a path that somebody named can be, other than good.
+_PLACES = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.EEXIST}
 
 
 class _Commands(TyperGroup):
@@ -69,6 +73,9 @@ class _Commands(TyperGroup):
         except LogitlakeError as error:
             raise _failed(ctx, error, str(error), error.exit_code) from None
         except OSError as error:
+            if error.filename is not None and error.errno in _PLACES:
+                message = f"{error.filename}: {error.strerror}: name another place, or mend this one"
+                raise _failed(ctx, error, message, SettingsError.exit_code) from None
             if error.errno != errno.ENOSPC:
                 raise
             message = (

@@ -17,12 +17,13 @@ import platformdirs
 from flows.output import say
 from flows.termination import TerminatedError
 from pipeline.config import Config
-from storage.errors import LogitlakeError
+from storage.errors import LogitlakeError, ServerStartError
 from storage.location import LakeLocation
 
+_STARTUP = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
 _DEFAULTS = {
-    # A cold start of the ephemeral server takes 15 s on two cores; Prefect gives it 20.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+    # A cold start of the ephemeral server takes 15 s on two cores, and minutes on busy ones; Prefect gives it 20 s.
+    _STARTUP: "180",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     # Prefect's own 180 s is longer than `schedule.zombie_seconds`: a healthy run would be taken for a dead one.
@@ -57,6 +58,13 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
     try:
         with tags(TAG):
             return flow(config)
+    except RuntimeError as error:
+        if "ephemeral" not in str(error):
+            raise
+        raise ServerStartError(
+            f"Prefect's own server did not come up within {os.environ.get(_STARTUP, '20')} s: give it longer by "
+            f"{_STARTUP}, or name a server that runs already by PREFECT_API_URL"
+        ) from error
     finally:
         signal.signal(signal.SIGTERM, before)
 

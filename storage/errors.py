@@ -43,6 +43,10 @@ class FormatVersionError(LakeError):
     """The lake was written by a newer logitlake: upgrade before opening it."""
 
 
+class ServerStartError(LogitlakeError):
+    """The server that a flow needs did not start: give it longer, or name another."""
+
+
 class LakeBusyError(LakeError):
     """Another process holds the commit lock, or won a race for the same commit: try again later."""
 

@@ -1,6 +1,7 @@
 """From findings to one file: sections in order, rendered, and put in its place in one step."""
 
 import base64
+import errno
 import hashlib
 import json
 import os
@@ -40,8 +41,10 @@ SECTIONS = (
 
 def write_report(lake: Lake, output: Path) -> None:
     """Write the page of a lake. A page that is there already is replaced at once, or not at all."""
-    text = render(find_out(lake))
     output.parent.mkdir(parents=True, exist_ok=True)
+    if output.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a directory, and a page is a file", str(output))
+    text = render(find_out(lake))
     descriptor, staged = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
