@@ -108,9 +108,12 @@ def write(
 
 
 def cell_text(cell: Any) -> str:
-    """A cell as people read it: text as it is, large numbers whole with separators, small ones to three digits."""
+    """A cell as people read it: text as it is, large numbers whole with separators, small ones to three digits.
+
+    Near 1, where a ratio says little by three, there are four.
+    """
     if isinstance(cell, bool) or not isinstance(cell, int | float):
         return str(cell)
     if isinstance(cell, int) or abs(cell) >= 1000:
         return f"{cell:,.0f}"
-    return f"{cell:.3g}"
+    return f"{cell:.{4 if 0.9 < abs(cell) < 1.1 else 3}g}"

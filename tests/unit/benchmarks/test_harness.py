@@ -64,7 +64,9 @@ def test_table_says_for_every_figure_whether_its_goal_was_reached() -> None:
     assert "no" in shown
 
 
-@pytest.mark.parametrize(("cell", "text"), [(True, "True"), ("a", "a"), (1234567, "1,234,567"), (0.12345, "0.123")])
+@pytest.mark.parametrize(
+    ("cell", "text"), [(True, "True"), ("a", "a"), (1234567, "1,234,567"), (0.12345, "0.123"), (1.0034, "1.003")]
+)
 def test_cells_are_short(cell: object, text: str) -> None:
     assert cell_text(cell) == text
 

@@ -39,7 +39,7 @@ def test_without_a_server_prefect_lives_beside_the_lake_and_reports_nothing_home
     assert (tmp_path / "lake" / "prefect").is_dir()
     assert found["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
     assert found["DO_NOT_TRACK"] == "1"
-    assert found["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] == "60"
+    assert found["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] == "180"
 
 
 def test_what_the_user_has_set_stays(tmp_path: Path) -> None:
