@@ -136,7 +136,7 @@ def _deployment(
         parameters=parameters,
         triggers=triggers or [],
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=collision),
-        tags=[TAG],
+        tags=[TAG, resource_of(location_of(config))],
         description=entry.description,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )

@@ -57,9 +57,12 @@ def serve(
         from flows.automations import arrange_automations
         from flows.deployments import deployments
         from flows.limits import ensure_limit
+        from flows.one_lake import refuse_another_lake
 
+        wanted = deployments(config, config_file, given)
+        refuse_another_lake(wanted, location)
         ensure_limit(config.schedule.teachers)
         arrange_automations(config.schedule)
         api = get_current_settings().api.url or ""
         say(f"serving the lake {location.data} in {config.schedule.timezone}; see {api.removesuffix('/api')}")
-        serve_forever(*deployments(config, config_file, given), print_starting_message=False)
+        serve_forever(*wanted, print_starting_message=False)

@@ -122,7 +122,7 @@ def test_runs_give_signs_of_life_more_often_than_they_are_waited_for(config: Con
     for environment in (orchestration._DEFAULTS, *shipped):
         assert 2 * int(environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]) <= shortest
     assert all(entry["tags"] == [TAG] for entry in content["deployments"])
-    assert all(deployment.tags == [TAG] for deployment in made(config).values())
+    assert all(deployment.tags == [TAG, resource_of(location_of(config))] for deployment in made(config).values())
 
 
 @pytest.mark.parametrize(
