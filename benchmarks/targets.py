@@ -46,7 +46,7 @@ def prepare(quick: bool) -> None:
 
 
 def _arms(quick: bool) -> Mapping[str, Arm]:
-    thresholds = _THRESHOLDS[:4] if quick else _THRESHOLDS
+    thresholds = _THRESHOLDS[1:3] if quick else _THRESHOLDS
     names = [f"varopt {threshold:g}" for threshold in thresholds]
     names += [RS12, "top_k 50"] if quick else [RS12, "random 25", "random 50", "random 100"]
     names += [] if quick else ["top_k 12", "top_k 50", "top_k 128", "top_p 0.9"]

@@ -173,7 +173,7 @@ BENCHMARK = Benchmark(
         Reach("vs_online", "at least", 1.6),
     ),
     rounds=3,
-    quick_rounds=2,
+    quick_rounds=1,
 )
 
 if __name__ == "__main__":
