@@ -94,7 +94,7 @@ def test_levels_that_a_16_bit_code_cannot_hold_are_refused(levels: int) -> None:
     [
         ({"sparsifier": "varopt"}, 64),
         ({"sparsifier": "varopt", "levels": 256}, 256),
-        ({"sparsifier": "random", "draws": 25, "levels": 256}, 25),
+        ({"sparsifier": "random", "draws": 25}, 25),
         ({"sparsifier": "top_k"}, 65535),
         ({"sparsifier": "top_p"}, 65535),
     ],
