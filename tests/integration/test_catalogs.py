@@ -20,7 +20,7 @@ from storage.identity import document_id, recipe_id
 from storage.lake import Lake
 from storage.location import LakeLocation
 from storage.query import ReadSession, query
-from storage.registry import register_recipe
+from storage.registry import note_run, register_recipe, register_vocabulary
 from storage.rowsets import fetch, resolve_row_set
 from storage.schema import SEQUENCES
 from storage.sweeping import sweep
@@ -136,3 +136,29 @@ def test_writers_on_a_server_catalog_store_every_document_once(tmp_path, postgre
         numbers = lake.sql("SELECT commit_number FROM commits")["commit_number"].to_pylist()
     assert counts == {"n": 11, "d": 11}
     assert len(set(numbers)) == len(numbers)
+
+
+def test_writers_that_overtake_each_other_on_a_server_lose_no_event_and_store_a_vocabulary_once(tmp_path, postgres):
+    location = _location(tmp_path, postgres, str(tmp_path / "data"))
+    Lake.create(location, held_out_salt="s", held_out_share=0.0).close()
+    begin, errors = threading.Barrier(3), []
+
+    def work(name: str) -> None:
+        try:
+            with Lake.open(location, read_only=False) as mine:
+                begin.wait()
+                register_vocabulary(mine, "t", ["a", "b", "c"], set())
+                for number in range(6):
+                    note_run(mine, f"{name}-{number}", "finished", kind="capture", recipe_id=None)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "xyz"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    with Lake.open(location) as lake:
+        assert lake.row("SELECT count(*) AS n FROM store.run_events")["n"] == 18
+        assert lake.row("SELECT count(*) AS n FROM store.vocabulary")["n"] == 3

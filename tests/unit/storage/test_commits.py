@@ -1,6 +1,7 @@
 """Registered or invisible, once, and found again when the answer was lost."""
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,24 @@ def test_a_second_capture_at_once_is_refused_by_name(location, lake):
         pass
     with single_writer(location, "capture"):
         pass
+
+
+def test_a_patient_capture_waits_for_the_one_that_runs(location, lake):
+    entered, order = threading.Event(), []
+
+    def first():
+        with single_writer(location, "capture"):
+            entered.set()
+            time.sleep(0.3)
+            order.append("first")
+
+    running = threading.Thread(target=first)
+    running.start()
+    entered.wait()
+    with single_writer(location, "capture", patience=60):
+        order.append("second")
+    running.join()
+    assert order == ["first", "second"]
 
 
 def test_a_full_disk_is_a_clear_error_and_the_lake_still_opens(location, lake, make_rows, recipe, monkeypatch):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from storage.commits import SOURCES, commit_unit
-from storage.errors import LakeBusyError, LakeError, LakeMissingError, LostRaceError, SettingsError
+from storage.errors import LakeBusyError, LakeError, LakeMissingError, SettingsError
 from storage.forgetting import forget, retire_recipe
 from storage.identity import document_id
 from storage.identity import recipe_id as id_of_recipe
@@ -15,7 +15,7 @@ from storage.lake import Lake, _attach, without_secrets
 from storage.location import LakeLocation
 from storage.promotions import promote, student_of
 from storage.rebuild import rebuild
-from storage.registry import note_run, note_sightings, register_recipe, register_vocabulary
+from storage.registry import note_sightings, register_recipe, register_vocabulary
 from storage.rowsets import resolve_row_set
 from storage.shards import write_shard
 from storage.sweeping import sweep
@@ -190,41 +190,6 @@ def test_a_unit_is_sound_although_a_document_of_it_is_forgotten_while_it_is_veri
     problems = [next(checks).problem]
     forget(filled, [document_id("a"), document_id("x")], reason="asked")
     assert [*problems, *(check.problem for check in checks)] == ["", ""]
-
-
-@pytest.fixture
-def rival(filled, location, monkeypatch):
-    """Lets another writer commit while a transaction of ours is open, as on a server, where no file lock keeps it out;
-    SQLite would not let both in, so our COMMIT fails as DuckLake's does there."""
-    commit, calls = Lake._commit, []
-
-    def lose_once(lake):
-        if not calls:
-            calls.append(lake)
-            raise LostRaceError("another commit came first")
-        commit(lake)
-
-    monkeypatch.setattr(Lake, "_commit", lose_once)
-    return calls
-
-
-def test_an_event_is_noted_although_another_commit_came_first(filled, rival):
-    note_run(filled, "r", "finished", kind="capture", recipe_id=None)
-    assert rival
-    assert filled.row("SELECT count(*) AS n FROM store.run_events WHERE run_id = 'r'")["n"] == 1
-
-
-def test_a_vocabulary_that_another_run_brought_meanwhile_is_not_stored_twice(filled, monkeypatch):
-    transaction = Lake.transaction
-
-    def after_the_other(lake):
-        monkeypatch.setattr(Lake, "transaction", transaction)
-        register_vocabulary(lake, "words", ["a", "b"], set())
-        return transaction(lake)
-
-    monkeypatch.setattr(Lake, "transaction", after_the_other)
-    register_vocabulary(filled, "words", ["a", "b"], set())
-    assert filled.row("SELECT count(*) AS n FROM store.vocabulary")["n"] == 2
 
 
 def test_a_vocabulary_that_is_stored_twice_doubles_no_row(filled):
