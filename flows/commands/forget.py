@@ -67,7 +67,7 @@ def forget(
             record = {"doc_ids": done.doc_ids, "n_sequences": done.n_sequences, "student_ids": done.student_ids}
     _print(record, known, form, title="Would be forgotten" if dry_run else "Forgotten")
     if absent := len(found) - len(known):
-        say(f"{absent} not in the lake: nothing of them to remove; they are refused from now on")
+        say(f"{absent} not in the lake: nothing of them to remove; once forgotten, they are refused if they come")
     if record["student_ids"]:
         say(f"{len(record['student_ids'])} students had learned from them, and still have: somebody must decide")
 
@@ -104,12 +104,7 @@ def _print(record: Row, sources: dict[str, list[str]], form: Format, *, title: s
     if form is not Format.TABLE:
         print_record(record, form)
         return
-    counts = {
-        ("documents" if name == "doc_ids" else name): value if name == "n_sequences" else len(value)
-        for name, value in record.items()
-    }
-    students = {"student_ids": list(record["student_ids"])} if record["student_ids"] else {}
-    print_record({"documents": counts.pop("documents"), **counts, **students}, form, title=title)
+    print_record({**record, "doc_ids": f"{len(record['doc_ids']):,} documents"}, form, title=title)
     shown = [{"doc_id": doc_id, "seen in": ", ".join(sources.get(doc_id, ["nowhere"]))} for doc_id in record["doc_ids"]]
     print_rows(shown[:_SHOWN], form, title="The first of them" if len(shown) > _SHOWN else "")
     if len(shown) > _SHOWN:
