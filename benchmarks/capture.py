@@ -25,13 +25,13 @@ from transformers import AutoModelForCausalLM
 from benchmarks.captured import benchmark_config
 from benchmarks.harness import Arm, Benchmark, Measurements, Runs, run
 from benchmarks.reporting import Reach, Summary, Table
-from flows.capture_run import CaptureRun
-from flows.preparation import prepare
-from flows.progress import quiet_transformers
-from pipeline.config import CaptureSettings, Config
-from pipeline.planning import WorkUnit, make_batches
-from pipeline.teachers.dtype import resolve_dtype
-from pipeline.tokenization import TokenSequence
+from logitlake.flows.capture.preparation import prepare
+from logitlake.flows.capture.run import CaptureRun
+from logitlake.flows.terminal.progress import quiet_transformers
+from logitlake.pipeline.capture.planning import WorkUnit, make_batches
+from logitlake.pipeline.settings.models import CaptureSettings, Config
+from logitlake.pipeline.teachers.dtype import resolve_dtype
+from logitlake.pipeline.tokens.sequences import TokenSequence
 
 _SCRIPT_BATCH = 8
 _SCRIPT_TOP_K = 50

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.surroundings import REPOSITORY
-from flows.capture_run import CaptureRun
-from flows.demo_settings import MAX_TOKENS, DemoPaths, demo_config
-from flows.demo_teacher import demo_teacher
-from pipeline.config import Config
-from storage.identity import canonical_json, digest
-from storage.location import LakeLocation
-from storage.schema import FORMAT_VERSION
+from logitlake.flows.capture.run import CaptureRun
+from logitlake.flows.demo.settings import MAX_TOKENS, DemoPaths, demo_config
+from logitlake.flows.demo.teacher import demo_teacher
+from logitlake.pipeline.settings.models import Config
+from logitlake.storage.identity import canonical_json, digest
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.schema import FORMAT_VERSION
 
 CACHE = REPOSITORY / ".cache" / "benchmarks"
 TEACHER_VARIABLE = "LOGITLAKE_BENCH_TEACHER"

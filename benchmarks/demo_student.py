@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.captured import CACHE, benchmark_config, captured_lake
-from flows.distill_run import DistillRun
-from pipeline.config import Config
+from logitlake.flows.distill.run import DistillRun
+from logitlake.pipeline.settings.models import Config
 
 
 def student_config() -> Config:

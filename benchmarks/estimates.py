@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.sparsify.sparse import SparseTargets
+from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,14 +16,14 @@ from transformers import TrainingArguments
 from benchmarks.dense import full_divergence
 from benchmarks.gradients import origin_of
 from benchmarks.replay import ReplayedTeacher
-from pipeline.cached_loss import LossSettings
-from pipeline.dataset import RowSetReader
-from pipeline.distillation_trainer import DistillationTrainer
-from pipeline.encoding import encode_rows
-from pipeline.output_layer import ModelParts
-from pipeline.sparsify.blocks import Statistics
-from pipeline.sparsify.sparse import SparseTargets
-from pipeline.tokenization import TokenSequence
+from logitlake.pipeline.reading.reader import RowSetReader
+from logitlake.pipeline.targets.encoding import encode_rows
+from logitlake.pipeline.targets.sparsifiers.blocks import Statistics
+from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets
+from logitlake.pipeline.tokens.sequences import TokenSequence
+from logitlake.pipeline.training.distillation_trainer import DistillationTrainer
+from logitlake.pipeline.training.model_loss import LossSettings
+from logitlake.pipeline.training.output_layer import ModelParts
 
 
 def place_rows(sequences: Sequence[TokenSequence], teacher: ReplayedTeacher) -> pa.Table:

@@ -15,15 +15,15 @@ from benchmarks.dense import full_divergence
 from benchmarks.estimates import angle_degrees
 from benchmarks.replay import replayed_teacher
 from benchmarks.sample import captured, in_batches, sequences_of, single_windows
-from pipeline.cached_loss import LossSettings, model_loss
-from pipeline.capture import batch_targets
-from pipeline.encoding import RowOrigin, encode_rows
-from pipeline.evaluation import load_student
-from pipeline.output_layer import ModelParts, take_apart
-from pipeline.sparsify import Sparsifier
-from pipeline.targets import make_batch
-from pipeline.tokenization import TokenSequence
-from storage.identity import ID_LENGTH, digest
+from logitlake.pipeline.capture.unit import batch_targets
+from logitlake.pipeline.evaluation.evaluate import load_student
+from logitlake.pipeline.reading.batches import make_batch
+from logitlake.pipeline.targets.encoding import RowOrigin, encode_rows
+from logitlake.pipeline.targets.sparsifiers import Sparsifier
+from logitlake.pipeline.tokens.sequences import TokenSequence
+from logitlake.pipeline.training.model_loss import LossSettings, model_loss
+from logitlake.pipeline.training.output_layer import ModelParts, take_apart
+from logitlake.storage.identity import ID_LENGTH, digest
 
 _BATCH_TOKENS = 1024
 

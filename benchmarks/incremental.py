@@ -21,16 +21,16 @@ from matplotlib.figure import Figure
 from benchmarks.captured import CACHE, benchmark_config
 from benchmarks.harness import Arm, Benchmark, Measurements, Runs, run
 from benchmarks.reporting import Reach, Summary, Table
-from flows.preparation import Prepared, prepare
-from pipeline.config import CorpusSettings
-from pipeline.corpus.readers import read_corpus
-from pipeline.planning import count_plan
-from storage.commits import unit_id_of
-from storage.compaction import merge_small_tables
-from storage.identity import document_id
-from storage.known import KnownDocuments
-from storage.lake import Lake
-from storage.location import LakeLocation
+from logitlake.flows.capture.preparation import Prepared, prepare
+from logitlake.pipeline.capture.planning import count_plan
+from logitlake.pipeline.corpus.readers.registry import read_corpus
+from logitlake.pipeline.settings.models import CorpusSettings
+from logitlake.storage.identity import document_id
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.upkeep.compaction import merge_small_tables
+from logitlake.storage.writing.commits import unit_id_of
+from logitlake.storage.writing.known_documents import KnownDocuments
 
 _CORPUS = "corpus.jsonl"
 _MEAN_CHARACTERS = 2000

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.nights import Stage, play
-from flows.commands.demo import demo
-from flows.demo_settings import DemoPaths, demo_config
-from flows.demo_teacher import demo_teacher
-from flows.output import say
-from pipeline.config import Config
-from storage.lake import Lake
-from storage.listings import listing
-from storage.location import LakeLocation
-from storage.promotions import promote, student_of
+from logitlake.flows.cli.commands.demo import demo
+from logitlake.flows.demo.settings import DemoPaths, demo_config
+from logitlake.flows.demo.teacher import demo_teacher
+from logitlake.flows.terminal.output import say
+from logitlake.pipeline.settings.models import Config
+from logitlake.storage.answers.listings import listing
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.students.promotions import promote, student_of
 
 _INTERVAL_SECONDS = 20
 _DOCUMENTS = 3

@@ -13,13 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from flows.config_reference import documented_yaml
-from flows.local_server import local_server
-from flows.options import location_of
-from flows.output import say
-from pipeline.config import Config
-from storage.errors import LakeError
-from storage.lake import Lake
+from logitlake.flows.serve.local_server import local_server
+from logitlake.flows.settings import location_of
+from logitlake.flows.terminal.output import say
+from logitlake.pipeline.settings.models import Config
+from logitlake.pipeline.settings.yaml_file import documented_yaml
+from logitlake.storage.errors import LakeError
+from logitlake.storage.lake.lake import Lake
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _POOL = "logitlake"

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.captured import CACHE, corpus_key
 from benchmarks.quality_student import WIDTH
 from benchmarks.reporting import RESULTS
-from storage.identity import canonical_json, digest
+from logitlake.storage.identity import canonical_json, digest
 
 # One window a step: with so few tokens a student is short of steps, and a step costs little beside its tokens.
 BATCH_SEQUENCES = 1

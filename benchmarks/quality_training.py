@@ -20,20 +20,20 @@ from benchmarks.quality_student import narrow_student
 from benchmarks.replay import ReplayedTeacher, replayed_teacher
 from benchmarks.sample import captured, in_batches, sequences_of, single_windows, whole_documents
 from benchmarks.target_sample import target_settings
-from flows.progress import quiet_transformers
-from pipeline.cached_loss import LossSettings
-from pipeline.capture import batch_targets
-from pipeline.dataset import RowSetReader
-from pipeline.distillation_trainer import DistillationTrainer
-from pipeline.encoding import encode_rows
-from pipeline.evaluation import evaluate
-from pipeline.sparsify import make_sparsifier
-from pipeline.tokenization import TokenSequence
-from pipeline.trainer import training_arguments
-from storage.lake import Lake
-from storage.registry import find_recipe
-from storage.rowsets import RowSet
-from storage.shards import encode_shard
+from logitlake.flows.terminal.progress import quiet_transformers
+from logitlake.pipeline.capture.unit import batch_targets
+from logitlake.pipeline.evaluation.evaluate import evaluate
+from logitlake.pipeline.reading.reader import RowSetReader
+from logitlake.pipeline.targets.encoding import encode_rows
+from logitlake.pipeline.targets.sparsifiers import make_sparsifier
+from logitlake.pipeline.tokens.sequences import TokenSequence
+from logitlake.pipeline.training.distillation_trainer import DistillationTrainer
+from logitlake.pipeline.training.model_loss import LossSettings
+from logitlake.pipeline.training.train_student import training_arguments
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.row_sets.row_set import RowSet
+from logitlake.storage.shards.writing import encode_shard
+from logitlake.storage.writing.registry import find_recipe
 
 # On every machine, so that a cell does not depend on where it was trained.
 _DTYPE = "float32"

@@ -20,7 +20,7 @@ from benchmarks.captured import CACHE
 from benchmarks.harness import Arm, Benchmark, Measurements, Runs, run
 from benchmarks.lakes import FEW, lake_with, many_of, tokens_of
 from benchmarks.reporting import Reach, Summary, Table
-from storage.lake import Lake
+from logitlake.storage.lake.lake import Lake
 
 _REPEATS = 5
 _QUESTIONS = {

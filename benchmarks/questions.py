@@ -19,16 +19,16 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flows.capture_run import CaptureRun
-from flows.commands.demo import demo
-from flows.demo_settings import DemoPaths, demo_config
-from flows.demo_teacher import demo_teacher
-from flows.output import Format, print_rows, say
-from pipeline.config import Config
-from storage.client_lines import client_lines
-from storage.lake import Lake
-from storage.listings import listing
-from storage.location import LakeLocation
+from logitlake.flows.capture.run import CaptureRun
+from logitlake.flows.cli.commands.demo import demo
+from logitlake.flows.demo.settings import DemoPaths, demo_config
+from logitlake.flows.demo.teacher import demo_teacher
+from logitlake.flows.terminal.output import Format, print_rows, say
+from logitlake.pipeline.settings.models import Config
+from logitlake.storage.answers.listings import listing
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.sql.client_setup import client_lines
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "sql.md"
 COMMAND_LINE = Path(sysconfig.get_paths()["scripts"]) / "duckdb"
@@ -125,7 +125,13 @@ def cache_by_student(config: Config, folder: Path) -> None:
             run.commit(run.compute(number))
     if not measured:
         say("It is measured on the held-out documents.")
-        program = [sys.executable, "-c", "from flows.cli import main; main()", "evaluate", student["student_id"]]
+        program = [
+            sys.executable,
+            "-m",
+            "logitlake",
+            "evaluate",
+            student["student_id"],
+        ]
         place = ["--no-teacher", "--lake", str(config.lake.path)]
         subprocess.run([*program, *place], check=True, stdout=sys.stderr)
 

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from benchmarks.harness import Arm, Benchmark, Measurements, Runs, run
 from benchmarks.lakes import FEW, lake_with, many_of, tokens_of
 from benchmarks.reporting import Reach, Summary, Table
-from pipeline.dataset import RowSetReader, lake_fetch
-from pipeline.targets import TARGET_COLUMNS
-from storage.lake import Lake
-from storage.registry import find_recipe
-from storage.rowsets import resolve_row_set
+from logitlake.pipeline.reading.batches import TARGET_COLUMNS
+from logitlake.pipeline.reading.reader import RowSetReader, lake_fetch
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.row_sets.row_set import resolve_row_set
+from logitlake.storage.writing.registry import find_recipe
 
 _BATCH_SEQUENCES = 8
 _HALF = "doc_id < '8'"

@@ -17,16 +17,16 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.captured import CACHE, captured_lake
-from storage.commits import unit_id_of
-from storage.compaction import merge_small_tables
-from storage.creation import NAME
-from storage.identity import digest
-from storage.identity import recipe_id as id_of_recipe
-from storage.lake import Lake, Transaction
-from storage.location import LakeLocation
-from storage.registry import find_recipe, register_recipe
-from storage.schema import SEQUENCES, with_checksums
-from storage.shards import write_shard
+from logitlake.storage.identity import digest
+from logitlake.storage.identity import recipe_id as id_of_recipe
+from logitlake.storage.lake.creation import NAME
+from logitlake.storage.lake.lake import Lake, Transaction
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.schema import SEQUENCES, with_checksums
+from logitlake.storage.shards.writing import write_shard
+from logitlake.storage.upkeep.compaction import merge_small_tables
+from logitlake.storage.writing.commits import unit_id_of
+from logitlake.storage.writing.registry import find_recipe, register_recipe
 
 Unit = tuple[Mapping[str, Any], pa.Table]
 

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 from benchmarks.captured import CACHE, teacher_path
-from flows.progress import quiet_transformers
-from pipeline.config import TeacherSettings
-from pipeline.output_layer import ModelParts, take_apart
-from pipeline.planning import make_batches
-from pipeline.students import cut_layers
-from pipeline.teachers.dtype import resolve_dtype
-from pipeline.teachers.files import TeacherFiles, resolve_teacher
-from pipeline.tokenization import TokenSequence
-from storage.identity import digest
+from logitlake.flows.terminal.progress import quiet_transformers
+from logitlake.pipeline.capture.planning import make_batches
+from logitlake.pipeline.settings.models import TeacherSettings
+from logitlake.pipeline.students.initial_model import cut_layers
+from logitlake.pipeline.teachers.dtype import resolve_dtype
+from logitlake.pipeline.teachers.files import TeacherFiles, resolve_teacher
+from logitlake.pipeline.tokens.sequences import TokenSequence
+from logitlake.pipeline.training.output_layer import ModelParts, take_apart
+from logitlake.storage.identity import digest
 
 _BATCH_TOKENS = 4096
 _CHUNK_ROWS = 512

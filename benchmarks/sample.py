@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.captured import captured_lake
-from pipeline.arrow_lists import flat_lists
-from pipeline.tokenization import TokenSequence
-from storage.identity import digest
-from storage.lake import Lake
-from storage.schema import SEQUENCES
+from logitlake.pipeline.targets.arrow_lists import flat_lists
+from logitlake.pipeline.tokens.sequences import TokenSequence
+from logitlake.storage.identity import digest
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.schema import SEQUENCES
 
 SALT = b"benchmark sample"
 

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipeline.teachers.dtype import resolve_dtype
+from logitlake.pipeline.teachers.dtype import resolve_dtype
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _PACKAGES = ("torch", "transformers", "duckdb", "pyarrow", "numpy")

@@ -14,16 +14,16 @@ from benchmarks.harness import Measurements
 from benchmarks.replay import ReplayedTeacher
 from benchmarks.sample import in_batches
 from benchmarks.target_sample import GRADIENT_POSITIONS, target_sample, target_settings
-from pipeline.capture import batch_targets
-from pipeline.counter_random import document_keys, uniforms
-from pipeline.encoding import encode_rows
-from pipeline.sparsify import Sparsifier, make_sparsifier
-from pipeline.sparsify.blocks import Blocks
-from pipeline.sparsify.sparse import SparseTargets
-from pipeline.tokenization import TokenSequence
-from storage.lake import Lake
-from storage.registry import find_recipe
-from storage.shards import encode_shard
+from logitlake.pipeline.capture.unit import batch_targets
+from logitlake.pipeline.targets.counter_random import document_keys, uniforms
+from logitlake.pipeline.targets.encoding import encode_rows
+from logitlake.pipeline.targets.sparsifiers import Sparsifier, make_sparsifier
+from logitlake.pipeline.targets.sparsifiers.blocks import Blocks
+from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets
+from logitlake.pipeline.tokens.sequences import TokenSequence
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.shards.writing import encode_shard
+from logitlake.storage.writing.registry import find_recipe
 
 BATCH_TOKENS = 4096
 _DRAWS = 64

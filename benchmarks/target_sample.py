@@ -10,10 +10,10 @@ from benchmarks.captured import CACHE, benchmark_config
 from benchmarks.peers.rs_kd import draws_for
 from benchmarks.replay import ReplayedTeacher, replayed_teacher
 from benchmarks.sample import captured, sequences_of, whole_documents
-from pipeline.config import TargetSettings
-from pipeline.sparsify.blocks import Blocks
-from pipeline.sparsify.draw import draw_ids
-from pipeline.tokenization import TokenSequence
+from logitlake.pipeline.settings.models import TargetSettings
+from logitlake.pipeline.targets.sparsifiers.blocks import Blocks
+from logitlake.pipeline.targets.sparsifiers.draw import draw_ids
+from logitlake.pipeline.tokens.sequences import TokenSequence
 
 RS12 = "random 12 unique"
 # Of a gradient, in quick runs too: noise averages out over positions, bias does not, so angles depend on their number.

@@ -20,15 +20,15 @@ from benchmarks.demo_student import student_config
 from benchmarks.harness import Arm, Benchmark, Measurements, Runs, run
 from benchmarks.reporting import Reach, Summary, Table
 from benchmarks.training_peers import OnlineTrainer, PlainTrainer, StepTimes
-from flows.progress import quiet_transformers
-from pipeline.api import LossSettings, Rows, open_rows, sparse_divergence
-from pipeline.config import TeacherSettings, TrainingSettings
-from pipeline.distillation_trainer import DistillationTrainer
-from pipeline.lineage import find_parent
-from pipeline.students import make_student
-from pipeline.teachers.dtype import resolve_dtype
-from pipeline.teachers.files import TeacherFiles, resolve_teacher
-from pipeline.trainer import training_arguments
+from logitlake.flows.terminal.progress import quiet_transformers
+from logitlake.pipeline.api import LossSettings, Rows, open_rows, sparse_divergence
+from logitlake.pipeline.settings.models import TeacherSettings, TrainingSettings
+from logitlake.pipeline.students.identity import find_parent
+from logitlake.pipeline.students.initial_model import make_student
+from logitlake.pipeline.teachers.dtype import resolve_dtype
+from logitlake.pipeline.teachers.files import TeacherFiles, resolve_teacher
+from logitlake.pipeline.training.distillation_trainer import DistillationTrainer
+from logitlake.pipeline.training.train_student import training_arguments
 
 _WARM_STEPS = 2
 _LARGER = 10

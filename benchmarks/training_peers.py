@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from pipeline.dataset import RowSetReader
-from pipeline.targets import NO_LABEL, TargetBatch
+from logitlake.pipeline.reading.batches import NO_LABEL, TargetBatch
+from logitlake.pipeline.reading.reader import RowSetReader
 
 
 class PlainTrainer(Trainer):

@@ -1,6 +1,6 @@
 """The stable import path for people with a training loop of their own: the reader of a row set, and the loss.
 
-    from pipeline.api import LossSettings, model_loss, open_rows, take_apart
+    from logitlake.pipeline.api import LossSettings, model_loss, open_rows, take_apart
 
     rows = open_rows("lake", where="mean_entropy > 1", batch_sequences=8)
     parts = take_apart(model)
@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cached_loss import LossSettings, attach_loss, batch_inputs, detach_loss, model_loss
-from pipeline.dataset import Fetch, RowSetReader, lake_fetch
-from pipeline.decoding import CutMass, decode_targets
-from pipeline.losses import sparse_divergence, sparse_divergence_of_logits, sparse_divergence_through
-from pipeline.output_layer import ModelParts, take_apart
-from pipeline.targets import SparseTargets, TargetBatch, make_batch
-from storage.lake import Lake
-from storage.location import LakeLocation
-from storage.registry import find_recipe
-from storage.rowsets import RowSet, resolve_row_set
+from logitlake.pipeline.reading.batches import SparseTargets, TargetBatch, make_batch
+from logitlake.pipeline.reading.reader import Fetch, RowSetReader, lake_fetch
+from logitlake.pipeline.targets.decoding import CutMass, decode_targets
+from logitlake.pipeline.training.losses import sparse_divergence, sparse_divergence_of_logits, sparse_divergence_through
+from logitlake.pipeline.training.model_loss import LossSettings, attach_loss, batch_inputs, detach_loss, model_loss
+from logitlake.pipeline.training.output_layer import ModelParts, take_apart
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.row_sets.row_set import RowSet, resolve_row_set
+from logitlake.storage.writing.registry import find_recipe
 
 __all__ = [
     "Fetch",

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from storage.rowsets import RowSet
-from storage.schema import SEQUENCES, with_checksums
+from logitlake.storage.lake.schema import SEQUENCES, with_checksums
+from logitlake.storage.row_sets.row_set import RowSet
 
 if TYPE_CHECKING:
-    from pipeline.dataset import RowSetReader
+    from logitlake.pipeline.reading.reader import RowSetReader
 
 TINY_VOCAB = 211
 
@@ -144,7 +144,7 @@ class MemoryLake:
 
     def reader(self, weight: str | None = None, **options: Any) -> "RowSetReader":
         # Tests of the lake alone must not pay for torch.
-        from pipeline.dataset import RowSetReader
+        from logitlake.pipeline.reading.reader import RowSetReader
 
         return RowSetReader(self.row_set(weight), self.fetch, **{"batch_sequences": 4, "block_tokens": 60} | options)
 

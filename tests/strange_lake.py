@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from storage.commits import REJECTS, SOURCES, commit_unit
-from storage.identity import document_id
-from storage.identity import recipe_id as id_of_recipe
-from storage.lake import Lake
-from storage.location import LakeLocation
-from storage.promotions import promote, reject
-from storage.registry import note_run, register_recipe, register_student, register_vocabulary
-from storage.rowsets import register_row_set, resolve_row_set
-from storage.schema import SEQUENCES
-from storage.student_losses import LOSSES, record_losses
+from logitlake.storage.identity import document_id
+from logitlake.storage.identity import recipe_id as id_of_recipe
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.row_sets.row_set import register_row_set, resolve_row_set
+from logitlake.storage.students.losses import LOSSES, record_losses
+from logitlake.storage.students.promotions import promote, reject
+from logitlake.storage.writing.commits import REJECTS, SOURCES, commit_unit
+from logitlake.storage.writing.registry import note_run, register_recipe, register_student, register_vocabulary
 
 LEVELS = 64
 

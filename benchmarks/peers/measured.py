@@ -17,9 +17,9 @@ from benchmarks.peers.plain_parquet import plain_parquet
 from benchmarks.replay import ReplayedTeacher
 from benchmarks.sample import in_batches
 from benchmarks.target_sample import target_sample
-from pipeline.sparsify.blocks import Blocks
-from pipeline.sparsify.top_k import largest
-from pipeline.tokenization import TokenSequence
+from logitlake.pipeline.targets.sparsifiers.blocks import Blocks
+from logitlake.pipeline.targets.sparsifiers.top_k import largest
+from logitlake.pipeline.tokens.sequences import TokenSequence
 
 _TOP_K = 128
 _BATCH_TOKENS = 4096

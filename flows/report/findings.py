@@ -7,19 +7,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from flows.report.names import recipe_names
-from storage.lake import Lake
-from storage.report import distributions, fidelity, holdings
-from storage.report.passages import Passage, passages, token_texts
-from storage.report.sample import POSITIONS, Sample, take_sample
-from storage.report.students import hardest_documents, students
+from logitlake.flows.report.names import recipe_names
+from logitlake.storage.answers.report import distributions, fidelity, holdings
+from logitlake.storage.answers.report.passages import Passage, passages, token_texts
+from logitlake.storage.answers.report.sample import POSITIONS, Sample, take_sample
+from logitlake.storage.answers.report.students import hardest_documents, students
+from logitlake.storage.lake.lake import Lake
 
 Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """The answers of `storage.report`, each as rows; `names` are those of the recipes by id."""
+    """The answers of `logitlake.storage.answers.report`, each as rows; `names` are those of the recipes by id."""
 
     lake: str
     written_at: datetime

@@ -1,6 +1,6 @@
 """Text of documents on a page: white space is marked, and what has no glyph or turns a line around is written out."""
 
-from flows.visible import visible
+from logitlake.flows.terminal.visible import visible
 
 _LONGEST = 48
 _MARKS = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})

@@ -16,17 +16,17 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from flows.output import readable
-from flows.report.blocks import Section
-from flows.report.findings import Findings, find_out
-from flows.report.sections.cost import cost_section
-from flows.report.sections.distributions import distributions_section
-from flows.report.sections.fidelity import fidelity_section
-from flows.report.sections.holdings import holdings_section
-from flows.report.sections.passages import passages_section
-from flows.report.sections.size import size_section
-from flows.report.sections.students import students_section
-from storage.lake import Lake
+from logitlake.flows.report.blocks import Section
+from logitlake.flows.report.findings import Findings, find_out
+from logitlake.flows.report.sections.cost import cost_section
+from logitlake.flows.report.sections.distributions import distributions_section
+from logitlake.flows.report.sections.fidelity import fidelity_section
+from logitlake.flows.report.sections.holdings import holdings_section
+from logitlake.flows.report.sections.passages import passages_section
+from logitlake.flows.report.sections.size import size_section
+from logitlake.flows.report.sections.students import students_section
+from logitlake.flows.terminal.output import readable
+from logitlake.storage.lake.lake import Lake
 
 SECTIONS = (
     holdings_section,
@@ -76,7 +76,7 @@ def render(found: Findings) -> str:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("flows.report"),
+        loader=PackageLoader("logitlake.flows.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -108,7 +108,7 @@ def _plotting() -> str:
 
 @cache
 def _own(name: str) -> str:
-    return files("flows.report").joinpath("templates", name).read_text(encoding="utf-8")
+    return files("logitlake.flows.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _for_script(value: Any) -> Markup:

@@ -1,6 +1,6 @@
 """How the page says what it looked at."""
 
-from storage.report.sample import Sample
+from logitlake.storage.answers.report.sample import Sample
 
 
 def about_the_sample(sample: Sample) -> str:

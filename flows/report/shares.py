@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from flows.report import charts
+from logitlake.flows.report import charts
 
 _BAR_GAP = 0.08
 

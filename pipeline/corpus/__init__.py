@@ -1,8 +1,8 @@
 """Readers: a corpus in, a stream of documents and rejects out."""
 
-from pipeline.corpus.document import Chat, Content, Document, Pair, Reject, RejectReason
-from pipeline.corpus.readers import READERS, read_corpus
-from pipeline.corpus.rejects import guard_rejects
+from logitlake.pipeline.corpus.document import Chat, Content, Document, Pair, Reject, RejectReason
+from logitlake.pipeline.corpus.readers.registry import READERS, read_corpus
+from logitlake.pipeline.corpus.rejects import guard_rejects
 
 __all__ = [
     "READERS",

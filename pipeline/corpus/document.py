@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from pipeline.config import CorpusSettings
-from storage.identity import document_id
+from logitlake.pipeline.settings.models import CorpusSettings
+from logitlake.storage.identity import document_id
 
 
 class RejectReason(StrEnum):

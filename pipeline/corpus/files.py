@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from storage.errors import CorpusError
+from logitlake.storage.errors import CorpusError
 
 _VISIBLE = r"(?!\.)"
 

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from pipeline.config import CorpusSettings
-from pipeline.corpus.document import Document, Reject
-from storage.errors import CorpusError
+from logitlake.pipeline.corpus.document import Document, Reject
+from logitlake.pipeline.settings.models import CorpusSettings
+from logitlake.storage.errors import CorpusError
 
 
 class RejectGuard:

@@ -2,7 +2,7 @@
 
 import torch
 
-from storage.errors import SettingsError
+from logitlake.storage.errors import SettingsError
 
 _IN_ORDER = ("cuda", "npu", "mps", "xpu")
 

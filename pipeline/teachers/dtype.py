@@ -15,7 +15,7 @@ def resolve_dtype(dtype: str, device: str) -> str:
     if device == "cpu" or (device == "auto" and not _accelerator_in_sight()):
         return "bfloat16" if _cpu_has_bfloat16() else "float32"
     # Only now does the answer need the driver, and torch to ask it.
-    from pipeline.teachers.devices import device_has_bfloat16, resolve_device
+    from logitlake.pipeline.teachers.devices import device_has_bfloat16, resolve_device
 
     chosen = resolve_device(device)
     has_it = _cpu_has_bfloat16() if chosen.type == "cpu" else device_has_bfloat16(chosen)

@@ -12,9 +12,9 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from pipeline.config import TeacherSettings
-from pipeline.fingerprints import hash_adapter, hash_weights
-from storage.errors import SettingsError
+from logitlake.pipeline.settings.models import TeacherSettings
+from logitlake.pipeline.teachers.fingerprints import hash_adapter, hash_weights
+from logitlake.storage.errors import SettingsError
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
@@ -60,7 +60,7 @@ def _directory(settings: TeacherSettings) -> Path:
     if gguf is None:
         return _local_or_hub(settings.model, settings.revision, "teacher.model", _patterns(settings))
     # Conversion needs torch and transformers: nothing else here does.
-    from pipeline.teachers.gguf import convert_gguf
+    from logitlake.pipeline.teachers.gguf import convert_gguf
 
     return convert_gguf(gguf)
 

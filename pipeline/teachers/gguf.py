@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from pipeline.fingerprints import cache_directory
-from storage.errors import SettingsError
-from storage.identity import digest
+from logitlake.pipeline.teachers.fingerprints import cache_directory
+from logitlake.storage.errors import SettingsError
+from logitlake.storage.identity import digest
 
 
 def convert_gguf(path: Path) -> Path:

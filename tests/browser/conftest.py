@@ -11,9 +11,9 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
-from flows.report.page import write_report
-from storage.lake import Lake
-from storage.location import LakeLocation
+from logitlake.flows.report.page import write_report
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
 from tests.strange_lake import make_strange_lake
 
 # A container's root needs --no-sandbox; the others keep the browser from calling anybody by itself.

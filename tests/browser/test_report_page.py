@@ -7,7 +7,7 @@ import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from storage.identity import recipe_id as id_of_recipe
+from logitlake.storage.identity import recipe_id as id_of_recipe
 from tests.browser.conftest import Page
 from tests.strange_lake import CORPORA, RECIPES
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from storage.failpoints import ENVIRONMENT_VARIABLE, FAILPOINTS
-from storage.lake import Lake
-from storage.location import LakeLocation
-from storage.rebuild import rebuild
-from storage.verify import verify
+from logitlake.storage.failpoints import ENVIRONMENT_VARIABLE, FAILPOINTS
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.upkeep.rebuild import rebuild
+from logitlake.storage.upkeep.verify import verify
 
 UNITS = 3
 
@@ -26,12 +26,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from storage.commits import commit_unit
-from storage.identity import document_id, recipe_id
-from storage.lake import Lake
-from storage.location import LakeLocation
-from storage.registry import register_recipe
-from storage.schema import SEQUENCES
+from logitlake.storage.writing.commits import commit_unit
+from logitlake.storage.identity import document_id, recipe_id
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.writing.registry import register_recipe
+from logitlake.storage.lake.schema import SEQUENCES
 
 directory, n_units = Path(sys.argv[1]), int(sys.argv[2])
 recipe = {"teacher": {"name": "tiny"}, "tokenizer": "t", "sparsifier": {"name": "varopt"}, "temperature": 1.0}

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import typer
 
-from flows.cli import app
-from flows.command_table import entries
-from storage import errors
+from logitlake.flows.cli.app import app
+from logitlake.flows.cli.command_table import entries
+from logitlake.storage import errors
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")

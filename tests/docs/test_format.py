@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from storage.identity import document_id, recipe_id
-from storage.schema import FORMAT_VERSION, SEQUENCES, with_checksums
-from storage.shards import encode_shard
+from logitlake.storage.identity import document_id, recipe_id
+from logitlake.storage.lake.schema import FORMAT_VERSION, SEQUENCES, with_checksums
+from logitlake.storage.shards.writing import encode_shard
 
 PAGE = Path("docs/format.md").read_text(encoding="utf-8")
 RECIPE = {"teacher": {"name": "tiny"}, "temperature": 1.0}
@@ -89,6 +89,6 @@ def test_the_page_names_every_column_and_the_format_version():
 
 
 def test_the_page_names_every_view():
-    views = Path("storage/views.sql").read_text(encoding="utf-8")
+    views = Path("storage/lake/views.sql").read_text(encoding="utf-8")
     names = re.findall(r"CREATE OR REPLACE (?:VIEW|MACRO) (\w+)", views)
     assert [name for name in names if f"`{name}" not in PAGE] == []

@@ -10,14 +10,14 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pipeline.config import Config
-from storage.commits import commit_unit
-from storage.identity import recipe_id as id_of_recipe
-from storage.lake import Lake
-from storage.location import LakeLocation
-from storage.query import query
-from storage.registry import register_recipe, register_vocabulary
-from storage.schema import SEQUENCES
+from logitlake.pipeline.settings.models import Config
+from logitlake.storage.identity import recipe_id as id_of_recipe
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.sql.session import query
+from logitlake.storage.writing.commits import commit_unit
+from logitlake.storage.writing.registry import register_recipe, register_vocabulary
 
 README = Path("README.md").read_text(encoding="utf-8")
 VOCABULARY = 211

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import yaml
 
-from flows.config_reference import documented_yaml
-from flows.settings_tables import with_tables
-from pipeline.config import Config
+from logitlake.pipeline.settings.models import Config
+from logitlake.pipeline.settings.reference import with_tables
+from logitlake.pipeline.settings.yaml_file import documented_yaml
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
 
 
 def test_the_tables_are_those_of_the_models() -> None:
-    assert with_tables(PAGE) == PAGE, "out of date: python -m flows.settings_tables docs/configuration.md"
+    assert with_tables(PAGE) == PAGE, (
+        "out of date: python -m logitlake.pipeline.settings.reference docs/configuration.md"
+    )
 
 
 def test_the_example_is_valid() -> None:

@@ -8,16 +8,16 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.questions import COMMAND_LINE, ask, questions
-from storage.commits import SOURCES, commit_unit
-from storage.dictionary import with_dictionary
-from storage.identity import recipe_id as id_of_recipe
-from storage.lake import Lake
-from storage.location import LakeLocation
-from storage.query import ReadSession
-from storage.registry import register_recipe, register_student, register_vocabulary
-from storage.rowsets import register_row_set, resolve_row_set
-from storage.schema import SEQUENCES
-from storage.student_losses import LOSSES, record_losses
+from logitlake.storage.identity import recipe_id as id_of_recipe
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.row_sets.row_set import register_row_set, resolve_row_set
+from logitlake.storage.sql.reference import with_dictionary
+from logitlake.storage.sql.session import ReadSession
+from logitlake.storage.students.losses import LOSSES, record_losses
+from logitlake.storage.writing.commits import SOURCES, commit_unit
+from logitlake.storage.writing.registry import register_recipe, register_student, register_vocabulary
 
 PAGE = Path("docs/sql.md").read_text(encoding="utf-8")
 VOCABULARY = 20
@@ -65,7 +65,7 @@ def location(tmp_path_factory: pytest.TempPathFactory, make_rows: Any) -> LakeLo
 
 
 def test_the_reference_of_views_and_columns_is_that_of_the_lake() -> None:
-    assert with_dictionary(PAGE) == PAGE, "out of date: python -m storage.dictionary docs/sql.md"
+    assert with_dictionary(PAGE) == PAGE, "out of date: python -m logitlake.storage.sql.reference docs/sql.md"
     assert "| `tv_at_least` |" in PAGE
 
 
@@ -89,7 +89,7 @@ def test_the_command_line_can_not_write_to_a_lake_that_it_was_shown(location: La
 
 
 def test_the_command_line_sees_views_under_another_alias(location: LakeLocation) -> None:
-    from storage.client_lines import client_lines
+    from logitlake.storage.sql.client_setup import client_lines
 
     lines = "\n".join(client_lines(location)).replace("AS lake (", "AS other (").replace("USE lake;", "USE other;")
     command = [str(COMMAND_LINE), "-no-init", "-bail", "-csv"]

@@ -12,16 +12,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.commits import commit_unit
-from storage.forgetting import forget
-from storage.identity import document_id
-from storage.identity import recipe_id as id_of_recipe
-from storage.lake import Lake
-from storage.location import LakeLocation
-from storage.promotions import promote
-from storage.registry import register_recipe, register_student, register_vocabulary
-from storage.rowsets import register_row_set, resolve_row_set
-from storage.schema import FORMAT_VERSION, SEQUENCES
+from logitlake.storage.identity import document_id
+from logitlake.storage.identity import recipe_id as id_of_recipe
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.schema import FORMAT_VERSION, SEQUENCES
+from logitlake.storage.row_sets.row_set import register_row_set, resolve_row_set
+from logitlake.storage.students.promotions import promote
+from logitlake.storage.upkeep.forgetting import forget
+from logitlake.storage.writing.commits import commit_unit
+from logitlake.storage.writing.registry import register_recipe, register_student, register_vocabulary
 
 HERE = Path(__file__).resolve().parent
 RECIPES: tuple[dict[str, Any], ...] = tuple(

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from storage.forgetting import forget
-from storage.identity import document_id
-from storage.lake import Lake
-from storage.location import LakeLocation
-from storage.rebuild import rebuild
-from storage.rowsets import read_again
-from storage.schema import FORMAT_VERSION
-from storage.verify import verify
+from logitlake.storage.identity import document_id
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.schema import FORMAT_VERSION
+from logitlake.storage.row_sets.row_set import read_again
+from logitlake.storage.upkeep.forgetting import forget
+from logitlake.storage.upkeep.rebuild import rebuild
+from logitlake.storage.upkeep.verify import verify
 
 GOLDEN = Path(__file__).resolve().parent
 answers = runpy.run_path(str(GOLDEN / "make.py"))["answers"]

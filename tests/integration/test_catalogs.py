@@ -12,19 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.questions import COMMAND_LINE
-from storage.client_lines import client_lines
-from storage.commits import commit_unit
-from storage.compaction import compact, plan_compaction
-from storage.forgetting import forget
-from storage.identity import document_id, recipe_id
-from storage.lake import Lake
-from storage.location import LakeLocation
-from storage.query import ReadSession, query
-from storage.registry import note_run, register_recipe, register_vocabulary
-from storage.rowsets import fetch, resolve_row_set
-from storage.schema import SEQUENCES
-from storage.sweeping import sweep
-from storage.verify import verify
+from logitlake.storage.identity import document_id, recipe_id
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.row_sets.row_set import fetch, resolve_row_set
+from logitlake.storage.sql.client_setup import client_lines
+from logitlake.storage.sql.session import ReadSession, query
+from logitlake.storage.upkeep.compaction import compact, plan_compaction
+from logitlake.storage.upkeep.forgetting import forget
+from logitlake.storage.upkeep.sweeping import sweep
+from logitlake.storage.upkeep.verify import verify
+from logitlake.storage.writing.commits import commit_unit
+from logitlake.storage.writing.registry import note_run, register_recipe, register_vocabulary
 
 pytestmark = pytest.mark.slow
 

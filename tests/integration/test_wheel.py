@@ -64,10 +64,12 @@ def run(environment: Path, command: list[str], cwd: Path) -> subprocess.Complete
 
 def test_the_wheel_holds_the_code_the_sql_and_the_licence_and_no_tests(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"flows", "pipeline", "storage"}
-    assert {"storage/views.sql", "storage/tables.sql", "flows/prefect.yaml"} <= set(names)
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"logitlake"}
+    assert {
+        f"logitlake/{name}" for name in ("storage/lake/views.sql", "storage/lake/tables.sql", "flows/prefect.yaml")
+    } <= set(names)
     page = ("page.html.j2", "blocks.html.j2", "passages.html.j2", "lineage.html.j2", "report.css", "report.js")
-    assert {f"flows/report/templates/{name}" for name in page} <= set(names)
+    assert {f"logitlake/flows/report/templates/{name}" for name in page} <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
 
 
@@ -83,7 +85,8 @@ def test_the_command_works_from_a_directory_with_foreign_folders(environment: Pa
 
 def test_a_lake_is_made_and_asked_by_the_installed_command(environment: Path, foreign: Path) -> None:
     script = (
-        "from pathlib import Path; from storage.lake import Lake; from storage.location import LakeLocation; "
+        "from pathlib import Path; from logitlake.storage.lake.lake import Lake; "
+        "from logitlake.storage.lake.location import LakeLocation; "
         "Lake.create(LakeLocation.resolve(Path('lake')), held_out_salt='s', held_out_share=0.1).close()"
     )
     # -P keeps the current directory out of the path, as an installed command does by itself.
@@ -94,7 +97,8 @@ def test_a_lake_is_made_and_asked_by_the_installed_command(environment: Path, fo
 
 
 def test_no_module_is_imported_from_this_checkout(environment: Path, tmp_path: Path) -> None:
-    script = "import flows.cli, pipeline.api, storage.lake; print(flows.cli.__file__, storage.lake.__file__)"
+    modules = ("logitlake.flows.cli.app", "logitlake.pipeline.api", "logitlake.storage.lake.lake")
+    script = f"import {', '.join(modules)}; print({'.__file__, '.join(modules)}.__file__)"
     done = run(environment, ["python", "-c", script], tmp_path)
     assert done.returncode == 0, done.stderr
     assert all(path.startswith(str(environment)) for path in done.stdout.split()), done.stdout

@@ -10,14 +10,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from storage.commits import commit_unit
-from storage.creation import NAME
-from storage.identity import document_id, recipe_id
-from storage.lake import Lake
-from storage.location import LakeLocation
-from storage.rebuild import rebuild
-from storage.registry import register_recipe
-from storage.schema import SEQUENCES
+from logitlake.storage.identity import document_id, recipe_id
+from logitlake.storage.lake.creation import NAME
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.upkeep.rebuild import rebuild
+from logitlake.storage.writing.commits import commit_unit
+from logitlake.storage.writing.registry import register_recipe
 
 RECIPES: list[dict[str, Any]] = [
     {"teacher": {"name": "tiny"}, "tokenizer": "t", "sparsifier": {"name": "varopt"}, "temperature": temperature}

@@ -4,10 +4,10 @@ from typing import Any
 
 import altair as alt
 
-from flows.quantities import duration_text
-from flows.report import charts
-from flows.report.blocks import Chart, Figure, Row, Section, Table
-from flows.report.findings import Findings
+from logitlake.flows.report import charts
+from logitlake.flows.report.blocks import Chart, Figure, Row, Section, Table
+from logitlake.flows.report.findings import Findings
+from logitlake.flows.terminal.quantities import duration_text
 
 _PASSES = 10
 _UNITS = ((86_400, "days"), (3_600, "hours"), (60, "minutes"))

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from flows.report.blocks import Chart, Row, Section, Table
-from flows.report.findings import Findings
-from flows.report.sampled import about_the_sample
-from flows.report.shares import share_chart
-from storage.report.distributions import BIN_NATS, LAST_BIN_NATS
+from logitlake.flows.report.blocks import Chart, Row, Section, Table
+from logitlake.flows.report.findings import Findings
+from logitlake.flows.report.sampled import about_the_sample
+from logitlake.flows.report.shares import share_chart
+from logitlake.storage.answers.report.distributions import BIN_NATS, LAST_BIN_NATS
 
 _MEASURES = {
     "entropy": "Entropy: how unsure the teacher was before the token",

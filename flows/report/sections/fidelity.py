@@ -5,12 +5,12 @@ from typing import Any
 
 import altair as alt
 
-from flows.report import charts
-from flows.report.blocks import Chart, Row, Section, Table
-from flows.report.findings import Findings
-from flows.report.sampled import about_the_sample
-from flows.report.shares import share_chart
-from storage.report.fidelity import CALIBRATION_BINS
+from logitlake.flows.report import charts
+from logitlake.flows.report.blocks import Chart, Row, Section, Table
+from logitlake.flows.report.findings import Findings
+from logitlake.flows.report.sampled import about_the_sample
+from logitlake.flows.report.shares import share_chart
+from logitlake.storage.answers.report.fidelity import CALIBRATION_BINS
 
 _MOST_ENTRIES = 40
 _UNBIASED = {"varopt", "random"}

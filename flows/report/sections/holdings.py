@@ -5,11 +5,11 @@ from typing import Any
 
 import altair as alt
 
-from flows.quantities import bytes_text, duration_text
-from flows.report import charts
-from flows.report.blocks import Chart, Figure, Row, Section, Table
-from flows.report.figures import big
-from flows.report.findings import Findings
+from logitlake.flows.report import charts
+from logitlake.flows.report.blocks import Chart, Figure, Row, Section, Table
+from logitlake.flows.report.figures import big
+from logitlake.flows.report.findings import Findings
+from logitlake.flows.terminal.quantities import bytes_text, duration_text
 
 
 def holdings_section(found: Findings) -> Section:

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from flows.report.blocks import Section
-from flows.report.findings import Findings
-from flows.report.marks import passage_text, token_text
-from flows.report.sampled import about_the_sample
-from pipeline.token_text import decoded
-from storage.report.passages import SPAN, Passage, PassageToken
+from logitlake.flows.report.blocks import Section
+from logitlake.flows.report.findings import Findings
+from logitlake.flows.report.marks import passage_text, token_text
+from logitlake.flows.report.sampled import about_the_sample
+from logitlake.pipeline.tokens.token_text import decoded
+from logitlake.storage.answers.report.passages import SPAN, Passage, PassageToken
 
 # Surprise in nats from which a token has the next stronger colour.
 SHADES = (1.0, 2.0, 4.0, 6.0, 8.0)

@@ -4,10 +4,10 @@ from typing import Any
 
 import altair as alt
 
-from flows.report import charts
-from flows.report.blocks import Chart, Figure, Row, Section, Table
-from flows.report.findings import Findings
-from flows.report.peers import PEERS
+from logitlake.flows.report import charts
+from logitlake.flows.report.blocks import Chart, Figure, Row, Section, Table
+from logitlake.flows.report.findings import Findings
+from logitlake.flows.report.peers import PEERS
 
 _ROW_PIXELS = 38
 

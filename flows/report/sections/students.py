@@ -4,9 +4,9 @@ from typing import Any
 
 import altair as alt
 
-from flows.report import charts
-from flows.report.blocks import Chart, Row, Section, Table
-from flows.report.findings import Findings
+from logitlake.flows.report import charts
+from logitlake.flows.report.blocks import Chart, Row, Section, Table
+from logitlake.flows.report.findings import Findings
 
 _SHORT = 8
 _MEASURES = {

@@ -20,11 +20,11 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from flows.automations import arrange_automations
-from flows.config_reference import documented_yaml
-from flows.local_server import local_server
-from pipeline.config import Config, ScheduleSettings
-from storage.failpoints import ENVIRONMENT_VARIABLE
+from logitlake.flows.serve.automations import arrange_automations
+from logitlake.flows.serve.local_server import local_server
+from logitlake.pipeline.settings.models import Config, ScheduleSettings
+from logitlake.pipeline.settings.yaml_file import documented_yaml
+from logitlake.storage.failpoints import ENVIRONMENT_VARIABLE
 
 SENTENCES = ("the cat sat on the mat", "the dog sat on the log", "a small text for a small vocabulary")
 
@@ -32,9 +32,17 @@ SENTENCES = ("the cat sat on the mat", "the dog sat on the log", "a small text f
 TEMPLATE = """
 import atexit, json, os, sys, traceback
 import torch
-import flows.automations, flows.capture, flows.maintain, flows.redistill, flows.evaluation_run
-import pipeline.capture, pipeline.evaluation, pipeline.students, pipeline.teachers.transformers, pipeline.trainer
-from flows.cli import main
+import logitlake.flows.serve.automations
+import logitlake.flows.capture.flow
+import logitlake.flows.maintain.flow
+import logitlake.flows.redistill.flow
+import logitlake.flows.distill.evaluation
+import logitlake.pipeline.capture.unit
+import logitlake.pipeline.evaluation.evaluate
+import logitlake.pipeline.students.initial_model
+import logitlake.pipeline.teachers.engines.transformers_engine
+import logitlake.pipeline.training.train_student
+from logitlake.flows.cli.app import main
 
 torch.set_num_threads(1)
 for line in sys.stdin:

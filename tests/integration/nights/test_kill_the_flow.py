@@ -8,10 +8,10 @@ import httpx
 import pytest
 
 from benchmarks.nights import computed_twice, finished_nights
-from flows.options import location_of
-from pipeline.config import Config
-from storage.lake import Lake
-from storage.verify import verify
+from logitlake.flows.settings import location_of
+from logitlake.pipeline.settings.models import Config
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.upkeep.verify import verify
 
 pytestmark = pytest.mark.slow
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from benchmarks.nights import computed_twice, finished_nights
-from flows.config_reference import documented_yaml
-from flows.limits import TEACHERS
-from flows.local_server import answers
-from pipeline.config import Config
+from logitlake.flows.runtime.limits import TEACHERS
+from logitlake.flows.serve.local_server import answers
+from logitlake.pipeline.settings.models import Config
+from logitlake.pipeline.settings.yaml_file import documented_yaml
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def served(config: Config, tmp_path: Path, free_port: int) -> Iterator["subproce
     (tmp_path / "home").mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment |= {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path.cwd())}
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "serve"]
+    command = [sys.executable, "-m", "logitlake", "serve"]
     with (tmp_path / "serve.log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.nights import Stage, play
-from pipeline.config import Config
-from storage.lake import Lake
-from storage.location import LakeLocation
-from storage.verify import verify
+from logitlake.pipeline.settings.models import Config
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.upkeep.verify import verify
 
 pytestmark = pytest.mark.slow
 

@@ -16,10 +16,10 @@ from benchmarks.estimates import (
     squared_error,
     value_at,
 )
-from pipeline.config import TargetSettings
-from pipeline.counter_random import document_keys, uniforms
-from pipeline.sparsify import make_sparsifier
-from pipeline.sparsify.blocks import Blocks
+from logitlake.pipeline.settings.models import TargetSettings
+from logitlake.pipeline.targets.counter_random import document_keys, uniforms
+from logitlake.pipeline.targets.sparsifiers import make_sparsifier
+from logitlake.pipeline.targets.sparsifiers.blocks import Blocks
 
 P, V = 24, 300
 

@@ -10,9 +10,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.full_logits import FullLogitsTrainer, place_rows
 from benchmarks.quality_training import memory_reader
 from benchmarks.replay import ReplayedTeacher
-from pipeline.config import TrainingSettings
-from pipeline.tokenization import TokenSequence
-from pipeline.trainer import training_arguments
+from logitlake.pipeline.settings.models import TrainingSettings
+from logitlake.pipeline.tokens.sequences import TokenSequence
+from logitlake.pipeline.training.train_student import training_arguments
 
 V, D, LENGTHS = 60, 16, (9, 5, 7, 6)
 

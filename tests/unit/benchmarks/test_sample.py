@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.sample import in_batches, sequences_of, single_windows, whole_documents
-from pipeline.tokenization import TokenSequence
+from logitlake.pipeline.tokens.sequences import TokenSequence
 
 
 def rows() -> pa.Table:

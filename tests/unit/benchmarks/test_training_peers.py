@@ -3,7 +3,7 @@
 import torch
 
 from benchmarks.training_peers import labelled
-from pipeline.targets import NO_LABEL, SparseTargets, TargetBatch
+from logitlake.pipeline.reading.batches import NO_LABEL, SparseTargets, TargetBatch
 
 
 def test_labels_stand_where_a_language_model_shifts_them_from() -> None:

@@ -11,10 +11,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner, Result
 
-from flows.capture_report import CaptureReport
-from flows.capture_run import CaptureRun
-from flows.cli import app
-from pipeline.config import Config
+from logitlake.flows.capture.run import CaptureRun
+from logitlake.flows.cli.app import app
+from logitlake.flows.reports import CaptureReport
+from logitlake.pipeline.settings.models import Config
 
 SENTENCES = ("the cat sat on the mat", "the dog sat on the log", "a small text for a small vocabulary")
 

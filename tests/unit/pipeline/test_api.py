@@ -6,17 +6,17 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import pipeline.api as api
-from pipeline.evaluation import evaluate, held_out_rows
-from pipeline.row_order import LENGTH_GROUP
-from storage.commits import commit_unit
-from storage.compaction import merge_small_tables
-from storage.errors import LakeError, SettingsError
-from storage.identity import document_id, held_out
-from storage.lake import Lake
-from storage.location import LakeLocation
-from storage.registry import note_run, register_recipe
-from storage.sweeping import sweep
+import logitlake.pipeline.api as api
+from logitlake.pipeline.evaluation.evaluate import evaluate, held_out_rows
+from logitlake.pipeline.reading.row_order import LENGTH_GROUP
+from logitlake.storage.errors import LakeError, SettingsError
+from logitlake.storage.identity import document_id, held_out
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.upkeep.compaction import merge_small_tables
+from logitlake.storage.upkeep.sweeping import sweep
+from logitlake.storage.writing.commits import commit_unit
+from logitlake.storage.writing.registry import note_run, register_recipe
 
 RECIPE = {
     "teacher": {"name": "llama-1M", "weights": "w" * 32, "adapter": None},

@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from storage.identity import document_id
-from storage.identity import recipe_id as id_of_recipe
-from storage.lake import Lake
-from storage.location import LakeLocation
-from storage.schema import SEQUENCES
+from logitlake.storage.identity import document_id
+from logitlake.storage.identity import recipe_id as id_of_recipe
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.schema import SEQUENCES
 
 RECIPE: dict[str, Any] = {
     "teacher": {"name": "tiny", "hash": "t"},

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.identity import canonical_json, digest, document_id, held_out, held_out_bound, recipe_id
+from logitlake.storage.identity import canonical_json, digest, document_id, held_out, held_out_bound, recipe_id
 
 
 def test_ids_written_down_once_never_change():
@@ -18,7 +18,7 @@ def test_ids_written_down_once_never_change():
 
 def test_ids_do_not_depend_on_the_process():
     """Python's own hash is salted per process; ours must not be."""
-    code = "from storage.identity import document_id; print(document_id('hello'))"
+    code = "from logitlake.storage.identity import document_id; print(document_id('hello'))"
     runs = {
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}

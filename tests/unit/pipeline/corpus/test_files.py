@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.corpus.files import corpus_files
+from logitlake.pipeline.corpus.files import corpus_files
 
 TREE = [
     "a.py",

@@ -1,9 +1,9 @@
 import pytest
 
-from pipeline.config import CorpusSettings
-from pipeline.corpus import Document, Reject, RejectReason, guard_rejects
-from pipeline.corpus.rejects import RejectGuard
-from storage.errors import CorpusError
+from logitlake.pipeline.corpus import Document, Reject, RejectReason, guard_rejects
+from logitlake.pipeline.corpus.rejects import RejectGuard
+from logitlake.pipeline.settings.models import CorpusSettings
+from logitlake.storage.errors import CorpusError
 
 GOOD = Document("d", "text", "c", "a.jsonl", 1)
 BAD = Reject("c", "a.jsonl", 2, RejectReason.BAD_JSON, "unexpected end")

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.teachers import dtype
-from pipeline.teachers.devices import resolve_device
-from storage.errors import SettingsError
+from logitlake.pipeline.teachers import dtype
+from logitlake.pipeline.teachers.devices import resolve_device
+from logitlake.storage.errors import SettingsError
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16", "float32"])

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pipeline.config import TeacherSettings
-from pipeline.teachers.files import resolve_teacher
-from storage.errors import SettingsError
+from logitlake.pipeline.settings.models import TeacherSettings
+from logitlake.pipeline.teachers.files import resolve_teacher
+from logitlake.storage.errors import SettingsError
 
 
 @pytest.fixture(autouse=True)

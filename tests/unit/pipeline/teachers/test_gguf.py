@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import TeacherSettings
-from pipeline.teachers.files import resolve_teacher
-from pipeline.teachers.gguf import convert_gguf
-from pipeline.teachers.transformers import load_teacher
-from pipeline.tokenizer import TextTokenizer
-from storage.errors import SettingsError
+from logitlake.pipeline.settings.models import TeacherSettings
+from logitlake.pipeline.teachers.engines.transformers_engine import load_teacher
+from logitlake.pipeline.teachers.files import resolve_teacher
+from logitlake.pipeline.teachers.gguf import convert_gguf
+from logitlake.pipeline.tokens.tokenizer import TextTokenizer
+from logitlake.storage.errors import SettingsError
 
 LAYER = {
     "attn_q": (32, 32),

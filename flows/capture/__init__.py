@@ -1,0 +1,1 @@
+"""The teacher flow: what is missing, work units, the run and its Prefect flow."""

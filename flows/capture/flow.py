@@ -1,0 +1,104 @@
+"""The teacher flow: plan → run → commit → report. One task computes one work unit, one task commits it.
+
+The commit of a unit runs beside the computation of the next, one at a time. The lake decides what is done; Prefect
+retries, limits and shows. No array passes through a task result: rows wait in the run until they are committed.
+"""
+
+from contextlib import ExitStack
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
+from prefect.tasks import exponential_backoff
+
+from logitlake.flows.capture.run import CaptureRun
+from logitlake.flows.reports import CaptureReport
+from logitlake.flows.runtime.artifacts import ProgressArtifact, named_rows, table_artifact
+from logitlake.flows.runtime.limits import one_teacher
+from logitlake.flows.runtime.metrics import record_capture
+from logitlake.flows.runtime.retries import worth_retrying
+from logitlake.flows.runtime.run_names import last_commit, settings_of_run
+from logitlake.flows.terminal.comparison import comparison_rows
+from logitlake.flows.terminal.pace import Pace
+from logitlake.flows.terminal.progress import Bar, progress_bar
+from logitlake.flows.terminal.quantities import bytes_text
+from logitlake.pipeline.settings.models import Config
+
+_RETRY: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=5),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": worth_retrying,
+}
+
+
+@task(name="compute", task_run_name="compute-{number}", **_RETRY)
+def compute(run: CaptureRun, number: int) -> int:
+    """Run the teacher over one work unit."""
+    return run.compute(number)
+
+
+@task(name="commit", task_run_name="commit-{number}", **_RETRY)
+def commit(run: CaptureRun, number: int) -> int:
+    """Commit one work unit; returns the commit number."""
+    return run.commit(number).commit_number
+
+
+def _run_name() -> str:
+    """Which teacher, and what the lake had seen when the run began."""
+    config = settings_of_run()
+    teacher = config.teacher.model.rstrip("/").split("/")[-1] if config.teacher else "no teacher"
+    return f"{teacher} after commit {last_commit(config)}"
+
+
+@flow(name="capture", flow_run_name=_run_name)
+def capture(config: Config, patience: float = 0.0) -> CaptureReport:
+    """Run the teacher over what the lake does not hold, unit by unit. Raises what the last retry of a task raised.
+
+    Another capture of this lake is waited for, so many seconds.
+
+    A place among the teachers of the server is taken when the first unit needs one: a night with nothing new waits for
+    nobody.
+    """
+    retries = config.capture.unit_retries
+    cap = config.capture.max_tokens
+    with (
+        progress_bar("capture", total=cap, log=False) as bar,
+        ExitStack() as place,
+        CaptureRun(config, on_tokens=lambda n: _move(bar, run, n), patience=patience) as run,
+    ):
+        shown = ProgressArtifact(f"Capture by {run.report.teacher}")
+        committing: PrefectFuture[int] | None = None
+        waiting = True
+        for number in run.units():
+            if waiting and run.needs_teacher(number):
+                place.enter_context(one_teacher(config.schedule.teachers))
+                waiting = False
+            compute.with_options(retries=retries)(run, number)
+            if committing is not None:
+                committing.result()
+            committing = commit.with_options(retries=retries).submit(run, number)
+            pace = Pace(run.report, run.planned_tokens)
+            get_run_logger().info(pace.line())
+            shown.update(pace.share, pace.words())
+        if committing is not None:
+            committing.result()
+        shown.update(1.0, Pace(run.report, run.planned_tokens).words())
+    record_capture(run.report)
+    _show(run.report)
+    return run.report
+
+
+def _move(bar: Bar, run: CaptureRun, n_tokens: int) -> None:
+    """So many tokens more went through the teacher; what is planned may have been counted meanwhile."""
+    bar.advance(n_tokens)
+    bar.expect(run.planned_tokens, note=f"{bytes_text(run.report.n_bytes)} stored")
+
+
+def _show(report: CaptureReport) -> None:
+    """In Prefect's interface: what was done, and how that compares with what was expected."""
+    table_artifact("capture", named_rows(report.as_record()), f"Capture by {report.teacher}")
+    if rows := comparison_rows(report.comparison()):
+        table_artifact("capture-plan", rows, f"Capture by {report.teacher}: expected, and what it took")

@@ -1,0 +1,81 @@
+"""From settings to what a capture needs to know before a teacher is loaded: its files, tokenizer, recipe and plan.
+
+Shared by `plan`, which stops here, and the teacher flow, which goes on. Loads no torch.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from logitlake.flows.settings import location_of
+from logitlake.pipeline.capture.planning import Known, Plan, plan_units
+from logitlake.pipeline.capture.recipe import Recipe, make_recipe
+from logitlake.pipeline.capture.target_size_question import probe_key, with_value
+from logitlake.pipeline.corpus.document import Document, Reject
+from logitlake.pipeline.corpus.readers.registry import read_corpus
+from logitlake.pipeline.corpus.rejects import RejectGuard
+from logitlake.pipeline.settings.models import Config, TeacherSettings
+from logitlake.pipeline.teachers.files import TeacherFiles, resolve_teacher
+from logitlake.pipeline.tokens.tokenizer import TextTokenizer
+from logitlake.storage.writing.target_size_answers import kept_probe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A teacher's files, its tokenizer and the recipe that the settings make of them.
+
+    With `target.target_bytes` the recipe has a value that a probe chose; `question` is the key of a probe that was not
+    made yet, and then the recipe is not settled.
+    """
+
+    config: Config
+    teacher: TeacherSettings
+    files: TeacherFiles
+    tokenizer: TextTokenizer
+    recipe: Recipe
+    question: str | None = None
+
+    def answered(self, value: float) -> "Prepared":
+        """The same with the value that the probe chose."""
+        return replace(self, recipe=replace(self.recipe, target=with_value(self.recipe.target, value)), question=None)
+
+    def plan(self, known: Known) -> Plan:
+        """Work units of what is not known, streamed; `capture.max_tokens` is kept by the plan itself."""
+        guards = {corpus.name: RejectGuard(corpus) for corpus in self.config.corpora}
+        return plan_units(
+            documents(self.config, guards),
+            known=known,
+            tokenizer=self.tokenizer,
+            tokenization=self.config.tokenization,
+            unit_tokens=self.config.capture.unit_tokens,
+            max_tokens=self.config.capture.max_tokens,
+            on_reject=lambda reject: guards[reject.corpus].refuse(reject),
+        )
+
+
+def prepare(config: Config) -> Prepared:
+    """Resolve teacher, tokenizer and recipe. Raises SettingsError or MismatchError for what does not fit together.
+
+    A probe's answer is taken from the lake's data path if it was asked there before.
+    """
+    assert config.teacher is not None
+    files = resolve_teacher(config.teacher)
+    tokenizer = TextTokenizer.load(files.tokenizer_directory, chat_template=config.tokenization.chat_template)
+    recipe = make_recipe(
+        files=files,
+        tokenizer=tokenizer,
+        teacher=config.teacher,
+        tokenization=config.tokenization,
+        target=config.target.model_copy(update={"target_bytes": None}),
+    )
+    prepared = Prepared(config=config, teacher=config.teacher, files=files, tokenizer=tokenizer, recipe=recipe)
+    if config.target.target_bytes is None:
+        return prepared
+    question = probe_key(recipe, config.target.target_bytes)
+    answer = kept_probe(location_of(config), question)
+    return prepared.answered(answer["value"]) if answer else replace(prepared, question=question)
+
+
+def documents(config: Config, guards: Mapping[str, RejectGuard]) -> Iterator[Document | Reject]:
+    """Every corpus one after the other, each stopped by CorpusError once too much of it is unusable."""
+    return chain.from_iterable(guards[corpus.name].watch(read_corpus(corpus)) for corpus in config.corpora)

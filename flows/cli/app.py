@@ -1,0 +1,164 @@
+"""The `logitlake` command: what people type, and the exit codes that scripts trust.
+
+A command is imported when it is called: help and completion start at once, and those that run no flow start without
+torch and without Prefect.
+"""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import typer
+from typer.core import TyperGroup
+
+from logitlake.flows.cli.command_table import COMMANDS, entries
+from logitlake.flows.cli.lazy_imports import keep_out
+from logitlake.flows.runtime.termination import TerminatedError
+from logitlake.storage.errors import LakeError, LogitlakeError, SettingsError
+
+_COMPLETE = "_LOGITLAKE_COMPLETE"
+
+INTERRUPTED = 130
+TERMINATED = 143
+
+EXIT_CODES = """Exit codes: 0 done, also when there was nothing to do; 1 unexpected error; 2 settings, arguments or
+query; 3 corpus; 4 mismatch of tokenizer, vocabulary or recipe; 5 lake; 6 the lake is busy, try again; 7 stored bytes
+are damaged; 130 interrupted, 143 terminated (what was committed is kept)."""
+
+_STYLE: dict[str, Any] = {
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+
+# typer brings its own copy of click and names only some of its errors.
+_UsageError: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if issubclass(kind, Exception) and kind.__name__ == "ClickException"
+)
+
+
+# What a path that somebody named can be, other than good.
+_PLACES = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.EEXIST}
+
+
+class _Commands(TyperGroup):
+    """Turns every error into one message on stderr and its exit code."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands = _Loaded()  # type: ignore[assignment]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = max(len(entry.name) for entry in entries())
+        for title, section in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(entry.name.ljust(width), entry.summary) for entry in section])
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        named = [_Completion(e.name, e.summary) for e in entries() if e.name.startswith(incomplete)]
+        # The options of the program itself; TyperGroup's own would import every command.
+        return [*named, *super(TyperGroup, self).shell_complete(ctx, incomplete)]
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, BrokenPipeError, _UsageError):
+            raise
+        except (KeyboardInterrupt, TerminatedError) as stop:
+            _say("interrupted: everything that was committed is kept; run the same command again to go on")
+            raise typer.Exit(TERMINATED if isinstance(stop, TerminatedError) else INTERRUPTED) from None
+        except LogitlakeError as error:
+            raise _failed(ctx, error, str(error), error.exit_code) from None
+        except OSError as error:
+            if error.filename is not None and error.errno in _PLACES:
+                message = f"{error.filename}: {error.strerror}: name another place, or mend this one"
+                raise _failed(ctx, error, message, SettingsError.exit_code) from None
+            if error.errno != errno.ENOSPC:
+                raise
+            message = (
+                f"the disk is full ({error.filename or error}): make room and run again; what was committed is kept"
+            )
+            raise _failed(ctx, error, message, LakeError.exit_code) from None
+
+
+class _Loaded(Mapping[str, Any]):
+    """The commands by name, each imported when it is asked for."""
+
+    def __init__(self) -> None:
+        self._entries = {entry.name: entry for entry in entries()}
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            self._loaded[name] = self._entries[name].load(_STYLE)
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+class _Completion(NamedTuple):
+    """What a shell offers: click's own class for it has another place in each version of typer."""
+
+    value: str
+    help: str
+    type: str = "plain"
+
+
+def _failed(ctx: Any, error: Exception, message: str, code: int) -> typer.Exit:
+    if (ctx.find_root().obj or {}).get("debug"):
+        traceback.print_exception(error)
+    _say(f"logitlake: {message}")
+    return typer.Exit(code)
+
+
+def _say(message: str) -> None:
+    # Imported here: help and completion write no results.
+    from logitlake.flows.terminal.output import say
+
+    say(message)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="logitlake",
+    help=f"""Run the teacher once; train students from what it thought, and ask it in SQL.\n\n{EXIT_CODES}""",
+    epilog="`logitlake COMMAND --help` has examples. `logitlake show config > logitlake.yaml` starts a project.",
+    no_args_is_help=True,
+    **_STYLE,
+)
+
+
+@app.callback()
+def _program(
+    version: bool = typer.Option(
+        False,
+        "--version",
+        is_eager=True,
+        help="Print the version.",
+        callback=lambda given: _print_version(given),
+    ),
+) -> None:
+    return
+
+
+def _print_version(given: bool) -> None:
+    if given:
+        from importlib.metadata import version
+
+        print(f"logitlake {version('logitlake')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the installed command."""
+    light = {entry.name for entry in entries() if entry.light}
+    if _COMPLETE in os.environ or light.intersection(sys.argv[1:2]):
+        keep_out("pandas")
+    app(prog_name="logitlake")

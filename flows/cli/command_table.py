@@ -1,0 +1,186 @@
+"""Every command: where it lives, one line about it, and examples that its `--help` ends with.
+
+Kept apart from the commands so that help and completion import none of them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import typer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One command. `module` holds a function of the command's name (dashes as underscores).
+
+    `light`: it asks the lake and nothing else, and should be done in a second (see logitlake.flows.cli.lazy_imports).
+    """
+
+    name: str
+    module: str
+    summary: str
+    examples: tuple[str, ...]
+    light: bool = False
+
+    def load(self, options: dict[str, object]) -> typer.core.TyperCommand:
+        """Import the command. `options` are the program's own Typer settings."""
+        from importlib import import_module
+
+        single = typer.Typer(add_completion=False, **options)  # type: ignore[arg-type]
+        # \b keeps the lines below as they are.
+        epilog = "\n".join(["\b", "Examples:", *(f"  {line}" for line in self.examples)])
+        function = getattr(import_module(self.module), self.name.replace("-", "_"))
+        single.command(name=self.name, epilog=epilog)(function)
+        return typer.main.get_command(single)  # type: ignore[return-value]
+
+
+COMMANDS: dict[str, tuple[Entry, ...]] = {
+    "Commands": (
+        Entry(
+            name="plan",
+            module="logitlake.flows.cli.commands.plan",
+            summary="what a capture would compute, write and cost",
+            examples=("logitlake plan", "logitlake plan --price-per-hour 2.50 --format json"),
+        ),
+        Entry(
+            name="capture",
+            module="logitlake.flows.cli.commands.capture",
+            summary="run the teacher over what is new",
+            examples=("logitlake capture --max-hours 8", "logitlake capture --set corpora.notes.path=/data/notes"),
+        ),
+        Entry(
+            name="train",
+            module="logitlake.flows.cli.commands.train",
+            summary="a student from the lake, the teacher switched off",
+            examples=(
+                "logitlake train --layers 10 --output students/first",
+                "logitlake train --where \"corpus = 'notes' AND mean_entropy > 1.0\"",
+                "logitlake train --query hardest.sql --output students/hardest",
+            ),
+        ),
+        Entry(
+            name="evaluate",
+            module="logitlake.flows.cli.commands.evaluate",
+            summary="how good a student is on held-out documents",
+            examples=("logitlake evaluate students/first", "logitlake evaluate 3f2a --no-teacher --format json"),
+        ),
+    ),
+    "Every night": (
+        Entry(
+            name="redistill",
+            module="logitlake.flows.cli.commands.redistill",
+            summary="capture what is new, train on it, promote if it is no worse",
+            examples=("logitlake redistill", "logitlake redistill --max-hours 6 --alias current"),
+        ),
+        Entry(
+            name="serve",
+            module="logitlake.flows.cli.commands.serve",
+            summary="run capture, redistill and maintain by schedule",
+            examples=("logitlake serve", "logitlake serve --port 4300"),
+        ),
+        Entry(
+            name="promote",
+            module="logitlake.flows.cli.commands.promote",
+            summary="let an alias stand for a student of your choice",
+            light=True,
+            examples=('logitlake promote 3f2a --reason "better on our own tests"',),
+        ),
+        Entry(
+            name="rollback",
+            module="logitlake.flows.cli.commands.promote",
+            summary="back to the student before",
+            light=True,
+            examples=("logitlake rollback",),
+        ),
+    ),
+    "Ask": (
+        Entry(
+            name="show",
+            module="logitlake.flows.cli.commands.show",
+            summary="what is in the lake: lists, and one screen about each thing",
+            light=True,
+            examples=(
+                "logitlake show lake",
+                "logitlake show runs --limit 5",
+                "logitlake show student current",
+                "logitlake show document notes/2024/march.txt",
+                "logitlake show config > logitlake.yaml",
+            ),
+        ),
+        Entry(
+            name="report",
+            module="logitlake.flows.cli.commands.report",
+            summary="one page that needs nothing but itself, to look at and to send",
+            examples=("logitlake report", "logitlake report --output report.html"),
+        ),
+        Entry(
+            name="sql",
+            module="logitlake.flows.cli.commands.sql",
+            summary="one read-only question in SQL",
+            light=True,
+            examples=(
+                'logitlake sql "SELECT corpus, count(*) FROM sequences GROUP BY ALL"',
+                "logitlake sql --file question.sql --format csv",
+            ),
+        ),
+        Entry(
+            name="export",
+            module="logitlake.flows.cli.commands.export",
+            summary="rows as a data set of Parquet files",
+            examples=("logitlake export dataset --student current", "logitlake export held --held-out"),
+        ),
+    ),
+    "Upkeep": (
+        Entry(
+            name="verify",
+            module="logitlake.flows.cli.commands.verify",
+            summary="is what is stored what was committed?",
+            light=True,
+            examples=("logitlake verify", "logitlake verify --sample 0.1"),
+        ),
+        Entry(
+            name="maintain",
+            module="logitlake.flows.cli.commands.maintain",
+            summary="merge small shards, remove what nothing names",
+            examples=("logitlake maintain --dry-run", "logitlake maintain --verify-all"),
+        ),
+        Entry(
+            name="forget",
+            module="logitlake.flows.cli.commands.forget",
+            summary="forget documents for ever",
+            light=True,
+            examples=(
+                "logitlake forget --source notes/2024/ --dry-run",
+                'logitlake forget 8c1f0a77d2e9 --reason "asked for by its author"',
+            ),
+        ),
+        Entry(
+            name="retire",
+            module="logitlake.flows.cli.commands.forget",
+            summary="remove everything cached under one recipe",
+            light=True,
+            examples=("logitlake retire 9b1c", "logitlake retire 9b1c --yes"),
+        ),
+        Entry(
+            name="rebuild",
+            module="logitlake.flows.cli.commands.rebuild",
+            summary="make a lost catalog again from the shards",
+            light=True,
+            examples=("logitlake rebuild --lake lake",),
+        ),
+    ),
+    "Try it": (
+        Entry(
+            name="demo",
+            module="logitlake.flows.cli.commands.demo",
+            summary="the main job on a real teacher and real text",
+            examples=("logitlake demo --directory trial",),
+        ),
+    ),
+}
+
+
+def entries() -> Iterator[Entry]:
+    """Every command in the order of the help."""
+    for section in COMMANDS.values():
+        yield from section

@@ -1,0 +1,48 @@
+"""`logitlake verify`: is what is stored what was committed?"""
+
+from typing import Annotated
+
+import typer
+
+from logitlake.flows.settings import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
+from logitlake.flows.terminal.output import Format, print_rows, say
+from logitlake.flows.terminal.progress import watched
+from logitlake.storage.errors import IntegrityError
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.upkeep.verify import count_units
+from logitlake.storage.upkeep.verify import verify as check
+
+
+def verify(
+    sample: Annotated[
+        float,
+        typer.Option("--sample", min=0.0, max=1.0, help="Share of the work units to check, always the same ones."),
+    ] = 1.0,
+    lake: LakePath = None,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    form: OutputFormat = Format.TABLE,
+    debug: Debug = False,
+) -> None:
+    """Compare every stored row with its checksum, and the documents with their rows.
+
+    Prints the units that are damaged and ends with code 7 if there is one.
+    """
+    config = settings(config_file, overrides, {"lake.path": lake})
+    with Lake.open(location_of(config)) as opened:
+        n_units = count_units(opened, sample=sample)
+        checks = list(watched(check(opened, sample=sample), "verify", total=n_units, unit="units"))
+    bad = [unit for unit in checks if unit.problem]
+    n_sequences = sum(unit.n_sequences for unit in checks)
+    rows = [
+        {"unit_id": unit.unit_id, "recipe_id": unit.recipe_id, "n_sequences": unit.n_sequences, "problem": unit.problem}
+        for unit in bad
+    ]
+    if bad or form is not Format.TABLE:
+        print_rows(rows, form, columns=["unit_id", "recipe_id", "n_sequences", "problem"])
+    if bad:
+        raise IntegrityError(
+            f"{len(bad)} of {len(checks)} work units are not what was committed: restore the named files from a "
+            "backup, or forget their documents and capture again"
+        )
+    say(f"{len(checks):,} work units, {n_sequences:,} sequences: every row is what was committed")

@@ -1,0 +1,45 @@
+"""What a shell offers at Tab: ids, aliases and sources that the lake knows, each with a word about it.
+
+Whatever goes wrong on the way (no lake, a wrong setting) means that nothing is offered.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import typer
+
+from logitlake.storage.errors import LogitlakeError
+
+Offer = tuple[str, str]
+
+
+def offer(kind: str) -> Callable[[typer.Context, str], list[Offer]]:
+    """A callback for `autocompletion` that offers the names of one kind (see logitlake.storage.answers.names)."""
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[Offer]:
+        return known_names(ctx.params, kind, incomplete)
+
+    return complete
+
+
+def offer_what_is_shown(ctx: typer.Context, incomplete: str) -> list[Offer]:
+    """For `show WHAT NAME`: the names of the kind that WHAT is."""
+    what = str(ctx.params.get("what") or "")
+    return known_names(ctx.params, "student" if what == "lineage" else what, incomplete)
+
+
+def known_names(given: Mapping[str, Any], kind: str, beginning: str) -> list[Offer]:
+    """Names of one kind that start with what was typed, in the lake that the options before it name."""
+    # Imported here: a shell asks for commands and options far more often than for names.
+    from logitlake.flows.settings import location_of, settings
+    from logitlake.storage.answers.names import NAMES, names
+    from logitlake.storage.lake.lake import Lake
+
+    if kind not in NAMES:
+        return []
+    try:
+        config = settings(given.get("config_file"), given.get("overrides"), {"lake.path": given.get("lake")})
+        with Lake.open(location_of(config)) as lake:
+            return names(lake, kind, beginning)
+    except LogitlakeError:
+        return []

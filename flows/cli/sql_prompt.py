@@ -1,0 +1,102 @@
+"""The prompt of `logitlake sql`: history, completion of views, columns and words of SQL, Ctrl-C for the query alone."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_state_path
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import WordCompleter
+from prompt_toolkit.history import FileHistory, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.lexers import PygmentsLexer
+from pygments.lexers.sql import SqlLexer
+
+from logitlake.flows.terminal.output import Format, print_rows, say
+from logitlake.storage.errors import QueryError
+from logitlake.storage.sql.session import ReadSession
+
+_LEAVE = {"exit", "quit", "\\q"}
+_HELP = """End a query with ; and press Enter. \\d lists the views, \\d NAME explains one, \\q or Ctrl-D leaves.
+Ctrl-C stops a query, or clears what was typed. Tab completes."""
+_WORDS = (
+    *("SELECT", "FROM", "WHERE", "GROUP BY ALL", "ORDER BY", "HAVING", "LIMIT", "JOIN", "LEFT JOIN", "USING", "WITH"),
+    *("DISTINCT", "DESC", "AS", "AND", "OR", "NOT", "IN", "LIKE", "BETWEEN", "CASE", "WHEN", "THEN", "ELSE", "END"),
+    *("count", "sum", "avg", "min", "max", "median", "quantile_cont", "exp", "ln", "round", "DESCRIBE", "SUMMARIZE"),
+)
+
+
+def converse(session: ReadSession, form: Format, *, timeout: float | None = None, **terminal: Any) -> None:
+    """Ask, answer, and again, until the end of the input. `terminal` is passed on to prompt_toolkit."""
+    prompt: PromptSession[str] = PromptSession(
+        "lake> ",
+        multiline=True,
+        completer=completer(session),
+        complete_while_typing=False,
+        history=_history(),
+        key_bindings=_bindings(),
+        lexer=PygmentsLexer(SqlLexer),
+        prompt_continuation="  ...> ",
+        **terminal,
+    )
+    say(_HELP)
+    while True:
+        try:
+            text = prompt.prompt().strip()
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            return
+        if text.rstrip(";").lower() in _LEAVE:
+            return
+        if text:
+            _answer(session, text, form, timeout)
+
+
+def completer(session: ReadSession) -> WordCompleter:
+    """Offers views, columns, macros, and words of SQL."""
+    return WordCompleter([*session.names(), *_WORDS], ignore_case=True)
+
+
+def _answer(session: ReadSession, text: str, form: Format, timeout: float | None) -> None:
+    try:
+        print_rows(session.ask(_spelled_out(text), timeout=timeout), form)
+    except QueryError as error:
+        say(str(error))
+    except KeyboardInterrupt:
+        say("stopped")
+
+
+def _spelled_out(text: str) -> str:
+    """The query that a short command stands for."""
+    command, _, name = text.rstrip(";").partition(" ")
+    if command == "\\d" and name:
+        return f"SELECT column_name, note FROM dictionary WHERE name = '{name.strip().replace(chr(39), '')}'"
+    if command == "\\d":
+        return "SELECT name, note FROM dictionary WHERE column_name IS NULL"
+    return text
+
+
+def _bindings() -> KeyBindings:
+    """Enter sends what is complete, and is a new line in what is not."""
+    bindings = KeyBindings()
+
+    @bindings.add("enter")
+    def _enter(event: KeyPressEvent) -> None:
+        text = event.current_buffer.text.strip()
+        if not text or text.endswith(";") or text.startswith("\\") or text.lower() in _LEAVE:
+            event.current_buffer.validate_and_handle()
+        else:
+            event.current_buffer.insert_text("\n")
+
+    return bindings
+
+
+def _history() -> FileHistory | InMemoryHistory:
+    place = Path(os.environ.get("LOGITLAKE_HISTORY") or user_state_path("logitlake") / "sql_history")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch(mode=0o600)
+    except OSError:
+        return InMemoryHistory()
+    return FileHistory(str(place))

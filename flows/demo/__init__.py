@@ -1,0 +1,1 @@
+"""`logitlake demo`: the main job on a real teacher and real text."""

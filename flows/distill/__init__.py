@@ -1,0 +1,1 @@
+"""The student flow: train from a row set, measure, register."""

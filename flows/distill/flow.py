@@ -1,0 +1,93 @@
+"""The student flow: plan → run → commit → report. A student that the lake knows is not trained again."""
+
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
+
+from logitlake.flows.distill.run import DistillReport, DistillRun
+from logitlake.flows.report.link import link_report
+from logitlake.flows.runtime.artifacts import ProgressArtifact, named_rows, table_artifact
+from logitlake.flows.runtime.retries import worth_retrying
+from logitlake.flows.runtime.run_names import last_commit, settings_of_run
+from logitlake.flows.terminal.pace import TrainingPace
+from logitlake.flows.terminal.progress import Bar, progress_bar
+from logitlake.pipeline.settings.models import Config
+from logitlake.storage.failpoints import reach
+
+_RETRY: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "retries": 1,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=5),
+    "retry_condition_fn": worth_retrying,
+}
+
+
+@task(name="train", **_RETRY)
+def train(run: DistillRun) -> None:
+    """Train the student; a second try goes on from the last checkpoint of the first."""
+    run.train()
+
+
+@task(name="evaluate", **_RETRY)
+def evaluate(run: DistillRun) -> None:
+    """Measure it on the held-out documents."""
+    run.evaluate()
+
+
+@task(name="commit", **_RETRY)
+def commit(run: DistillRun) -> None:
+    """Make it known."""
+    run.commit()
+
+
+def _run_name() -> str:
+    """Where the student comes from, and the commit number of the lake that it sees."""
+    config = settings_of_run()
+    student = config.student
+    source = "student" if student is None else student.model or f"{student.layers} layers of the teacher"
+    return f"{source.rstrip('/').split('/')[-1]} at commit {last_commit(config)}"
+
+
+@flow(name="distill", flow_run_name=_run_name)
+def distill(config: Config) -> DistillReport:
+    """Train, measure and register one student. Raises what the last retry of a task raised."""
+    shown = _Shown()
+    with DistillRun(config, on_progress=shown.update) as run:
+        if not run.known:
+            with progress_bar("train", unit="steps", log=False) as shown.bar:
+                train(run)
+            evaluate(run)
+            commit(run)
+    table_artifact("distill", named_rows(run.report.as_record()), f"Student {run.report.student_id}")
+    if run.report.trained:
+        link_report(config)
+    return run.report
+
+
+# A short training gives its loss at every step: a log and a server want less.
+_STEPS_A_LINE = 10
+
+
+class _Shown:
+    """Passes the trainer's progress on: to the bar of a terminal, to Prefect's interface, to the log."""
+
+    def __init__(self) -> None:
+        self.bar = Bar()
+        self._pace = TrainingPace()
+        self._artifact = ProgressArtifact("Training")
+
+    def update(self, progress: Any) -> None:
+        """Called whenever the trainer reports (see logitlake.pipeline.training.distillation_trainer.Progress)."""
+        self._pace.reach(progress.step, progress.max_steps)
+        self.bar.reach(progress.step, progress.max_steps)
+        if progress.loss is None:
+            reach("student-training")
+            return
+        self.bar.expect(progress.max_steps, note=f"loss {progress.loss:.3f}")
+        if progress.step % _STEPS_A_LINE and progress.step != progress.max_steps:
+            return
+        self._artifact.update(progress.step / max(progress.max_steps, 1), self._pace.words(progress.loss))
+        get_run_logger().info(self._pace.line(progress.loss))

@@ -1,0 +1,1 @@
+"""The upkeep flow: merge, expire, sweep, verify."""

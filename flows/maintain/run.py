@@ -1,0 +1,176 @@
+"""One execution of upkeep, without Prefect: verify, merge, sweep. Captures and readers may run meanwhile."""
+
+import secrets
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any
+
+from logitlake.flows.settings import location_of
+from logitlake.flows.terminal.output import say
+from logitlake.flows.terminal.progress import watched
+from logitlake.pipeline.settings.models import Config
+from logitlake.storage.errors import IntegrityError, LogitlakeError
+from logitlake.storage.failpoints import reach
+from logitlake.storage.lake.lake import Lake, single_writer
+from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
+from logitlake.storage.upkeep.forgetting import forget_again, n_forgotten, n_removed, note_removed
+from logitlake.storage.upkeep.sweeping import Holdings, Swept, holdings, sweep
+from logitlake.storage.upkeep.verify import UnitCheck, count_units, verify
+from logitlake.storage.writing.registry import note_run
+
+KIND = "maintain"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaintainReport:
+    """What upkeep did; with `dry_run` what it would do, and nothing was changed."""
+
+    run_id: str
+    dry_run: bool
+    units_verified: int = 0
+    forgotten_again: int = 0
+    merges: int = 0
+    files_merged: int = 0
+    merges_put_off: int = 0
+    forgotten_rows_removed: bool = False
+    snapshots_expired: int = 0
+    expired_files: int = 0
+    orphaned_files: int = 0
+    staged_files: int = 0
+    foreign_files: int = 0
+    shards_before: int = 0
+    shards_after: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    small_files_before: int = 0
+    small_files_after: int = 0
+    snapshots_before: int = 0
+    snapshots_after: int = 0
+
+    def as_record(self) -> dict[str, Any]:
+        """The fields by name."""
+        return asdict(self)
+
+
+class MaintainRun:
+    """A context manager around one run; call `verify`, `merge` and `sweep` in this order."""
+
+    def __init__(self, config: Config, *, dry_run: bool = False, verify_all: bool = False) -> None:
+        self.settings = config.maintenance
+        self.location = location_of(config)
+        self._lock_timeout = config.lake.lock_timeout_seconds
+        self._sample = 1.0 if verify_all else self.settings.verify_sample
+        self._began = datetime.now(UTC)
+        run_id = f"{self._began:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        self.report = MaintainReport(run_id=run_id, dry_run=dry_run)
+        self._open = ExitStack()
+
+    def __enter__(self) -> "MaintainRun":
+        try:
+            self._open.enter_context(single_writer(self.location, KIND))
+            self._lake = self._open.enter_context(
+                Lake.open(self.location, read_only=False, lock_timeout=self._lock_timeout)
+            )
+            self._count(holdings(self._lake), "before")
+            if not self.report.dry_run:
+                self._note("started")
+        except BaseException:
+            self._open.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._open:
+            if self.report.dry_run:
+                return
+            try:
+                event = "finished" if error is None else "failed" if isinstance(error, Exception) else "interrupted"
+                self._note(event, **({} if error is None else {"error": str(error)}))
+            except LogitlakeError:
+                if error is None:
+                    raise
+
+    def verify(self) -> None:
+        """Check a sample of the work units, other ones every day.
+
+        Raises IntegrityError for damage: then nothing is merged and nothing removed, since a file that upkeep would
+        remove may be what the damaged one can be restored from.
+        """
+        which: dict[str, Any] = {"sample": self._sample, "salt": f"{self._began:%Y-%m-%d}"}
+        n_units = count_units(self._lake, **which)
+        checks = list(watched(verify(self._lake, **which), "verify", total=n_units, unit="units"))
+        self.report = replace(self.report, units_verified=len(checks))
+        damaged = [check for check in checks if check.problem]
+        if damaged:
+            raise IntegrityError(
+                f"{len(damaged)} of {len(checks)} work units are damaged, the first is {_described(damaged[0])}. "
+                "Nothing was merged or removed: restore the named file from a backup, or forget its documents"
+            )
+
+    def merge(self) -> None:
+        """Write small shards, and those that hold forgotten rows, anew; an unfinished forgetting is finished first."""
+        if self.report.dry_run:
+            merges = plan_compaction(self._lake, target_bytes=self.settings.target_bytes)
+            self._n_forgotten = n_forgotten(self._lake)
+            self.report = replace(self.report, merges=len(merges), files_merged=sum(m.n_files for m in merges))
+            return
+        if again := forget_again(self._lake):
+            self.report = replace(self.report, forgotten_again=len(again))
+        self._n_forgotten = n_forgotten(self._lake)
+        merges = plan_compaction(self._lake, target_bytes=self.settings.target_bytes)
+        for merge in watched(merges, "merge", total=len(merges), unit="merges"):
+            if compact(self._lake, merge) is None:
+                self.report = replace(self.report, merges_put_off=self.report.merges_put_off + 1)
+            else:
+                merged = self.report.files_merged + merge.n_files
+                self.report = replace(self.report, merges=self.report.merges + 1, files_merged=merged)
+        reach("shards-merged")
+        merge_small_tables(self._lake)
+
+    def sweep(self) -> None:
+        """Expire snapshots and remove files that nothing names, after the grace; forgotten rows leave at once."""
+        due = self._n_forgotten > n_removed(self._lake) and not self.report.merges_put_off
+        swept: Swept = sweep(
+            self._lake,
+            grace=timedelta(hours=self.settings.grace_hours),
+            forget_at_once=due,
+            dry_run=self.report.dry_run,
+        )
+        self.report = replace(
+            self.report,
+            forgotten_rows_removed=due,
+            snapshots_expired=swept.snapshots,
+            expired_files=len(swept.expired_files),
+            orphaned_files=len(swept.orphaned_files),
+            staged_files=len(swept.staged_files),
+            foreign_files=len(swept.foreign_files),
+        )
+        if swept.foreign_files:
+            say(
+                f"{len(swept.foreign_files)} Parquet files under the data path are not the lake's, such as "
+                f"{swept.foreign_files[0]}: files that nothing names are left alone until these are moved elsewhere"
+            )
+        if due and not self.report.dry_run:
+            note_removed(self._lake, self.report.run_id, kind=KIND, forgotten=self._n_forgotten)
+        self._count(holdings(self._lake), "after")
+
+    def _count(self, found: Holdings, when: str) -> None:
+        counts: dict[str, Any] = {
+            f"shards_{when}": found.n_shards,
+            f"bytes_{when}": found.n_bytes,
+            f"small_files_{when}": found.n_small_files,
+            f"snapshots_{when}": found.n_snapshots,
+        }
+        self.report = replace(self.report, **counts)
+
+    def _note(self, event: str, **more: Any) -> None:
+        detail = {"report": self.report.as_record(), **more}
+        note_run(self._lake, self.report.run_id, event, kind=KIND, recipe_id=None, **detail)
+
+
+def _described(check: UnitCheck) -> str:
+    return f"unit {check.unit_id}: {check.problem}"

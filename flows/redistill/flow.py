@@ -1,0 +1,74 @@
+"""The incremental flow: capture what is missing, train on what is new, compare, promote or reject.
+
+The teacher flow and the student flow are called as they are. Run it as often as you like: the lake knows what is done.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
+
+from logitlake.flows.capture.flow import capture
+from logitlake.flows.distill.directories import students_directory
+from logitlake.flows.distill.flow import distill
+from logitlake.flows.distill.run import DistillReport
+from logitlake.flows.redistill.run import Attempt, RedistillReport, RedistillRun
+from logitlake.flows.report.link import link_report
+from logitlake.flows.runtime.artifacts import link_artifact, table_artifact
+from logitlake.flows.runtime.events import PROMOTED, REJECTED, tell
+from logitlake.flows.runtime.metrics import record_redistill
+from logitlake.flows.runtime.retries import worth_retrying
+from logitlake.flows.runtime.run_names import last_commit, settings_of_run
+from logitlake.pipeline.settings.models import Config
+
+
+@task(
+    name="decide",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=exponential_backoff(backoff_factor=5),
+    retry_condition_fn=worth_retrying,
+)
+def decide(run: RedistillRun, attempt: Attempt, trained: DistillReport) -> None:
+    """Promote or reject, in one transaction, and tell."""
+    verdict = run.decide(attempt, trained)
+    told = {"student": attempt.candidate.student_id, "alias": attempt.candidate.alias, "reason": verdict.reason}
+    tell(PROMOTED if verdict.promote else REJECTED, run.location, **told)
+
+
+def _run_name() -> str:
+    """Which teacher, and what the lake had seen when the night began."""
+    config = settings_of_run()
+    teacher = config.teacher.model.rstrip("/").split("/")[-1] if config.teacher else "no teacher"
+    return f"{teacher} after commit {last_commit(config)}"
+
+
+@flow(name="redistill", flow_run_name=_run_name)
+def redistill(config: Config, patience: float = 0.0) -> RedistillReport:
+    """One night. Candidates that a killed run left undecided come first, then one for what is new.
+
+    Another night, or capture, of this lake is waited for, so many seconds.
+    """
+    with RedistillRun(config, patience=patience) as run:
+        run.captured(capture(config, patience))
+        while (attempt := run.next()) is not None:
+            decide(run, attempt, distill(attempt.config))
+    _report(run.report, students_directory(config))
+    if run.report.candidate:
+        link_report(config)
+    return run.report
+
+
+def _report(report: RedistillReport, students: Path) -> None:
+    record_redistill(report)
+    get_run_logger().info("%s: %s", report.outcome, report.reason)
+    figures = report.figures or {}
+    compared: list[dict[str, Any]] = [
+        {"student": name, **figures[name]} for name in ("current", "candidate") if figures.get(name)
+    ]
+    if compared and report.candidate:
+        table_artifact("redistill", compared, f"{report.outcome}: {report.reason}")
+        link_artifact("student", students / report.candidate / "README.md", f"Card of student {report.candidate}")

@@ -1,0 +1,263 @@
+"""One execution of the incremental flow, without Prefect: what to train next, and the decision about it.
+
+Everything is found in the lake: killed anywhere, the next run plans the same candidate again (a student's id is a hash)
+and goes on where this one was. A night with nothing new costs a few queries and loads no torch.
+"""
+
+import secrets
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+from logitlake.flows.distill.directories import directory_of, students_directory
+from logitlake.flows.distill.run import DistillReport
+from logitlake.flows.reports import CaptureReport
+from logitlake.flows.settings import location_of, require_capture_settings
+from logitlake.pipeline.evaluation.promotion import Verdict, judge
+from logitlake.pipeline.settings.models import Config, StudentSettings
+from logitlake.pipeline.students.identity import find_parent, student_id
+from logitlake.pipeline.teachers.files import resolve_teacher
+from logitlake.storage.errors import LakeError, LogitlakeError, MismatchError, SettingsError
+from logitlake.storage.failpoints import reach
+from logitlake.storage.lake.lake import Lake, single_writer
+from logitlake.storage.row_sets.increments import has_held_out, increment_for, mixed_rows, tokenizer_of
+from logitlake.storage.row_sets.row_set import register_row_set, resolve_row_set
+from logitlake.storage.students.candidates import KIND, Candidate, is_decided, note_planned, undecided
+from logitlake.storage.students.promotions import promote, reject, student_of
+from logitlake.storage.writing.registry import find_recipe, find_student, note_run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedistillReport:
+    """What a night did. `outcome`: nothing new, waiting for more, decided before, promoted, or rejected.
+
+    `candidate` is the student that was decided about last, `before` and `current` what the alias stood for before the
+    night and stands for now; `figures` are those of the last decision.
+    """
+
+    run_id: str
+    alias: str
+    outcome: str = "nothing new"
+    reason: str = ""
+    recipe_id: str = ""
+    captured_documents: int = 0
+    captured_tokens: int = 0
+    new_documents: int = 0
+    new_tokens: int = 0
+    candidate: str | None = None
+    before: str | None = None
+    current: str | None = None
+    promoted: int = 0
+    rejected: int = 0
+    figures: dict[str, Any] | None = None
+
+    def as_record(self) -> dict[str, Any]:
+        """The fields by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A candidate, and the settings with which the student flow trains, measures and registers it."""
+
+    candidate: Candidate
+    config: Config
+
+
+def require_redistill_settings(config: Config) -> StudentSettings:
+    """What a night can't do without. Raises SettingsError that names the section."""
+    require_capture_settings(config)
+    if config.student is None:
+        raise SettingsError(
+            "student: expected where the first student comes from, found nothing: set student.layers (cut from "
+            "the teacher), or student.source and student.model"
+        )
+    if config.training.query is not None:
+        raise SettingsError(
+            "training.query: not for nights, which choose rows by what is new to the student; use training.where"
+        )
+    return config.student
+
+
+class RedistillRun:
+    """A context manager around one run: `captured`, then `next` and `decide` in turn until there is no next."""
+
+    def __init__(self, config: Config, *, patience: float = 0.0) -> None:
+        """`patience`: seconds to wait for another such run on this lake before it is refused."""
+        self.config = config
+        self.student: StudentSettings = require_redistill_settings(config)
+        self._patience = patience
+        self.location = location_of(config)
+        self.settings = config.redistill
+        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        self.report = RedistillReport(run_id=run_id, alias=self.settings.alias)
+        self._open = ExitStack()
+
+    def __enter__(self) -> "RedistillRun":
+        self._open.enter_context(single_writer(self.location, KIND, patience=self._patience))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._open:
+            if not self.report.recipe_id:
+                return
+            try:
+                event = "finished" if error is None else "failed" if isinstance(error, Exception) else "interrupted"
+                self._note(event, **({} if error is None else {"error": str(error)}))
+            except LogitlakeError:
+                if error is None:
+                    raise
+
+    def captured(self, report: CaptureReport) -> None:
+        """What the teacher brought; from here on the recipe is known."""
+        self.report = replace(
+            self.report,
+            recipe_id=report.recipe_id,
+            captured_documents=report.n_documents,
+            captured_tokens=report.n_tokens,
+        )
+        # Between the steps no transaction is open, so that nobody waits for this connection.
+        self._lake = self._open.enter_context(
+            Lake.open(self.location, read_only=False, lock_timeout=self.config.lake.lock_timeout_seconds)
+        )
+        before = student_of(self._lake, self.settings.alias)
+        self.report = replace(self.report, before=before, current=before)
+        self._note("started")
+
+    def next(self) -> Attempt | None:
+        """The candidate to train now: one left undecided, else one that learns what is new; None at the end."""
+        current = student_of(self._lake, self.settings.alias)
+        for planned in undecided(self._lake, self.settings.alias, current):
+            if (attempt := self._again(planned)) is not None:
+                return attempt
+        return self._plan(current)
+
+    def decide(self, attempt: Attempt, trained: DistillReport) -> Verdict:
+        """Promote or reject, in one transaction; the candidate must be registered."""
+        candidate = attempt.candidate
+        measured = trained.metrics
+        verdict = judge(measured.get("after", {}), measured.get("before") if candidate.current else None, self.settings)
+        figures = {**verdict.figures, "reason": verdict.reason, "held_out": measured.get("held_out")}
+        how: dict[str, Any] = {"figures": figures, "run_id": self.report.run_id, "alias": candidate.alias}
+        if verdict.promote:
+            promote(self._lake, candidate.student_id, expected=candidate.current, **how)
+        else:
+            reject(self._lake, candidate.student_id, **how)
+        reach("candidate-decided")
+        self.report = replace(
+            self.report,
+            outcome="promoted" if verdict.promote else "rejected",
+            reason=verdict.reason,
+            candidate=candidate.student_id,
+            current=candidate.student_id if verdict.promote else candidate.current,
+            promoted=self.report.promoted + verdict.promote,
+            rejected=self.report.rejected + (not verdict.promote),
+            figures=figures,
+        )
+        return verdict
+
+    def _plan(self, current: str | None) -> Attempt | None:
+        """A candidate for everything that the current student has not seen, if that is enough."""
+        recipe_id, settings = self.report.recipe_id, self.settings
+        where = self.config.training.where
+        increment = increment_for(self._lake, current, recipe_id, where=where)
+        if not self.report.candidate:
+            self.report = replace(self.report, new_documents=increment.new_documents, new_tokens=increment.new_tokens)
+        if not increment.new_documents:
+            return self._ended("nothing new", "the current student has seen everything")
+        if increment.new_documents < settings.min_new_documents or increment.new_tokens < settings.min_new_tokens:
+            found = f"{increment.new_documents:,} new documents and {increment.new_tokens:,} new tokens"
+            wanted = f"{settings.min_new_documents:,} and {settings.min_new_tokens:,}"
+            return self._ended("waiting for more", f"{found}, of {wanted}")
+        self._check_comparable(current, recipe_id)
+        rule = mixed_rows(increment, settings.replay_share, where=where)
+        attempt = self._attempt(current, rule, increment.up_to)
+        if is_decided(self._lake, attempt.candidate.student_id, settings.alias):
+            return self._ended("decided before", f"student {attempt.candidate.student_id} was compared already")
+        note_planned(self._lake, self.report.run_id, attempt.candidate)
+        reach("candidate-planned")
+        return attempt
+
+    def _again(self, planned: Candidate) -> Attempt | None:
+        """A planned candidate, if today's settings and rows still make the same one."""
+        if planned.recipe_id != self.report.recipe_id:
+            return None
+        try:
+            attempt = self._attempt(planned.current, planned.where, planned.up_to_commit)
+        except LakeError:
+            return None  # every row of it was forgotten
+        return attempt if attempt.candidate == planned else None
+
+    def _attempt(self, current: str | None, where: str | None, up_to_commit: int) -> Attempt:
+        recipe_id = self.report.recipe_id
+        _, recipe = find_recipe(self._lake, recipe_id)
+        student = self._parent_settings(current)
+        training = self.config.training.model_copy(
+            update={"where": where, "up_to_commit": up_to_commit, "recipe": recipe_id}
+        )
+        if current is not None and self.settings.learning_rate is not None:
+            training = training.model_copy(update={"learning_rate": self.settings.learning_rate})
+        rows = resolve_row_set(
+            self._lake, recipe_id=recipe_id, where=where, weight=training.weight, up_to_commit=up_to_commit
+        )
+        teacher = resolve_teacher(self.config.teacher) if student.source == "teacher" and self.config.teacher else None
+        own_id = student_id(find_parent(student, recipe, teacher), rows, student, training)
+        register_row_set(self._lake, rows)
+        candidate = Candidate(
+            student_id=own_id,
+            alias=self.settings.alias,
+            current=current,
+            recipe_id=recipe_id,
+            row_set_id=rows.row_set_id,
+            where=where,
+            up_to_commit=up_to_commit,
+        )
+        return Attempt(candidate=candidate, config=self._settings_of(student, training, own_id))
+
+    def _settings_of(self, student: StudentSettings, training: Any, own_id: str) -> Config:
+        """The student flow's settings: a directory of its own, checkpoints to go on from, the teacher left alone."""
+        training = training.model_copy(
+            update={
+                "output": students_directory(self.config) / own_id,
+                "save_steps": training.save_steps or self.settings.checkpoint_steps,
+            }
+        )
+        evaluation = self.config.evaluation
+        if evaluation.teacher is None:
+            evaluation = evaluation.model_copy(update={"teacher": False})
+        return self.config.model_copy(update={"student": student, "training": training, "evaluation": evaluation})
+
+    def _parent_settings(self, current: str | None) -> StudentSettings:
+        if current is None:
+            return self.student
+        directory = directory_of(self.config, find_student(self._lake, current))
+        return StudentSettings(source="checkpoint", model=str(directory), lora=self.student.lora)
+
+    def _check_comparable(self, current: str | None, recipe_id: str) -> None:
+        """Before anything is paid for: is there a common measure for the candidate and the current student?"""
+        if current is None:
+            return
+        if not has_held_out(self._lake, recipe_id):
+            raise SettingsError(
+                f"recipe {recipe_id[:12]}: no held-out document, so no candidate can be compared with the current "
+                "student; a larger corpus gives some, or a new lake with a larger lake.held_out.share"
+            )
+        own = find_recipe(self._lake, recipe_id)[1]["tokenizer"]
+        theirs = tokenizer_of(self._lake, current)
+        if theirs not in (None, own):
+            raise MismatchError(
+                f"the current student learned with tokenizer {theirs}, the recipe of the settings has {own}: their "
+                "losses can't be compared; give the new line an alias of its own (redistill.alias)"
+            )
+
+    def _ended(self, outcome: str, reason: str) -> None:
+        if not self.report.candidate:
+            self.report = replace(self.report, outcome=outcome, reason=reason)
+
+    def _note(self, event: str, **more: Any) -> None:
+        detail = {"report": self.report.as_record(), **more}
+        note_run(self._lake, self.report.run_id, event, kind=KIND, recipe_id=self.report.recipe_id, **detail)

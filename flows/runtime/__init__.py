@@ -1,0 +1,1 @@
+"""What every flow shares of Prefect: its environment, events, artifacts, limits and retries."""

@@ -1,0 +1,83 @@
+"""What Prefect's interface shows of a run: one progress bar, keyed tables, links. Outside of a run nothing is made.
+
+The lake decides, Prefect shows: a server that can't be reached costs a warning, not the run.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import httpx
+from prefect import get_run_logger
+from prefect.artifacts import (
+    create_link_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectException
+
+from logitlake.flows.terminal.output import readable
+
+
+class ProgressArtifact:
+    """One bar that moves, rather than an artifact for every unit of work."""
+
+    def __init__(self, description: str) -> None:
+        self._description = description
+        self._id: UUID | None = None
+        if _in_a_run():
+            with _unless_unreachable():
+                # In a flow that is no coroutine Prefect answers at once; its signature allows both.
+                self._id = cast(UUID, create_progress_artifact(0.0, description=description))
+
+    def update(self, share: float, note: str = "") -> None:
+        """Move the bar to `share` of the whole, in [0, 1]; the note stands behind the description.
+
+        Once the server could not be reached the bar stands still: each try takes the client minutes.
+        """
+        if self._id is None:
+            return
+        shown, self._id = self._id, None
+        text = f"{self._description}: {note}" if note else self._description
+        with _unless_unreachable():
+            update_progress_artifact(shown, min(100.0, 100 * share), description=text)
+            self._id = shown
+
+
+def table_artifact(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
+    """A table under a key (lower case and dashes), so that the interface shows how it changed from run to run."""
+    if _in_a_run():
+        table = [{name: readable(value) for name, value in row.items()} for row in rows]
+        with _unless_unreachable():
+            create_table_artifact(table=table, key=key, description=description)
+
+
+def link_artifact(key: str, path: Path, text: str) -> None:
+    """A link to a file on the machine that ran the flow."""
+    if _in_a_run():
+        with _unless_unreachable():
+            create_link_artifact(link=path.as_uri(), link_text=text, key=key)
+
+
+def named_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One thing with named values as the rows of a table."""
+    return [{"name": name.replace("_", " "), "value": value} for name, value in record.items()]
+
+
+@contextmanager
+def _unless_unreachable() -> Iterator[None]:
+    """Go on with a warning where Prefect's server does not answer, or answers with an error."""
+    try:
+        yield
+    except (httpx.HTTPError, PrefectException, OSError) as error:
+        get_run_logger().warning(
+            "Prefect's server did not answer (%s: %s); the run goes on", type(error).__name__, error
+        )
+
+
+def _in_a_run() -> bool:
+    return FlowRunContext.get() is not None

@@ -1,0 +1,23 @@
+"""What a run is called in Prefect: made from its settings and the lake's commit number."""
+
+from prefect.runtime import flow_run
+
+from logitlake.flows.settings import location_of
+from logitlake.pipeline.settings.models import Config
+from logitlake.storage.errors import LakeMissingError
+from logitlake.storage.lake.lake import Lake
+
+
+def settings_of_run() -> Config:
+    """The configuration of the flow run that is being named."""
+    config = flow_run.parameters["config"]
+    return config if isinstance(config, Config) else Config.model_validate(config)
+
+
+def last_commit(config: Config) -> int:
+    """The lake's commit number; 0 where there is no lake yet."""
+    try:
+        with Lake.open(location_of(config)) as lake:
+            return lake.commit_number
+    except LakeMissingError:
+        return 0

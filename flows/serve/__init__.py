@@ -1,0 +1,1 @@
+"""Schedules: deployments, automations and the server of `logitlake serve`."""

@@ -1,0 +1,114 @@
+"""What the Prefect server does by itself: runs whose process died are marked as crashed, and somebody is told."""
+
+from datetime import timedelta
+from uuid import UUID
+
+from prefect.automations import Automation
+from prefect.client.orchestration import get_client
+from prefect.events.actions import ChangeFlowRunState, SendNotification
+from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.exceptions import ObjectNotFound
+from prefect.states import StateType
+
+from logitlake.flows.runtime.environment import TAG
+from logitlake.flows.runtime.events import PROMOTED, REJECTED
+from logitlake.pipeline.settings.models import ScheduleSettings
+from logitlake.storage.errors import SettingsError
+
+ZOMBIES = "logitlake: runs whose process died"
+NOTIFY_FAILED = "logitlake: tell of runs that failed"
+NOTIFY_DECIDED = "logitlake: tell of candidates"
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+_ENDS = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")]
+_RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
+_OURS = {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}
+
+_TEXT = "{{ flow.name }}, run {{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message }}"
+
+
+def arrange_automations(settings: ScheduleSettings) -> None:
+    """Make them, or bring them up to the settings. Raises SettingsError if the notification block does not exist."""
+    wanted = [crash_zombies(settings.zombie_seconds)]
+    if settings.notify is not None:
+        wanted += notifications(settings.notify)
+    for automation in wanted:
+        _put(automation)
+
+
+def crash_zombies(seconds: int) -> Automation:
+    """A run of ours that gave a sign of life, and then neither another nor an end for so long, has crashed."""
+    return Automation(
+        name=ZOMBIES,
+        description="Its process was killed, or its machine is gone. The next run goes on where it was.",
+        trigger=EventTrigger(
+            after={_HEARTBEAT},
+            expect={_HEARTBEAT, *_ENDS},
+            match=_RUNS,
+            match_related=_OURS,
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=seconds),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED, message=f"no sign of life for {seconds} s: its process was killed"
+            )
+        ],
+    )
+
+
+def notifications(block: str) -> list[Automation]:
+    """Messages through a block of Prefect's own, named type/name: about runs that failed, and about decisions."""
+    block_id = _block_id(block)
+    failed = EventTrigger(
+        expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+        match=_RUNS,
+        match_related=_OURS,
+        for_each={"prefect.resource.id"},
+        posture=Posture.Reactive,
+        threshold=1,
+    )
+    decided = EventTrigger(
+        expect={PROMOTED, REJECTED}, match={"prefect.resource.id": "logitlake.lake.*"}, posture=Posture.Reactive
+    )
+    return [
+        Automation(
+            name=NOTIFY_FAILED,
+            trigger=failed,
+            actions=[SendNotification(block_document_id=block_id, subject="logitlake: a run failed", body=_TEXT)],
+        ),
+        Automation(
+            name=NOTIFY_DECIDED,
+            trigger=decided,
+            actions=[
+                SendNotification(
+                    block_document_id=block_id,
+                    subject="{{ event.event }}",
+                    body="student {{ event.payload.student }} ({{ event.payload.alias }}): {{ event.payload.reason }}",
+                )
+            ],
+        ),
+    ]
+
+
+def _block_id(block: str) -> UUID:
+    kind, _, name = block.partition("/")
+    with get_client(sync_client=True) as client:
+        try:
+            return client.read_block_document_by_name(name, kind).id
+        except ObjectNotFound:
+            raise SettingsError(
+                f"schedule.notify {block}: this Prefect server has no such block; make it under Blocks in its "
+                "interface, or by `prefect block create`, and name it type/name"
+            ) from None
+
+
+def _put(automation: Automation) -> None:
+    try:
+        found = Automation.read(name=automation.name)
+    except ValueError:
+        automation.create()
+        return
+    automation.id = found.id
+    automation.update()

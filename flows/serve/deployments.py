@@ -1,0 +1,148 @@
+"""What runs by the clock and by events: the three flows as Prefect deployments, for `serve` and for work pools.
+
+The settings file is read when a run starts, so that an edit holds from the next run on; a run that somebody starts by
+hand may replace whole sections of it, by a form that is validated.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, tags
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.events import DeploymentEventTrigger
+from prefect.flows import Flow
+from prefect.runtime import flow_run
+
+from logitlake.flows.capture.flow import capture as capture_flow
+from logitlake.flows.maintain.flow import maintain as maintain_flow
+from logitlake.flows.redistill.flow import redistill as redistill_flow
+from logitlake.flows.runtime.environment import TAG
+from logitlake.flows.runtime.events import CAPTURED, resource_of, tell
+from logitlake.flows.runtime.run_names import last_commit
+from logitlake.flows.settings import location_of, settings
+from logitlake.pipeline.settings.models import (
+    CaptureSettings,
+    Config,
+    EvaluationSettings,
+    MaintenanceSettings,
+    RedistillSettings,
+    Settings,
+    TrainingSettings,
+)
+
+# A scheduled run that meets another one of its kind waits for it, and then finds little left to do.
+_PATIENCE = 24 * 3600.0
+
+
+def _run_name() -> str:
+    """Which teacher, and what the lake had seen when the run began."""
+    given = flow_run.parameters
+    config = settings(given["config_file"] and Path(given["config_file"]), given["overrides"])
+    teacher = config.teacher.model.rstrip("/").split("/")[-1] if config.teacher else "no teacher"
+    return f"{teacher} after commit {last_commit(config)}"
+
+
+@flow(
+    name="scheduled-capture",
+    flow_run_name=_run_name,
+    description="Run the teacher over the documents that the lake does not hold yet.",
+)
+def capture(
+    config_file: Path | None = None,
+    overrides: list[str] | None = None,
+    capture: CaptureSettings | None = None,
+) -> dict[str, Any]:
+    """The teacher over what is new; tells that it has committed, if it has."""
+    config = _settings(config_file, overrides, capture=capture)
+    with tags(TAG):
+        report = capture_flow(config, _PATIENCE)
+    if report.n_documents:
+        tell(CAPTURED, location_of(config), documents=report.n_documents, commit=report.commit_number)
+    return report.as_record()
+
+
+@flow(
+    name="scheduled-redistill",
+    flow_run_name=_run_name,
+    description="Capture what is missing, train on it, promote what is no worse.",
+)
+def redistill(
+    config_file: Path | None = None,
+    overrides: list[str] | None = None,
+    capture: CaptureSettings | None = None,
+    training: TrainingSettings | None = None,
+    evaluation: EvaluationSettings | None = None,
+    redistill: RedistillSettings | None = None,
+) -> dict[str, Any]:
+    """One night of new data."""
+    sections = {"capture": capture, "training": training, "evaluation": evaluation, "redistill": redistill}
+    with tags(TAG):
+        return redistill_flow(_settings(config_file, overrides, **sections), _PATIENCE).as_record()
+
+
+@flow(name="scheduled-maintain", flow_run_name=_run_name, description="Verify, merge, expire and sweep.")
+def maintain(
+    config_file: Path | None = None,
+    overrides: list[str] | None = None,
+    maintenance: MaintenanceSettings | None = None,
+    dry_run: bool = False,
+    verify_all: bool = False,
+) -> dict[str, Any]:
+    """Upkeep."""
+    config = _settings(config_file, overrides, maintenance=maintenance)
+    with tags(TAG):
+        return maintain_flow(config, dry_run=dry_run, verify_all=verify_all).as_record()
+
+
+def deployments(config: Config, config_file: Path | None, overrides: list[str]) -> list[RunnerDeployment]:
+    """The three of them with the schedules of the settings, for one machine (`prefect.yaml` has them for many)."""
+    parameters = {"config_file": str(config_file.absolute()) if config_file else None, "overrides": overrides}
+    schedule = config.schedule
+    captured = DeploymentEventTrigger(
+        name=f"student after capture, {resource_of(location_of(config))}",
+        expect={CAPTURED},
+        match={"prefect.resource.id": resource_of(location_of(config))},
+        parameters=parameters,
+    )
+    return [
+        _deployment(capture, schedule.capture, config, parameters),
+        # A night that is asked for while another one runs is not lost: it waits, and is over in seconds.
+        _deployment(
+            redistill,
+            schedule.redistill,
+            config,
+            parameters,
+            triggers=[captured] if schedule.on_capture else [],
+            collision=ConcurrencyLimitStrategy.ENQUEUE,
+        ),
+        _deployment(maintain, schedule.maintain, config, parameters),
+    ]
+
+
+def _deployment(
+    entry: Flow[..., Any],
+    cron: str | None,
+    config: Config,
+    parameters: dict[str, Any],
+    *,
+    triggers: list[DeploymentEventTrigger] | None = None,
+    collision: ConcurrencyLimitStrategy = ConcurrencyLimitStrategy.CANCEL_NEW,
+) -> RunnerDeployment:
+    return entry.to_deployment(
+        entry.fn.__name__,
+        schedules=[CronSchedule(cron=cron, timezone=config.schedule.timezone)] if cron else [],
+        parameters=parameters,
+        triggers=triggers or [],
+        concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=collision),
+        tags=[TAG, resource_of(location_of(config))],
+        description=entry.description,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+
+
+def _settings(config_file: Path | None, overrides: list[str] | None, **sections: Settings | None) -> Config:
+    """The settings as they are in the file now, with the sections that a run was started with in place of its own."""
+    config = settings(config_file, overrides)
+    return config.model_copy(update={name: section for name, section in sections.items() if section is not None})

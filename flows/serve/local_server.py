@@ -1,0 +1,74 @@
+"""A Prefect server for one machine, started where none is configured, with its state under the lake's folder."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.error import URLError
+
+from logitlake.storage.errors import LogitlakeError, SettingsError
+
+_START_SECONDS = 300
+_STOP_SECONDS = 20
+
+
+@contextmanager
+def local_server(home: Path, host: str, port: int) -> Iterator[str]:
+    """Run a server for the time of the block; yields the URL of its API. `home` holds its database and its log.
+
+    Raises SettingsError if the port is taken, LogitlakeError with the end of the log if the server does not come up.
+    """
+    url = f"http://{host}:{port}/api"
+    if answers(url):
+        raise SettingsError(
+            f"schedule.port {port}: something answers there already; if it is your Prefect server, say so by "
+            f"PREFECT_API_URL={url}, else choose another port"
+        )
+    home.mkdir(parents=True, exist_ok=True)
+    log = home / "server.log"
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
+    environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    with log.open("ab") as file:
+        # In a session of its own: Ctrl-C reaches `serve`, which stops the server when its own work is done.
+        server = subprocess.Popen(
+            command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            _wait(server, url, log)
+            yield url
+        finally:
+            server.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(_STOP_SECONDS)
+            if server.poll() is None:
+                server.kill()
+                server.wait()
+
+
+def answers(url: str) -> bool:
+    """Whether a Prefect server answers at the URL of its API."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+            return json.loads(answer.read()) is True
+    except URLError as error:
+        return not isinstance(error.reason, OSError)
+    except (OSError, ValueError):
+        return True  # somebody is there, and it is not a Prefect server
+
+
+def _wait(server: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            break
+        with suppress(OSError, ValueError), urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+            if json.loads(answer.read()) is True:
+                return
+        time.sleep(0.5)
+    end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+    raise LogitlakeError(f"Prefect's server did not come up within {_START_SECONDS} s; the end of {log}:\n{end}")

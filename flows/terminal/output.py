@@ -1,0 +1,181 @@
+"""Results on standard output: as a table for a person, as JSON or CSV for a script. Everything else goes to stderr."""
+
+import csv
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+import pyarrow as pa
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from logitlake.flows.terminal.visible import visible
+from logitlake.storage.json_text import finite
+
+_ROWS_FOR_A_PERSON = 500
+_CELL_FOR_A_PERSON = 300
+_NO_CRUMB = 8
+_WIDE_ENOUGH_TO_PIPE = 100_000
+# A path or an id that is cut at the edge can't be copied.
+_WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "drop_whitespace": True}
+
+Row = Mapping[str, Any]
+
+
+class Format(StrEnum):
+    """How results are written."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+def say(message: str) -> None:
+    """A line for the person at the terminal, on stderr: it never mixes with results. Nothing in it is obeyed."""
+    text = visible(message)
+    if sys.stderr.isatty():
+        width = max(shutil.get_terminal_size().columns - 1, 20)
+        lines = [textwrap.fill(line, width, **_WHOLE_WORDS) for line in text.split("\n")]
+        text = "\n".join(lines)
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_rows(rows: Sequence[Row] | pa.Table, form: Format, *, title: str = "", columns: Sequence[str] = ()) -> None:
+    """Many rows. JSON is a list of objects, CSV has a header; a table is cut after 500 rows and says so.
+
+    `columns` are the headings for the case of no rows at all.
+    """
+    if isinstance(rows, pa.Table):
+        rows = rows.rename_columns(_unlike(rows.column_names))
+    records: Sequence[Row] = rows.to_pylist() if isinstance(rows, pa.Table) else rows
+    names = list(rows.column_names if isinstance(rows, pa.Table) else records[0] if records else columns)
+    if form is Format.JSON:
+        _write_json([dict(row) for row in records])
+    elif form is Format.CSV:
+        _write_csv(names, ([row[name] for name in names] for row in records))
+    else:
+        _write_table(names, records[:_ROWS_FOR_A_PERSON], title)
+        if len(records) > _ROWS_FOR_A_PERSON:
+            say(f"{len(records) - _ROWS_FOR_A_PERSON:,} more rows: all of them with --format csv or json")
+
+
+def _unlike(names: Sequence[str]) -> list[str]:
+    """Each name once: of columns of one name, all but the first get a number, as in DuckDB."""
+    taken: set[str] = set()
+    result = []
+    for name in names:
+        own, number = name, 0
+        while own in taken or (number and own in names):
+            number += 1
+            own = f"{name}_{number}"
+        taken.add(own)
+        result.append(own)
+    return result
+
+
+def print_record(record: Row, form: Format, *, title: str = "") -> None:
+    """One thing with named values. JSON is one object; CSV and table have a row per value."""
+    if form is Format.JSON:
+        _write_json(dict(record))
+    elif form is Format.CSV:
+        _write_csv(["name", "value"], ([name, value] for name, value in record.items()))
+    else:
+        table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in record.items():
+            table.add_row(name.replace("_", " "), readable(value))
+        console().print(table)
+
+
+def readable(value: Any) -> str:
+    """A value as a person wants to read it: thousands apart, floats short, times to the second."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Decimal):
+        value = _plain(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value or 0.0:.4g}"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, list | tuple | dict):
+        return visible(json.dumps(value, default=_plain, ensure_ascii=False))
+    return visible(str(value))
+
+
+def _write_json(value: Any) -> None:
+    json.dump(finite(value), sys.stdout, default=_plain, ensure_ascii=False, indent=2, allow_nan=False)
+    print()
+
+
+def _write_csv(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow([_cell(value) for value in row])
+
+
+def _write_table(names: Sequence[str], rows: Sequence[Row], title: str) -> None:
+    screen = console()
+    if screen.is_terminal:
+        rows = [{name: _cut(readable(row[name]), row[name]) for name in names} for row in rows]
+        if _least_width(names, rows) > screen.width:
+            _write_records(names, rows, title)
+            return
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in names:
+        numeric = any(isinstance(row[name], int | float) for row in rows)
+        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(readable(row[name]) for name in names))
+    console().print(table)
+
+
+def _write_records(names: Sequence[str], rows: Sequence[Row], title: str) -> None:
+    """Each row as named values below one another, where so many columns do not fit beside one another."""
+    for number, row in enumerate(rows, start=1):
+        print_record({name: row[name] for name in names}, Format.TABLE, title=f"{title} row {number:,}".strip())
+
+
+def _least_width(names: Sequence[str], rows: Sequence[Row]) -> int:
+    """Of a table whose cells are broken where they must be, but not into crumbs."""
+    cells = [max([len(str(row[name])) for row in rows] + [len(name)]) for name in names]
+    return sum(min(cell, _NO_CRUMB) + 3 for cell in cells)
+
+
+def _cut(text: str, value: Any) -> Any:
+    """For a person a value that would fill the screen is its beginning; numbers stay numbers."""
+    if len(text) > _CELL_FOR_A_PERSON:
+        return f"{text[:_CELL_FOR_A_PERSON]} … ({len(text):,} characters; all of them with --format json)"
+    return value
+
+
+def console() -> Console:
+    """Standard output. To a pipe nothing is wrapped or coloured: a line of text stays one line."""
+    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else _WIDE_ENOUGH_TO_PIPE)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value, default=_plain, ensure_ascii=False)
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no form for: times as ISO text, DuckDB's huge sums as integers, all else as its own text."""
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return value.hex() if isinstance(value, bytes) else str(value)

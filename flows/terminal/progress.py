@@ -1,0 +1,158 @@
+"""What a person at a terminal watches, and what a log has in its place.
+
+On a terminal a bar: done, of how many, how fast, how long still. Elsewhere a line of `name=value` now and then, on
+standard error, and none at all for what is done at once.
+"""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
+
+from logitlake.flows.terminal.output import say
+from logitlake.flows.terminal.quantities import duration_text
+
+Item = TypeVar("Item")
+
+# A line in a log for every half minute of work: a night of them is read in a minute.
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class Bar:
+    """What moves. Quiet by itself: for work that reports in another way."""
+
+    def advance(self, n: int) -> None:
+        """So many units more are done."""
+
+    def reach(self, done: int, total: int) -> None:
+        """So many units are done of so many."""
+
+    def expect(self, total: int | None, note: str = "") -> None:
+        """There will be so many in all, None if nobody knows yet; the note stands beside the numbers."""
+
+
+class _TerminalBar(Bar):
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+
+    def advance(self, n: int) -> None:
+        self._progress.advance(self._task, n)
+
+    def reach(self, done: int, total: int) -> None:
+        self._progress.update(self._task, completed=done, total=total)
+
+    def expect(self, total: int | None, note: str = "") -> None:
+        self._progress.update(self._task, note=note, **({} if total is None else {"total": total}))
+
+
+class LoggedBar(Bar):
+    """Says where it is by a line of `name=value`, at most every so many seconds."""
+
+    def __init__(self, title: str, total: int | None, unit: str, seconds_between: float) -> None:
+        self._title = title
+        self._unit = unit
+        self._total = total
+        self._done = 0
+        self._between = seconds_between
+        self._began = self._said = time.monotonic()
+
+    def advance(self, n: int) -> None:
+        self._done += n
+        self._say_if_due()
+
+    def reach(self, done: int, total: int) -> None:
+        self._done, self._total = done, total
+        self._say_if_due()
+
+    def expect(self, total: int | None, note: str = "") -> None:
+        self._total = self._total if total is None else total
+
+    def _say_if_due(self) -> None:
+        now = time.monotonic()
+        if now - self._said >= self._between:
+            self._said = now
+            say(self._line(now - self._began))
+
+    def _line(self, seconds: float) -> str:
+        rate = self._done / seconds if seconds else 0.0
+        values = [f"{self._unit}={self._done}"]
+        if self._total is not None:
+            values.append(f"total={self._total}")
+        values.append(f"per_second={rate:.3g}")
+        if self._total is not None and rate:
+            values.append(f"remaining_seconds={max(self._total - self._done, 0) / rate:.0f}")
+        return f"{self._title} {' '.join(values)}"
+
+
+class _Rate(ProgressColumn):
+    """Done, of how many, and how fast, such as `64,000/118,000 tokens  1,412/s`."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        total = f"/{task.total:,.0f}" if task.total else ""
+        speed = task.finished_speed or task.speed
+        rate = f"  {speed:,.{0 if speed >= 10 else 1}f}/s" if speed else ""
+        note = f"  {task.fields['note']}" if task.fields.get("note") else ""
+        return Text(f"{task.completed:,.0f}{total} {self._unit}{rate}{note}")
+
+
+class _Left(ProgressColumn):
+    """How long it will still take, such as `12 min 5 s left`; nothing before that is known and once it is done."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        known = task.time_remaining is not None and not task.finished
+        return Text(f"{duration_text(task.time_remaining or 0)} left" if known else "")
+
+
+def quiet_transformers() -> None:
+    """Keep transformers from drawing bars of its own: loading a teacher is a second's work, and said by the run."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+
+
+@contextmanager
+def progress_bar(title: str, *, total: int | None = None, unit: str = "tokens", log: bool = True) -> Iterator[Bar]:
+    """A bar on stderr for the time of the block; where that is no terminal, lines for a log, or none without `log`."""
+    if not sys.stderr.isatty():
+        yield LoggedBar(title, total, unit, _SECONDS_BETWEEN_LINES) if log else Bar()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        _Rate(unit),
+        TimeElapsedColumn(),
+        _Left(),
+    )
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
+        yield _TerminalBar(progress, progress.add_task(title, total=total, note=""))
+
+
+def watched(items: Iterable[Item], title: str, *, total: int | None, unit: str) -> Iterator[Item]:
+    """The items, each a step of a bar once the next one is asked for; no bar for no items."""
+    if total == 0:
+        yield from items
+        return
+    with progress_bar(title, total=total, unit=unit) as bar:
+        for item in items:
+            yield item
+            bar.advance(1)

@@ -1,0 +1,102 @@
+"""One screen about one thing: sections with a title, named values or short tables under it.
+
+For a person ids are cut to what is enough to name them again, and numbers have units; JSON and CSV have all of it.
+"""
+
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from logitlake.flows.terminal.output import Format, Row, console, print_record, readable
+from logitlake.flows.terminal.quantities import named_text
+
+Sections = Mapping[str, Row | Sequence[Row]]
+
+_ENOUGH_OF_AN_ID = 12
+_OTHER_NAMES = {"seconds": "took", "commit_number": "commit"}
+
+
+def print_screen(sections: Sections, form: Format) -> None:
+    """JSON is one object with a key per section; CSV has a line per value; a table section without rows is left out."""
+    if form is Format.JSON:
+        print_record(dict(sections), form)
+    elif form is Format.CSV:
+        _write_csv(sections)
+    else:
+        for number, (title, content) in enumerate(sections.items()):
+            if not content:
+                continue
+            if number:
+                console().print()
+            console().print(Text(title.replace("_", " "), style="bold"))
+            console().print(_named(content) if isinstance(content, Mapping) else table_of(content))
+
+
+def short(name: str, value: Any) -> str:
+    """A value for a person, by its name: ids cut, units where the name tells them, lists as their items."""
+    if isinstance(value, list):
+        return ", ".join(short(name.removesuffix("s"), item) for item in value)
+    if isinstance(value, str) and name.endswith("_id") and len(value) == 32:
+        return value[:_ENOUGH_OF_AN_ID]
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    return named_text(name, value) or readable(value)
+
+
+def heading(name: str) -> str:
+    """A name as a person reads it: `n_tokens` is `tokens`, `recipe_id` is `recipe`."""
+    if name in _OTHER_NAMES:
+        return _OTHER_NAMES[name]
+    plain = name.removeprefix("n_").removesuffix("_id").replace("_per_second", "/s").replace("_per_", "/")
+    return plain.replace("_", " ")
+
+
+def _named(record: Row) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in record.items():
+        if value is not None:
+            table.add_row(heading(name), named_text(name, value) or readable(value))
+    return table
+
+
+def table_of(rows: Sequence[Row]) -> Table:
+    """Rows for a person: ids, times and numbers whole, text broken where it must be."""
+    table = Table(box=None, pad_edge=False, padding=(0, 0, 0, 2), header_style="dim")
+    for name in rows[0]:
+        text = is_text(name, rows)
+        justify = "right" if any(_is_number(row[name]) for row in rows) else "left"
+        table.add_column(heading(name), justify=justify, overflow="fold", no_wrap=not text)  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(*(short(name, value) for name, value in row.items()))
+    return table
+
+
+def is_text(name: str, rows: Sequence[Row]) -> bool:
+    """Whether the values of a column may be broken over lines."""
+    if name.endswith(("_id", "_at")):
+        return False
+    return any(isinstance(row[name], str | list) for row in rows)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+
+
+def _write_csv(sections: Sections) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["section", "row", "name", "value"])
+    for title, content in sections.items():
+        rows = [content] if isinstance(content, Mapping) else content
+        for number, row in enumerate(rows):
+            for name, value in row.items():
+                text = json.dumps(value, default=str) if isinstance(value, list | tuple | dict) else value
+                writer.writerow([title, number, name, text])

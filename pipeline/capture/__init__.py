@@ -1,0 +1,1 @@
+"""From documents to the rows of a work unit: recipe, plan, unit."""

@@ -1,0 +1,253 @@
+"""What is missing → work units → token-budget batches.
+
+Planning is a pure function of the stream of documents and of what is known already: the size of a lookup changes
+nothing. Memory is one lookup of documents, one work unit, and about 150 bytes for the id of each document that is new.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from logitlake.pipeline.corpus.document import Chat, Document, Pair, Reject
+from logitlake.pipeline.settings.models import TokenizationSettings
+from logitlake.pipeline.tokens.sequences import TokenizedDocument, tokenize_documents
+from logitlake.pipeline.tokens.tokenizer import TextTokenizer
+
+Known = Callable[[list[str]], set[str]]
+
+_LOOKUP_DOCUMENTS = 1000
+_LOOKUP_CHARACTERS = 16 * 2**20
+# A unit closes early at so many rejects and sightings: a repeated night over a large corpus holds no more of them.
+_NOTES_PER_UNIT = 50_000
+
+
+class Sighting(NamedTuple):
+    """A place where a document was met that is stored already, or is in this or an earlier unit of the plan."""
+
+    doc_id: str
+    corpus: str
+    source: str
+    line: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WorkUnit:
+    """Whole documents to compute together; with none, there are only notes (rejects and duplicates) to commit."""
+
+    documents: tuple[TokenizedDocument, ...]
+    rejects: tuple[Reject, ...]
+    duplicates: tuple[Sighting, ...]
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSummary:
+    """Counts of what the plan has met so far.
+
+    `documents` that could be read are `known` to the lake, `new`, or `repeated` within the run; those that could not,
+    and new ones without a target, are `rejected`. `tokens` are what the teacher reads, `units` those with documents.
+    `capped`: the plan ended at `max_tokens`, before the end of the corpus.
+    """
+
+    documents: int = 0
+    known: int = 0
+    new: int = 0
+    repeated: int = 0
+    rejected: int = 0
+    sequences: int = 0
+    tokens: int = 0
+    targets: int = 0
+    units: int = 0
+    capped: bool = False
+
+
+class Plan(Iterator[WorkUnit]):
+    """The work units of a stream of documents, made as they are asked for; see `plan_units`."""
+
+    def __init__(
+        self,
+        documents: Iterable[Document | Reject],
+        *,
+        known: Known,
+        tokenizer: TextTokenizer,
+        tokenization: TokenizationSettings,
+        unit_tokens: int,
+        max_tokens: int | None,
+        lookup_documents: int,
+        on_reject: Callable[[Reject], None],
+    ) -> None:
+        self._known = known
+        self._on_reject = on_reject
+        self._tokenizer = tokenizer
+        self._tokenization = tokenization
+        self._unit_tokens = unit_tokens
+        self._max_tokens = max_tokens
+        self._placed: set[str] = set()
+        self._counts: Counter[str] = Counter()
+        self._capped = False
+        self._open_unit()
+        self._units = self._make_units(_lookups(documents, lookup_documents))
+
+    def __next__(self) -> WorkUnit:
+        return next(self._units)
+
+    @property
+    def summary(self) -> PlanSummary:
+        """Counts up to now; of the whole plan once there are no more units."""
+        return PlanSummary(**self._counts, capped=self._capped)
+
+    def _make_units(self, lookups: Iterable[list[Document | Reject]]) -> Iterator[WorkUnit]:
+        for items in lookups:
+            yield from self._place(items)
+            if self._capped:
+                break
+        if self._documents or self._rejects or self._duplicates:
+            yield self._close_unit()
+
+    def _place(self, items: list[Document | Reject]) -> Iterator[WorkUnit]:
+        """Put one lookup's items into the open unit in their order, closing units on the way."""
+        # Backwards, so that the first of equals is the one that stays.
+        first_met = {item.doc_id: item for item in reversed(items) if isinstance(item, Document)}
+        asked = [doc_id for doc_id in first_met if doc_id not in self._placed]
+        stored = self._known(asked)
+        missing = [first_met[doc_id] for doc_id in asked if doc_id not in stored]
+        outcomes = tokenize_documents(missing, self._tokenizer, self._tokenization)
+        outcome_of = {document.doc_id: outcome for document, outcome in zip(missing, outcomes, strict=True)}
+        for item in items:
+            if isinstance(item, Reject):
+                self._rejects.append(item)
+            elif item.doc_id in stored:
+                self._note_duplicate(item, "known")
+            elif item.doc_id in self._placed:
+                self._note_duplicate(item, "repeated")
+            else:
+                outcome = outcome_of[item.doc_id]
+                if isinstance(outcome, Reject):
+                    reject = replace(outcome, corpus=item.corpus, source=item.source, line=item.line)
+                    self._on_reject(reject)
+                    self._rejects.append(reject)
+                else:
+                    if self._passes_cap(outcome):
+                        self._capped = True
+                        return
+                    if self._documents and self._n_tokens + outcome.n_tokens > self._unit_tokens:
+                        yield self._close_unit()
+                    self._add(outcome)
+            if len(self._rejects) + len(self._duplicates) >= _NOTES_PER_UNIT:
+                yield self._close_unit()
+
+    def _passes_cap(self, document: TokenizedDocument) -> bool:
+        planned = self._counts["tokens"] + document.n_tokens
+        return self._max_tokens is not None and planned > self._max_tokens
+
+    def _note_duplicate(self, document: Document, kind: str) -> None:
+        self._counts[kind] += 1
+        self._counts["documents"] += 1
+        self._duplicates.append(Sighting(document.doc_id, document.corpus, document.source, document.line))
+
+    def _add(self, document: TokenizedDocument) -> None:
+        self._placed.add(document.document.doc_id)
+        self._documents.append(document)
+        self._n_tokens += document.n_tokens
+        self._counts.update(
+            documents=1,
+            new=1,
+            tokens=document.n_tokens,
+            sequences=len(document.sequences),
+            targets=sum(int(sequence.has_target.sum()) for sequence in document.sequences),
+        )
+
+    def _open_unit(self) -> None:
+        self._documents: list[TokenizedDocument] = []
+        self._rejects: list[Reject] = []
+        self._duplicates: list[Sighting] = []
+        self._n_tokens = 0
+
+    def _close_unit(self) -> WorkUnit:
+        unit = WorkUnit(tuple(self._documents), tuple(self._rejects), tuple(self._duplicates), self._n_tokens)
+        self._counts.update(units=1 if unit.documents else 0, rejected=len(unit.rejects))
+        self._open_unit()
+        return unit
+
+
+def plan_units(
+    documents: Iterable[Document | Reject],
+    *,
+    known: Known,
+    tokenizer: TextTokenizer,
+    tokenization: TokenizationSettings,
+    unit_tokens: int,
+    max_tokens: int | None = None,
+    lookup_documents: int = _LOOKUP_DOCUMENTS,
+    on_reject: Callable[[Reject], None] = lambda reject: None,
+) -> Plan:
+    """The documents of the stream that are not `known`, once each, as work units in the order of the stream.
+
+    `known` takes document ids and returns those that are stored under the recipe; it is asked for up to
+    `lookup_documents` at a time. A unit closes before it would pass `unit_tokens`; one document larger than that is a
+    unit by itself. The first document that would pass `max_tokens` ends the plan, and what follows it is not looked at.
+    `on_reject` is told of each document that the plan itself rejects, and may raise.
+    """
+    return Plan(
+        documents,
+        known=known,
+        tokenizer=tokenizer,
+        tokenization=tokenization,
+        unit_tokens=unit_tokens,
+        max_tokens=max_tokens,
+        lookup_documents=lookup_documents,
+        on_reject=on_reject,
+    )
+
+
+def count_plan(plan: Plan, on_tokens: Callable[[int], None] = lambda n: None) -> PlanSummary:
+    """What the plan would compute: every unit is made, counted and dropped, so the numbers are those of a capture.
+
+    `on_tokens` is told of each unit's tokens.
+    """
+    for unit in plan:
+        on_tokens(unit.n_tokens)
+    return plan.summary
+
+
+def make_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Indices of sequences in batches of similar length, longest first, each index once.
+
+    Padded to its longest sequence a batch holds at most `batch_tokens` tokens, unless it is one sequence longer than
+    that. Ties keep their order. Cost: one sort.
+    """
+    batches: list[list[int]] = []
+    room = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if room == 0:
+            batches.append([])
+            room = max(batch_tokens // max(lengths[index], 1), 1)
+        batches[-1].append(index)
+        room -= 1
+    return batches
+
+
+def _lookups(stream: Iterable[Document | Reject], most: int) -> Iterator[list[Document | Reject]]:
+    """The stream in pieces of at most `most` items, fewer where documents are long."""
+    items: list[Document | Reject] = []
+    characters = 0
+    for item in stream:
+        items.append(item)
+        if isinstance(item, Document):
+            characters += _characters(item)
+        if len(items) >= most or characters >= _LOOKUP_CHARACTERS:
+            yield items
+            items, characters = [], 0
+    if items:
+        yield items
+
+
+def _characters(document: Document) -> int:
+    content = document.content
+    if isinstance(content, str):
+        return len(content)
+    if isinstance(content, Pair):
+        return len(content.prompt) + len(content.completion)
+    assert isinstance(content, Chat)
+    return sum(len(str(message.get("content", ""))) for message in content.messages)

@@ -1,0 +1,71 @@
+"""Hugging Face datasets: saved by `save_to_disk`, a local folder, or from the hub, streamed."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from logitlake.pipeline.corpus.document import Document, Reject, document_builder, fields_of
+from logitlake.pipeline.settings.models import CorpusSettings
+from logitlake.storage.errors import CorpusError
+
+_SAVED_MARKS = ("dataset_dict.json", "state.json")
+
+
+def read_huggingface(settings: CorpusSettings) -> Iterator[Document | Reject]:
+    """The documents and rejects of one split; the source is `subset/split`, the line is the row's number from 1.
+
+    Raises CorpusError if the dataset, its subset or its split can't be opened, or breaks off while it is read.
+    """
+    build = document_builder(settings)
+    source = f"{settings.subset}/{settings.split}" if settings.subset else settings.split
+    rows = iter(_open(settings))
+    number = 0
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except Exception as error:  # datasets and its file systems raise nearly every kind
+            raise _broken(settings, error, f"broke off after row {number}") from error
+        number += 1
+        yield build(row, source, number)
+
+
+def _open(settings: CorpusSettings) -> Iterable[Mapping[str, Any]]:
+    # Takes a second to import, and only this kind of corpus needs it.
+    import datasets
+
+    path = Path(settings.path).expanduser()
+    try:
+        if any((path / mark).is_file() for mark in _SAVED_MARKS):
+            loaded = datasets.load_from_disk(str(path))
+            dataset = _choose_split(settings, loaded) if isinstance(loaded, dict) else loaded
+        else:
+            name = str(path) if path.exists() else settings.path
+            dataset = datasets.load_dataset(
+                name, settings.subset, split=settings.split, revision=settings.revision, streaming=True
+            )
+        columns = dataset.column_names or []
+        # Other columns may be images or sound, which must not be decoded.
+        if wanted := [field for field in fields_of(settings) if field in columns]:
+            dataset = dataset.select_columns(wanted)
+    except CorpusError:
+        raise
+    except Exception as error:  # datasets and its file systems raise nearly every kind
+        raise _broken(settings, error, "can't be opened") from error
+    return dataset
+
+
+def _choose_split(settings: CorpusSettings, splits: Mapping[str, Any]) -> Any:
+    if settings.split not in splits:
+        found = ", ".join(splits)
+        message = f"has no split {settings.split!r}; its splits: {found}; mend corpora.{settings.name}.split"
+        raise CorpusError(f"corpus {settings.name}: dataset {settings.path} {message}")
+    return splits[settings.split]
+
+
+def _broken(settings: CorpusSettings, error: Exception, what: str) -> CorpusError:
+    advice = f"mend corpora.{settings.name} (path, subset, split, revision), or the network"
+    return CorpusError(
+        f"corpus {settings.name}: dataset {settings.path} {what}: {type(error).__name__}: {error}; {advice}"
+    )

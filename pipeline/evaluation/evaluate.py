@@ -1,0 +1,292 @@
+"""How good students are on held-out documents, and how near to their teacher. All in nats, means over targets.
+
+With the teacher at hand the divergence is exact, from full distributions, and one pass of the teacher serves any number
+of students. Without it KL(p‖q) = -H(p) - Σ p log q is estimated from the cache with the stored entropy and p̂ in p's
+place, which is unbiased where the sparsifier is.
+
+Shapes: B sequences; T tokens of the longest; P positions with a target (C of them in one chunk); V ids.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from transformers import AutoModelForCausalLM
+
+from logitlake.pipeline.evaluation.document_losses import document_losses
+from logitlake.pipeline.evaluation.tally import Tally
+from logitlake.pipeline.reading.batches import TARGET_COLUMNS, TargetBatch, make_batch
+from logitlake.pipeline.reading.reader import Fetch
+from logitlake.pipeline.targets.arrow_lists import flat_lists
+from logitlake.pipeline.targets.decoding import RaggedTargets, decode_targets
+from logitlake.pipeline.teachers.dtype import resolve_dtype
+from logitlake.pipeline.teachers.engine import Engine
+from logitlake.pipeline.training.output_layer import ModelParts, take_apart
+from logitlake.storage.errors import MismatchError, SettingsError
+from logitlake.storage.lake.schema import STATISTIC_STEP
+from logitlake.storage.row_sets.row_set import RowSet
+
+EVALUATION_COLUMNS = (*TARGET_COLUMNS, "doc_id", "entropy_codes", "nll_codes")
+
+_CHUNK_ELEMENTS = 2**24
+_DRAWN_HEADS = "random"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """One model on one set of rows.
+
+    `kl` is from the teacher to the model, `kl_stderr` the standard error of its mean with sequences as clusters, the
+    cache's own noise included; `top1_agreement` is with the teacher's likeliest token, from the cache only where that
+    is stored; `calibration_error` is the expected calibration error of the top-1 probability, 15 bins. None where the
+    cache does not hold the answer.
+    """
+
+    cross_entropy: float
+    kl: float | None
+    kl_stderr: float | None
+    top1_agreement: float | None
+    calibration_error: float | None
+    n_targets: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Metrics by student, and the teacher's own. `exact`: from the teacher itself, not from the cache.
+
+    `documents` has a table for each student (see logitlake.pipeline.evaluation.document_losses).
+    """
+
+    students: dict[str, Metrics]
+    teacher: Metrics
+    exact: bool
+    documents: dict[str, pa.Table]
+
+
+def held_out_rows(
+    row_set: RowSet, fetch: Fetch, *, max_tokens: int | None = None, training: bool = False
+) -> Iterator[pa.Table]:
+    """The rows of a held-out row set, a unit at a time, whole sequences up to `max_tokens` (at least one).
+
+    Raises SettingsError for a row set that is not held out, unless `training` says that this is known: a student may
+    have been trained on it.
+    """
+    if not row_set.held_out and not training:
+        raise SettingsError("evaluation needs a row set of held-out documents: resolve it with held_out=True")
+    left = max_tokens
+    for unit_id in row_set.units["unit_id"].to_pylist():
+        rows = fetch([unit_id], EVALUATION_COLUMNS)
+        if left is not None:
+            used = np.cumsum(rows["n_tokens"].to_numpy())
+            keep = max(int(np.searchsorted(used, left, side="right")), 1 if left == max_tokens else 0)
+            rows = rows.slice(0, keep)
+            left -= int(used[keep - 1]) if keep else 0
+        if rows.num_rows:
+            yield rows
+        if left is not None and (left <= 0 or rows.num_rows < len(used)):
+            return
+
+
+def load_student(directory: Path, *, trust_remote_code: bool = False) -> Any:
+    """A student from its directory, in float32, on the CPU, ready to be evaluated."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"student {directory}: can't be loaded: {error}") from None
+    return model.eval()
+
+
+@torch.inference_mode()
+def evaluate(
+    students: Mapping[str, Any],
+    tables: Iterable[pa.Table],
+    recipe: Mapping[str, Any],
+    *,
+    engine: Engine | None = None,
+    batch_sequences: int = 8,
+    autocast: bool = True,
+) -> Evaluation:
+    """Metrics of some models (by name) on rows that hold EVALUATION_COLUMNS.
+
+    Neither batching nor padding changes them, but for rounding. `autocast` computes hidden states in bfloat16 where the
+    device does; softmax and sums are float32 and float64 always. Raises MismatchError for a student that has fewer ids
+    than the teacher.
+    """
+    parts = {name: take_apart(model.eval()) for name, model in students.items()}
+    judged = _Judged(parts, recipe, engine, autocast)
+    first_sequence = 0
+    doc_ids: list[str] = []
+    for rows in tables:
+        order = np.argsort(rows["n_tokens"].to_numpy(), kind="stable")
+        for begin in range(0, len(order), batch_sequences):
+            numbers = order[begin : begin + batch_sequences]
+            judged.add(rows.take(pa.array(numbers)), first_sequence + numbers)
+        first_sequence += rows.num_rows
+        doc_ids += rows["doc_id"].to_pylist()
+    return judged.result(doc_ids)
+
+
+class _Judged:
+    """Running sums of one evaluation."""
+
+    def __init__(
+        self, parts: Mapping[str, ModelParts], recipe: Mapping[str, Any], engine: Engine | None, autocast: bool
+    ) -> None:
+        self._parts = parts
+        self._engine = engine
+        self._autocast = autocast
+        self._heads_are_likeliest = recipe["sparsifier"]["name"] != _DRAWN_HEADS
+        # The stored entropy is at temperature 1: at another, the two halves of the KL would not belong together.
+        self._kl_in_cache = recipe["temperature"] == 1.0
+        self._tallies = {name: Tally() for name in parts}
+        self._teacher = Tally()
+        vocabulary = engine.vocab_size if engine else recipe["vocabulary"]
+        for name, part in parts.items():
+            if part.vocab_size < vocabulary:
+                raise MismatchError(f"student {name} has {part.vocab_size} ids, the teacher {vocabulary}")
+
+    def add(self, rows: pa.Table, sequences: np.ndarray) -> None:
+        batch = make_batch(rows, cut_mass="ghost")
+        if not batch.n_targets:
+            return
+        positions_P = batch.targets.offsets.diff().nonzero().squeeze(1)
+        places = _Places(batch, positions_P, torch.from_numpy(sequences)[positions_P // batch.input_ids.shape[1]])
+        hidden = {name: self._hidden(part, batch, positions_P) for name, part in self._parts.items()}
+        if self._engine is not None:
+            self._compare_to_teacher(rows, places, hidden)
+        else:
+            self._compare_to_cache(rows, places, hidden)
+
+    def result(self, doc_ids: Sequence[str]) -> Evaluation:
+        """What came out; `doc_ids[i]` is the document of sequence i."""
+        return Evaluation(
+            students={name: _metrics(tally) for name, tally in self._tallies.items()},
+            teacher=_metrics(self._teacher),
+            exact=self._engine is not None,
+            documents={name: document_losses(doc_ids, tally, self._teacher) for name, tally in self._tallies.items()},
+        )
+
+    def _hidden(self, part: ModelParts, batch: TargetBatch, positions_P: torch.Tensor) -> torch.Tensor:
+        device = part.model.device
+        bf16 = self._autocast and resolve_dtype("auto", device.type) == "bfloat16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            hidden = part.hidden(batch.input_ids.to(device))
+        return hidden.flatten(0, 1)[positions_P.to(device)].to(part.model.dtype)
+
+    def _compare_to_teacher(self, rows: pa.Table, places: "_Places", hidden: Mapping[str, torch.Tensor]) -> None:
+        assert self._engine is not None
+        tokens, offsets = flat_lists(rows["input_ids"])
+        wanted = _flat_wanted(rows)
+        bounds = offsets[1:-1]
+        begin = 0
+        for logits in self._engine.forward(np.split(tokens.astype(np.int32), bounds), np.split(wanted, bounds)):
+            for piece in logits.split(max(_CHUNK_ELEMENTS // logits.shape[1], 1)):
+                logprobs_CV = piece.float().log_softmax(-1)
+                part = places.part(begin, begin + len(piece))
+                begin += len(piece)
+                _tally_top1(self._teacher, logprobs_CV, part, logprobs_CV.argmax(-1))
+                self._teacher.add_divergence(torch.zeros(len(piece)), part.sequences)
+                for name, tally in self._tallies.items():
+                    own_CV = self._logprobs(name, hidden[name][part.begin : part.end])
+                    theirs_CV = logprobs_CV.to(own_CV.device)
+                    _tally_top1(tally, own_CV, part, theirs_CV.argmax(-1))
+                    gap_CV = theirs_CV - own_CV[:, : theirs_CV.shape[1]]
+                    # What the teacher rules out counts nothing (0 times infinity); a student's NaN stays one.
+                    probs_CV = theirs_CV.exp()
+                    kl_C = torch.where(probs_CV > 0, probs_CV * gap_CV, 0.0).sum(-1)
+                    tally.add_divergence(kl_C, part.sequences)
+
+    def _compare_to_cache(self, rows: pa.Table, places: "_Places", hidden: Mapping[str, torch.Tensor]) -> None:
+        ragged = decode_targets(rows, cut_mass="ghost")
+        at = np.flatnonzero(np.diff(ragged.offsets))
+        entropy_P = _statistic(rows, "entropy_codes", at)
+        self._teacher.add_loss(_statistic(rows, "nll_codes", at), places.sequences)
+        likeliest_P = _likeliest(ragged, at) if self._heads_are_likeliest else torch.full((len(at),), -1)
+        unbiased = self._kl_in_cache and ragged.ghost is None
+        counts_P = torch.from_numpy(np.diff(ragged.offsets)[at])
+        entry_offsets = torch.cat([torch.zeros(1, dtype=torch.long), counts_P.cumsum(0)])
+        for name, tally in self._tallies.items():
+            step = max(_CHUNK_ELEMENTS // self._parts[name].vocab_size, 1)
+            for begin in range(0, len(at), step):
+                part = places.part(begin, min(begin + step, len(at)))
+                own_CV = self._logprobs(name, hidden[name][part.begin : part.end])
+                _tally_top1(tally, own_CV, part, likeliest_P[part.begin : part.end].to(own_CV.device))
+                if not unbiased:
+                    tally.divergence_known = False
+                    continue
+                low, high = int(entry_offsets[part.begin]), int(entry_offsets[part.end])
+                rows_E = torch.repeat_interleave(torch.arange(part.end - part.begin), counts_P[part.begin : part.end])
+                ids_E = torch.from_numpy(ragged.ids[low:high].astype(np.int64))
+                logq_E = own_CV.cpu()[rows_E, ids_E]
+                crossed = torch.zeros(part.end - part.begin).index_add_(
+                    0, rows_E, torch.from_numpy(ragged.probs[low:high]) * logq_E
+                )
+                tally.add_divergence(-entropy_P[part.begin : part.end] - crossed, part.sequences)
+
+    def _logprobs(self, name: str, hidden_CD: torch.Tensor) -> torch.Tensor:
+        return self._parts[name].logits(hidden_CD).float().log_softmax(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Some of a batch's positions with a target: what follows them and which sequence they are of."""
+
+    batch: TargetBatch
+    positions: torch.Tensor
+    sequences: torch.Tensor
+    begin: int = 0
+    end: int = 0
+
+    @property
+    def next_ids(self) -> torch.Tensor:
+        return self.batch.next_ids.flatten()[self.positions]
+
+    def part(self, begin: int, end: int) -> "_Places":
+        return _Places(self.batch, self.positions[begin:end], self.sequences[begin:end], begin, end)
+
+
+def _tally_top1(tally: Tally, logprobs_CV: torch.Tensor, part: _Places, likeliest_C: torch.Tensor) -> None:
+    """Cross-entropy, calibration and agreement of one chunk; a likeliest id of -1 is unknown."""
+    next_ids_C = part.next_ids.to(logprobs_CV.device)
+    tally.add_loss(-logprobs_CV.gather(1, next_ids_C.unsqueeze(1)).squeeze(1), part.sequences)
+    top_C, own_C = logprobs_CV.max(-1)
+    tally.add_confidence(top_C.exp(), own_C == next_ids_C)
+    known_C = likeliest_C >= 0
+    tally.add_agreement((own_C == likeliest_C)[known_C])
+
+
+def _flat_wanted(rows: pa.Table) -> np.ndarray:
+    return np.diff(decode_targets(rows).offsets) > 0
+
+
+def _statistic(rows: pa.Table, name: str, at: np.ndarray) -> torch.Tensor:
+    """A stored per-position statistic in nats at the positions that have a target, float32 [P]."""
+    codes, _ = flat_lists(rows[name])
+    return torch.from_numpy((codes[at].astype(np.float64) * STATISTIC_STEP).astype(np.float32))
+
+
+def _likeliest(ragged: RaggedTargets, at: np.ndarray) -> torch.Tensor:
+    """The teacher's likeliest id where a head tells, else -1."""
+    first = ragged.ids[ragged.offsets[at]].astype(np.int64)
+    return torch.from_numpy(np.where(ragged.n_heads[at] > 0, first, -1))
+
+
+def _metrics(tally: Tally) -> Metrics:
+    return Metrics(
+        cross_entropy=tally.loss,
+        kl=tally.divergence,
+        kl_stderr=tally.divergence_stderr,
+        top1_agreement=tally.agreement,
+        calibration_error=tally.calibration_error,
+        n_targets=tally.n,
+    )

@@ -1,0 +1,119 @@
+"""Targets as a loss takes them: padded batches of tensors, made of decoded rows by copying slices.
+
+Shapes: B sequences in a batch; T its longest one; N = B·T padded positions, row-major; E stored entries. Entry i of a
+row is the target for token i+1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from logitlake.pipeline.targets.arrow_lists import running_sums
+from logitlake.pipeline.targets.decoded_rows import DecodedTable, PickedRow
+from logitlake.pipeline.targets.decoding import CutMass
+
+# What a batch is made of; a reader of rows needs no other columns.
+TARGET_COLUMNS = ("n_tokens", "n_targets", "levels", "input_ids", "target_ids", "head_codes")
+
+NO_LABEL = -100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparseTargets:
+    """Targets of N positions in CSR form, as tensors on one device.
+
+    `offsets` int64 [N+1], `ids` int64 [E], `probs` float [E], `ghost` float [N] or None. A position without entries
+    has no target and takes no part in the loss.
+    """
+
+    offsets: torch.Tensor
+    ids: torch.Tensor
+    probs: torch.Tensor
+    ghost: torch.Tensor | None = None
+
+    @property
+    def n_positions(self) -> int:
+        return self.offsets.numel() - 1
+
+    def to(self, device: torch.device | str) -> "SparseTargets":
+        """The same targets on `device`."""
+        ghost = None if self.ghost is None else self.ghost.to(device)
+        return SparseTargets(
+            offsets=self.offsets.to(device), ids=self.ids.to(device), probs=self.probs.to(device), ghost=ghost
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetBatch:
+    """One padded batch: `input_ids` int64 [B, T], `next_ids` int64 [B, T], `targets` over its B·T positions.
+
+    `next_ids[b, i]` is token i+1 where that position has a target and NO_LABEL elsewhere. Padding stands on the right,
+    so causal attention needs no mask: no real position ever sees it. `n_tokens` counts real tokens, not padding.
+    `step_targets` counts the targets of this batch on all ranks together: the divisor of a mean over tokens.
+    """
+
+    input_ids: torch.Tensor
+    next_ids: torch.Tensor
+    targets: SparseTargets
+    n_tokens: int
+    n_targets: int
+    step_targets: int
+
+    def to(self, device: torch.device | str) -> "TargetBatch":
+        """The same batch on `device`."""
+        return TargetBatch(
+            input_ids=self.input_ids.to(device),
+            next_ids=self.next_ids.to(device),
+            targets=self.targets.to(device),
+            n_tokens=self.n_tokens,
+            n_targets=self.n_targets,
+            step_targets=self.step_targets,
+        )
+
+
+def make_batch(rows: pa.Table, *, cut_mass: CutMass = "renormalise", pad_id: int = 0) -> TargetBatch:
+    """Rows (columns TARGET_COLUMNS) as one batch; see `batch_of`. Raises IntegrityError as decoding does."""
+    return batch_of(DecodedTable.of(rows, cut_mass=cut_mass).rows(np.arange(rows.num_rows)), pad_id=pad_id)
+
+
+def batch_of(picked: Sequence[PickedRow], *, pad_id: int = 0) -> TargetBatch:
+    """Decoded rows as one batch, padded on the right to the longest of them.
+
+    No rows give a batch of padding alone: a rank without work still takes its part in a step.
+    """
+    lengths = [rows.places[row + 1] - rows.places[row] for rows, row in picked]
+    B, T = max(len(picked), 1), max([2, *lengths])
+    input_ids = np.full((B, T), pad_id, np.int64)
+    counts = np.zeros((B, T), np.int64)
+    ghost = np.zeros((B, T), np.float32) if any(rows.ghost is not None for rows, _ in picked) else None
+    ids, probs = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
+    for b, ((rows, row), length) in enumerate(zip(picked, lengths, strict=True)):
+        positions = slice(rows.places[row], rows.places[row + 1])
+        entries = slice(rows.bounds[row], rows.bounds[row + 1])
+        input_ids[b, :length] = rows.tokens[positions]
+        counts[b, :length] = rows.counts[positions]
+        ids.append(rows.ids[entries])
+        probs.append(rows.probs[entries])
+        if ghost is not None and rows.ghost is not None:
+            ghost[b, :length] = rows.ghost[positions]
+    flat_counts = counts.ravel()
+    has_target = flat_counts > 0
+    next_ids = np.where(has_target, np.roll(input_ids.ravel(), -1), NO_LABEL)
+    n_targets = int(np.count_nonzero(has_target))
+    targets = SparseTargets(
+        offsets=torch.from_numpy(running_sums(flat_counts)),
+        ids=torch.from_numpy(np.concatenate(ids, dtype=np.int64)),
+        probs=torch.from_numpy(np.concatenate(probs)),
+        ghost=None if ghost is None else torch.from_numpy(ghost.ravel()),
+    )
+    return TargetBatch(
+        input_ids=torch.from_numpy(input_ids),
+        next_ids=torch.from_numpy(next_ids).view(B, T),
+        targets=targets,
+        n_tokens=sum(lengths),
+        n_targets=n_targets,
+        step_targets=n_targets,
+    )

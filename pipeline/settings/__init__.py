@@ -1,0 +1,1 @@
+"""Settings: the models, reading them from YAML, and their reference."""

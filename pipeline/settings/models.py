@@ -1,0 +1,384 @@
+"""Validated settings: one model per owner, one YAML file for all of them.
+
+Text comes in here and nowhere else: unknown keys are refused by name, bounds are stated on the field, and everything
+downstream takes the validated models. Kept free of torch so that commands that run no flow start at once.
+"""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import available_timezones
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from logitlake.storage.errors import SettingsError
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and strict about names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class HeldOutSettings(Settings):
+    """Which documents no student may ever train on: fixed when the lake is made, by a salted hash of document ids."""
+
+    share: float = Field(0.05, ge=0, lt=1)
+    salt: str = "logitlake"
+
+
+class LakeSettings(Settings):
+    """Where the lake is. `path` is the embedded form; `catalog` and `data` name any DuckLake catalog and data URL."""
+
+    path: Path = Path("lake")
+    catalog: str | None = Field(None, description="postgres:… connection string, or a path to a SQLite file")
+    data: str | None = Field(None, description="directory or URL of the shards, such as s3://bucket/prefix/")
+    held_out: HeldOutSettings = HeldOutSettings()
+    lock_timeout_seconds: float = Field(60, gt=0)
+
+
+class CorpusSettings(Settings):
+    """One named source of documents."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    kind: Literal["jsonl", "parquet", "text", "huggingface"]
+    path: str = Field(description="file, directory, or (huggingface) dataset id or saved directory")
+    glob: tuple[str, ...] = Field((), description="patterns below `path`; a leading `!` excludes; empty: by kind")
+    text_field: str = "text"
+    prompt_field: str | None = Field(None, description="with completion_field: prompt/completion pairs")
+    completion_field: str | None = None
+    messages_field: str | None = Field(None, description="chats: a list of {role, content}")
+    split: str = Field("train", description="huggingface: which split")
+    subset: str | None = Field(None, description="huggingface: which configuration")
+    revision: str | None = None
+    min_characters: int = Field(1, ge=1)
+    max_characters: int | None = Field(None, ge=1, description="longer documents are rejected; none: no bound")
+    max_reject_share: float = Field(0.05, ge=0, le=1, description="past this share of rejects a run stops")
+    reject_grace: int = Field(100, ge=0, description="documents read before max_reject_share is judged")
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> "CorpusSettings":
+        if (self.prompt_field is None) != (self.completion_field is None):
+            raise ValueError("prompt_field and completion_field go together: set both or neither")
+        if self.messages_field and self.prompt_field:
+            raise ValueError("a corpus holds chats (messages_field) or pairs (prompt_field), not both")
+        return self
+
+
+class TeacherSettings(Settings):
+    """The model that is run once."""
+
+    model: str = Field(description="hub id, directory, or directory that holds a GGUF file")
+    gguf_file: str | None = Field(None, description="name of the GGUF file inside `model`, or a path to one")
+    revision: str | None = None
+    adapter: str | None = Field(None, description="PEFT adapter: hub id or directory")
+    engine: Literal["transformers"] = "transformers"
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|(cuda|npu|xpu)(:\d+)?)$")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    attention: str | None = Field(None, description="attention kernel as transformers names it; none: its default")
+    trust_remote_code: bool = False
+    allow_pickle: bool = Field(False, description="load weights that are not safetensors: they can run code")
+
+
+class TokenizationSettings(Settings):
+    """How documents become sequences."""
+
+    window: int = Field(512, ge=8, description="tokens per sequence at most")
+    overlap: int = Field(64, ge=0, description="tokens of context that a later window shares with the one before")
+    bos: Literal["auto", "always", "never"] = Field("auto", description="auto: what the tokenizer's own template does")
+    eos: bool = Field(True, description="end each document with the end-of-sequence token")
+    min_tokens: int = Field(2, ge=2, description="shorter documents carry no target and are rejected")
+    chat_template: Path | None = Field(None, description="Jinja file used in place of the tokenizer's own template")
+    chat_targets: Literal["assistant", "all"] = "assistant"
+
+    @model_validator(mode="after")
+    def _overlap_below_window(self) -> "TokenizationSettings":
+        if self.overlap > self.window // 2:
+            raise ValueError(f"overlap must be at most half the window ({self.window // 2}), found {self.overlap}")
+        return self
+
+
+class TargetSettings(Settings):
+    """What is kept of the teacher's distribution at each position."""
+
+    sparsifier: Literal["varopt", "random", "top_k", "top_p"] = "varopt"
+    threshold: float = Field(0.05, ge=1e-4, le=0.5, description="varopt: ids at least this probable are heads")
+    draws: int = Field(50, ge=1, le=65535, description="random: draws per position")
+    k: int = Field(50, ge=1, le=1024, description="top_k: ids kept")
+    p: float = Field(0.95, gt=0, lt=1, description="top_p: mass kept")
+    max_k: int = Field(1024, ge=1, le=4096, description="top_p: never more ids than this")
+    levels: int | None = Field(
+        None, ge=2, le=65535, description="quantiser: probabilities are multiples of 1/levels; none: by sparsifier"
+    )
+    target_bytes: float | None = Field(None, gt=2, description="choose threshold, draws, k or p by a probe")
+    temperature: float = Field(1.0, gt=0, le=100)
+    seed: int = Field(0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _levels_are_used(self) -> "TargetSettings":
+        if self.sparsifier == "random" and self.levels is not None:
+            raise ValueError("sparsifier random has as many `levels` as `draws`: leave out `levels`")
+        return self
+
+
+class CaptureSettings(Settings):
+    """How the teacher flow works through a corpus. Nothing here changes what is cached."""
+
+    unit_tokens: int = Field(1_000_000, ge=1, description="tokens per work unit: one task, one shard, one commit")
+    batch_tokens: int = Field(4096, ge=1, description="padded tokens per forward at most")
+    max_tokens: int | None = Field(None, ge=1, description="spend at most this many teacher tokens")
+    max_hours: float | None = Field(None, gt=0, description="start no unit after this time")
+    price_per_hour: float | None = Field(
+        None, ge=0, description="what an hour of the machine costs, in your currency; none: nothing is said of money"
+    )
+    count_ahead: bool = Field(
+        True, description="count beside the teacher what is left, for the time that remains: reads the corpora twice"
+    )
+    unit_retries: int = Field(2, ge=0, le=20)
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters for the student, through PEFT."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+
+
+class StudentSettings(Settings):
+    """Where the student comes from."""
+
+    source: Literal["teacher", "checkpoint", "config"] = Field(
+        "teacher", description="cut from the teacher, an existing checkpoint, or fresh weights from a config"
+    )
+    model: str | None = Field(None, description="checkpoint or config: hub id or directory")
+    revision: str | None = None
+    layers: int | None = Field(None, ge=1, description="teacher: how many of its layers to keep, evenly spaced")
+    lora: LoraSettings | None = None
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _source_has_what_it_needs(self) -> "StudentSettings":
+        if self.source == "teacher" and self.layers is None:
+            raise ValueError("source teacher needs `layers`: how many of the teacher's layers to keep")
+        if self.source != "teacher" and self.model is None:
+            raise ValueError(f"source {self.source} needs `model`: a hub id or a directory")
+        if self.source != "teacher" and self.layers is not None:
+            raise ValueError(f"source {self.source} keeps all layers: leave out `layers`, which cuts the teacher")
+        if self.source == "teacher" and self.model is not None:
+            raise ValueError("source teacher is cut from the teacher: leave out `model`, or set source checkpoint")
+        return self
+
+
+class TrainingSettings(Settings):
+    """How the student learns. All of it is part of the student's id, but for `output`, `device` and `save_steps`."""
+
+    output: Path = Path("student")
+    where: str | None = Field(None, description="SQL condition over the view `sequences`")
+    weight: str | None = Field(None, description="SQL expression over `sequences`: sampling weight per sequence")
+    query: str | None = Field(
+        None, description="SELECT of `doc_id`, and of a sampling `weight` if wanted: the documents to train on"
+    )
+    recipe: str | None = Field(None, description="recipe id or unique prefix; none: the one of the current settings")
+    up_to_commit: int | None = Field(None, ge=1, description="train on commits up to this number; none: all")
+    epochs: int = Field(1, ge=1)
+    max_steps: int | None = Field(None, ge=1)
+    batch_sequences: int = Field(8, ge=1, description="sequences per step and device")
+    gradient_accumulation: int = Field(1, ge=1)
+    learning_rate: float = Field(3e-4, gt=0)
+    warmup_share: float = Field(0.05, ge=0, lt=1)
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    cross_entropy_weight: float = Field(0.0, ge=0, le=1, description="share of the loss on the real next tokens")
+    tail: Literal["renormalise", "ghost"] = Field("renormalise", description="top_k, top_p: the mass that was cut")
+    loss_chunk: int = Field(1024, ge=1, description="positions whose logits exist at once")
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    gradient_checkpointing: bool = False
+    seed: int = Field(0, ge=0, lt=2**31)
+    device: Literal["auto", "cpu"] = "auto"
+    save_steps: int | None = Field(None, ge=1, description="checkpoint every so many steps, to resume from")
+
+
+class EvaluationSettings(Settings):
+    """How students are measured on the held-out documents."""
+
+    max_tokens: int | None = Field(None, ge=1, description="evaluate on at most this many held-out tokens")
+    batch_sequences: int = Field(8, ge=1)
+    teacher: bool | None = Field(None, description="exact KL from the teacher; none: if it can be loaded")
+
+
+class RedistillSettings(Settings):
+    """When a student learns what is new, what it repeats, and when it takes the place of the one before."""
+
+    min_new_documents: int = Field(1, ge=1, description="fewer new training documents than this wait for more")
+    min_new_tokens: int = Field(1, ge=1, description="fewer new training tokens than this wait for more")
+    replay_share: float = Field(
+        0.5, ge=0, lt=1, description="share of the training tokens that are old ones, against forgetting; 0: none"
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, description="of a student that goes on from the current one; none: training.learning_rate"
+    )
+    measure: Literal["kl", "cross_entropy"] = Field(
+        "kl", description="what candidates are compared by; kl needs an unbiased sparsifier, or the teacher"
+    )
+    tolerance: float = Field(0.01, ge=0, description="nats by which a candidate may be worse and still be promoted")
+    alias: str = Field("current", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    students: Path | None = Field(None, description="where candidates go; none: `students` in the lake's folder")
+    checkpoint_steps: int = Field(200, ge=1, description="steps between checkpoints, unless training.save_steps says")
+
+
+class MaintenanceSettings(Settings):
+    """How the lake is kept tidy."""
+
+    target_bytes: int = Field(256 * 2**20, ge=1, description="small shards are merged up to this size")
+    grace_hours: float = Field(24, ge=0, description="how long files that nothing names are kept for running readers")
+    verify_sample: float = Field(0.05, ge=0, le=1, description="share of the work units checked, others every night")
+
+
+class ScheduleSettings(Settings):
+    """When the flows run, for `logitlake serve`. Cron: minute, hour, day, month, weekday; none: not by the clock."""
+
+    timezone: str = Field("UTC", description="IANA name; the clock changes where it does")
+    capture: str | None = Field("0 * * * *", description="the teacher over what is new")
+    redistill: str | None = Field(
+        "0 2 * * *", description="the student; also started by each scheduled capture that committed"
+    )
+    maintain: str | None = Field("0 5 * * *", description="merge, expire, sweep, verify")
+    on_capture: bool = Field(True, description="start redistill when a capture has committed")
+    teachers: int = Field(1, ge=1, description="teachers at once on one server; only the first run sets it")
+    host: str = Field("127.0.0.1", description="where `serve` starts a Prefect server if none is configured")
+    port: int = Field(4200, ge=1, le=65535)
+    notify: str | None = Field(
+        None, pattern=r"^[^/]+/[^/]+$", description="a Prefect notification block, such as slack-webhook/on-call"
+    )
+    zombie_seconds: int = Field(120, ge=60, description="a run without a heartbeat for so long is marked crashed")
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone_exists(cls, name: str) -> str:
+        if name not in available_timezones():
+            raise ValueError("expected an IANA time zone such as Europe/Berlin or UTC")
+        return name
+
+    @field_validator("capture", "redistill", "maintain")
+    @classmethod
+    def _cron_has_five_fields(cls, text: str | None) -> str | None:
+        if text is not None and len(text.split()) != 5:
+            raise ValueError("expected five fields, such as `0 2 * * *`: minute, hour, day, month, weekday")
+        return text
+
+
+class Config(Settings):
+    """Everything that one YAML file may say."""
+
+    lake: LakeSettings = LakeSettings()
+    corpora: Annotated[tuple[CorpusSettings, ...], Field(default=())]
+    teacher: TeacherSettings | None = None
+    tokenization: TokenizationSettings = TokenizationSettings()
+    target: TargetSettings = TargetSettings()
+    capture: CaptureSettings = CaptureSettings()
+    student: StudentSettings | None = None
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    redistill: RedistillSettings = RedistillSettings()
+    maintenance: MaintenanceSettings = MaintenanceSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+
+    @model_validator(mode="after")
+    def _corpus_names_are_unique(self) -> "Config":
+        names = [corpus.name for corpus in self.corpora]
+        if len(set(names)) != len(names):
+            raise ValueError(f"corpora must have different names, found {names}")
+        return self
+
+
+def load_config(path: Path | None, overrides: tuple[str, ...] = ()) -> Config:
+    """The settings of a YAML file with `section.key=value` overrides on top (values are YAML).
+
+    Raises SettingsError for a file that can't be read, a key that does not exist, or a value out of bounds.
+    """
+    raw = _read_yaml(path) if path else {}
+    for override in overrides:
+        _apply_override(raw, override)
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, path)) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(
+            f"settings file {path}: can't be read ({error.strerror}); it is named by --config or LOGITLAKE_CONFIG"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings file {path}: not valid YAML: {error}") from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise SettingsError(f"settings file {path}: expected a mapping at the top, found {type(raw).__name__}")
+    return raw
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise SettingsError(f"override {override!r}: expected section.key=value, such as training.epochs=2")
+    *parents, last = key.strip().split(".")
+    node: Any = raw
+    for parent in parents:
+        if isinstance(node, list):
+            node = _list_item(node, parent, override)
+            continue
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
+        if not isinstance(node, dict | list):
+            raise SettingsError(f"override {override!r}: {parent} is a value, not a section")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"override {override!r}: the value is not valid YAML: {error}") from None
+    if isinstance(node, list):
+        node[node.index(_list_item(node, last, override))] = value
+    else:
+        node[last] = value
+
+
+def _list_item(items: list[Any], name: str, override: str) -> Any:
+    """An item of a list by its number or, for corpora, by its name."""
+    for number, item in enumerate(items):
+        if name == str(number) or (isinstance(item, dict) and item.get("name") == name):
+            return item
+    raise SettingsError(f"override {override!r}: no item {name!r}; there are {len(items)}, named or counted from 0")
+
+
+def _explain(error: ValidationError, path: Path | None) -> str:
+    lines = [f"settings{f' in {path}' if path else ''}:"]
+    for detail in error.errors():
+        where = ".".join(str(part) for part in detail["loc"]) or "(top)"
+        if detail["type"] == "extra_forbidden":
+            known = _known_keys(detail["loc"])
+            near = get_close_matches(str(detail["loc"][-1]), known, n=1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            lines.append(f"  {where}: unknown setting; {meant}known here: {', '.join(known)}")
+        else:
+            found = "" if detail["type"] == "missing" else f", found {detail['input']!r}"
+            lines.append(f"  {where}: {detail['msg']}{found if len(found) < 200 else ''}")
+    return "\n".join(lines)
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = Config
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, Settings))
+    return sorted(model.model_fields)

@@ -1,0 +1,102 @@
+"""The settings as a YAML file that explains itself: every key, its value in effect, and what it means."""
+
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic.fields import FieldInfo
+
+from logitlake.pipeline.settings.models import Config, CorpusSettings, Settings
+
+_WIDTH = 40
+
+
+def documented_yaml(config: Config) -> str:
+    """`config` as YAML with a comment at each key. Optional sections that are not set stand commented out.
+
+    Loading the text again gives the same configuration.
+    """
+    lines = ["# Every setting of logitlake, with its value in effect. Any of them: --set section.key=value", ""]
+    for name, field in Config.model_fields.items():
+        lines += [*_section(name, getattr(config, name), field), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(name: str, value: Any, field: FieldInfo) -> list[str]:
+    if name == "corpora":
+        return _corpora(value)
+    if value is None:
+        return _example(name, inner_settings(field.annotation))
+    return [*_purpose(type(value)), f"{name}:", *_keys(value, "  ")]
+
+
+def _corpora(corpora: tuple[CorpusSettings, ...]) -> list[str]:
+    purpose = ["# The sources of documents, each with a name of its own."]
+    if not corpora:
+        return [*purpose, *_example("corpora", CorpusSettings, item=True)]
+    lines = [*purpose, "corpora:"]
+    for corpus in corpora:
+        first, *rest = _keys(corpus, "    ")
+        lines += ["  - " + first.strip(), *rest]
+    return lines
+
+
+def inner_settings(annotation: Any) -> Any:
+    """The model of a section within an annotation (`X`, `X | None`, `tuple[X, ...]`); None for a plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return annotation
+    if get_origin(annotation) in (Union, UnionType, tuple):
+        return next(filter(None, map(inner_settings, get_args(annotation))), None)
+    return None
+
+
+def _keys(model: Settings, indent: str) -> list[str]:
+    lines = []
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, Settings):
+            lines += [f"{indent}{name}:", *_keys(value, indent + "  ")]
+        elif value is None and (model_of := inner_settings(field.annotation)):
+            lines += [f"{indent}{line}" for line in _example(name, model_of)]
+        else:
+            lines.append(_line(f"{indent}{name}: {scalar(value)}", field))
+    return lines
+
+
+def _example(name: str, model: type[Settings], *, item: bool = False) -> list[str]:
+    lines = [*_purpose(model), f"# {name}:"]
+    for number, (key, field) in enumerate(model.model_fields.items()):
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        text = "" if field.is_required() else scalar(default)
+        lead = ("  - " if number == 0 else "    ") if item else "  "
+        lines.append("#" + _line(f" {lead}{key}: {text}", field))
+    return lines
+
+
+def _line(text: str, field: FieldInfo) -> str:
+    notes = [note for note in (choices_of(field.annotation), field.description) if note]
+    return f"{text.rstrip():<{_WIDTH}} # {'; '.join(notes)}" if notes else text.rstrip()
+
+
+def choices_of(annotation: Any) -> str:
+    """The words that a setting may hold, if it holds words of a list."""
+    if get_origin(annotation) is Literal:
+        return " | ".join(str(choice) for choice in get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join(filter(None, map(choices_of, get_args(annotation))))
+    return ""
+
+
+def _purpose(model: type[Settings]) -> list[str]:
+    return [f"# {(model.__doc__ or '').strip().splitlines()[0]}"]
+
+
+def scalar(value: Any) -> str:
+    plain = (
+        list(value)
+        if isinstance(value, tuple)
+        else value
+        if isinstance(value, str | int | float | None)
+        else str(value)
+    )
+    return yaml.safe_dump(plain, default_flow_style=True, width=1000, allow_unicode=True).removesuffix("...\n").strip()

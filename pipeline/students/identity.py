@@ -1,0 +1,125 @@
+"""Which student this is: a hash of its parent, its row set and the settings that matter. Needs no torch."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from logitlake.pipeline.settings.models import StudentSettings, TeacherSettings, TrainingSettings
+from logitlake.pipeline.teachers.files import TeacherFiles, resolve_teacher
+from logitlake.storage.errors import MismatchError, SettingsError
+from logitlake.storage.identity import canonical_json, digest
+from logitlake.storage.row_sets.row_set import RowSet
+
+FACTS_FILE = "logitlake.json"
+
+# Raised whenever the same settings would train another student than before.
+_METHOD = "sparse divergence 1"
+
+# Where and how a student is trained, not what it learns. The row set's id stands for the four that choose rows.
+_NOT_PART_OF_THE_STUDENT = {"output", "device", "save_steps", "where", "weight", "query", "recipe", "up_to_commit"}
+_NOT_PART_OF_THE_CONFIG = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """What a student starts from. `parent_id` is a student's id where the checkpoint is one, else a hash of weights.
+
+    `directory` holds the model (None: the teacher's files are not at hand), `tokenizer_directory` its tokenizer (None:
+    it has none of its own).
+    """
+
+    parent_id: str
+    content_id: str
+    directory: Path | None
+    tokenizer_directory: Path | None
+
+
+def find_parent(settings: StudentSettings, recipe: Mapping[str, Any], teacher: TeacherFiles | None) -> Parent:
+    """The parent that the settings mean.
+
+    A student cut from the teacher is named after the teacher in the recipe, so that it is known again when the teacher
+    is gone. Raises MismatchError if `teacher` is another one, SettingsError if there is no such checkpoint.
+    """
+    if settings.source == "teacher":
+        return _teacher_as_parent(recipe, teacher)
+    assert settings.model is not None
+    if settings.source == "config":
+        return _config_as_parent(settings)
+    found = TeacherSettings(
+        model=settings.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+    )
+    try:
+        files = resolve_teacher(found)
+    except SettingsError as error:
+        raise SettingsError(f"student.model {settings.model}: {error}") from None
+    return Parent(
+        parent_id=read_facts(files.directory).get("student_id", files.teacher_hash),
+        content_id=files.teacher_hash,
+        directory=files.directory,
+        tokenizer_directory=files.tokenizer_directory,
+    )
+
+
+def student_id(parent: Parent, row_set: RowSet, student: StudentSettings, training: TrainingSettings) -> str:
+    """32 hex characters: the same parent, rows and settings are the same student, wherever it is trained."""
+    return digest(
+        b"student",
+        _METHOD.encode(),
+        parent.content_id.encode(),
+        row_set.row_set_id.encode(),
+        canonical_json(student.model_dump(mode="json", include={"source", "layers", "lora"})),
+        canonical_json(training.model_dump(mode="json", exclude=_NOT_PART_OF_THE_STUDENT)),
+    )
+
+
+def read_facts(directory: Path) -> dict[str, Any]:
+    """What `logitlake.json` of a trained student says; empty if the directory is no student."""
+    try:
+        facts = json.loads((directory / FACTS_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{directory / FACTS_FILE}: can't be read: {error}") from None
+    return facts if isinstance(facts, dict) else {}
+
+
+def _teacher_as_parent(recipe: Mapping[str, Any], teacher: TeacherFiles | None) -> Parent:
+    weights, adapter = recipe["teacher"]["weights"], recipe["teacher"]["adapter"]
+    if teacher is not None and (teacher.teacher_hash, teacher.adapter_hash) != (weights, adapter):
+        raise MismatchError(
+            f"the recipe's teacher has weights {weights} and adapter {adapter}, the teacher at hand has "
+            f"{teacher.teacher_hash} and {teacher.adapter_hash}: name the teacher that made the cache, or use its "
+            "weights as they are by student.source checkpoint"
+        )
+    content_id = weights if adapter is None else digest(b"adapted", weights.encode(), adapter.encode())
+    return Parent(
+        parent_id=content_id,
+        content_id=content_id,
+        directory=teacher.directory if teacher else None,
+        tokenizer_directory=teacher.tokenizer_directory if teacher else None,
+    )
+
+
+def _config_as_parent(settings: StudentSettings) -> Parent:
+    # transformers is slow to load, and only this source has to ask it.
+    from transformers import AutoConfig
+
+    assert settings.model is not None
+    try:
+        config = AutoConfig.from_pretrained(
+            settings.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"student.model {settings.model}: no model config there: {error}") from None
+    content = {key: value for key, value in config.to_dict().items() if key not in _NOT_PART_OF_THE_CONFIG}
+    content_id = digest(b"config", canonical_json(json.loads(json.dumps(content, default=str))))
+    directory = Path(settings.model).expanduser()
+    has_tokenizer = (directory / "tokenizer.json").is_file()
+    return Parent(
+        parent_id=content_id,
+        content_id=content_id,
+        directory=directory,
+        tokenizer_directory=directory if has_tokenizer else None,
+    )

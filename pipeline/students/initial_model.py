@@ -1,0 +1,163 @@
+"""Where a student comes from: a checkpoint, a config, or the teacher with layers left out.
+
+Weights are float32, the master copy that the optimiser moves; autocast makes the compute dtype. Dropout is what the
+config says.
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+
+from logitlake.pipeline.settings.models import LoraSettings, StudentSettings
+from logitlake.pipeline.students.identity import Parent
+from logitlake.pipeline.teachers.files import TeacherFiles
+from logitlake.storage.errors import MismatchError, SettingsError
+
+
+def make_student(
+    settings: StudentSettings, parent: Parent, recipe: Mapping[str, Any], *, teacher: TeacherFiles | None, seed: int
+) -> Any:
+    """The student before training, on the CPU, in float32; PEFT-wrapped if the settings ask for LoRA.
+
+    Fresh weights are drawn from `seed`. Raises SettingsError for what can't be loaded, MismatchError for a student
+    whose vocabulary is smaller than the recipe's.
+    """
+    set_seed(seed)
+    if settings.source == "teacher":
+        model = cut_layers(_teacher(teacher), _wanted_layers(settings))
+        _check_config_tells_all(model)
+    else:
+        model = _from_config(settings) if settings.source == "config" else _from_checkpoint(settings, parent)
+    rows = model.get_output_embeddings().weight.shape[0]
+    if rows < recipe["vocabulary"]:
+        raise MismatchError(
+            f"the recipe's tokenizer has {recipe['vocabulary']} ids, the student's output layer {rows}: "
+            "the student needs a vocabulary at least as large"
+        )
+    model = model.to(torch.float32)
+    model.config.dtype = torch.float32
+    return model if settings.lora is None else _with_lora(model, settings.lora)
+
+
+def _check_config_tells_all(model: Any) -> None:
+    """Refuse a model that its config would make otherwise: saved, it would come back with fresh weights in places.
+
+    Such are teachers whose config says by a layer's number what kind it is, when layers before it were cut.
+    """
+    with torch.device("meta"):
+        fresh = type(model)(model.config).state_dict()
+    found = model.state_dict()
+    other = sorted(name for name in fresh.keys() | found.keys() if _shape(fresh.get(name)) != _shape(found.get(name)))
+    if other:
+        raise SettingsError(
+            f"student.layers: {type(model).__name__} chooses the kind of a layer by its number, so that a model cut to "
+            f"{model.config.get_text_config().num_hidden_layers} layers would be saved as another one (it differs in "
+            f"{len(other)} tensors, such as {other[0]}); make the student by hand and use student.source checkpoint"
+        )
+
+
+def _shape(tensor: torch.Tensor | None) -> torch.Size | None:
+    return None if tensor is None else tensor.shape
+
+
+def kept_layers(total: int, wanted: int) -> list[int]:
+    """Which of `total` layers stay: evenly spaced, the first and the last among them (one alone: the first)."""
+    if not 1 <= wanted <= total:
+        raise SettingsError(f"student.layers: the teacher has {total} layers, {wanted} were asked for")
+    if wanted == 1:
+        return [0]
+    return [round(index * (total - 1) / (wanted - 1)) for index in range(wanted)]
+
+
+def cut_layers(model: Any, wanted: int) -> Any:
+    """Keep `wanted` of a model's decoder layers, in place; its config then describes what is left."""
+    config = model.config.get_text_config()
+    total = config.num_hidden_layers
+    kept = kept_layers(total, wanted)
+    decoder = model.get_decoder()
+    stacks = [
+        name
+        for name, module in decoder.named_children()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == total
+    ]
+    if len(stacks) != 1:
+        raise SettingsError(
+            f"{type(model).__name__}: expected one list of {total} layers in its decoder, found {len(stacks)}; "
+            "make the student by hand and use student.source checkpoint"
+        )
+    layers = getattr(decoder, stacks[0])
+    setattr(decoder, stacks[0], torch.nn.ModuleList(layers[index] for index in kept))
+    for position, layer in enumerate(getattr(decoder, stacks[0])):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = position
+    config.num_hidden_layers = wanted
+    for name, value in list(vars(config).items()):
+        # layer_types and its kin: one entry a layer.
+        if isinstance(value, list) and len(value) == total and "layer" in name:
+            setattr(config, name, [value[index] for index in kept])
+    return model
+
+
+def _wanted_layers(settings: StudentSettings) -> int:
+    assert settings.layers is not None
+    return settings.layers
+
+
+def _teacher(teacher: TeacherFiles | None) -> Any:
+    if teacher is None:
+        raise SettingsError(
+            "student.source teacher: the teacher's files are needed to cut the student from, and are not at hand; "
+            "name them in the section `teacher`, or start from a checkpoint"
+        )
+    model = _load(str(teacher.directory), None, False, "teacher.model")
+    if teacher.adapter_directory is not None:
+        model = model.to(torch.float32)
+        model = PeftModel.from_pretrained(model, str(teacher.adapter_directory)).merge_and_unload()
+    return model
+
+
+def _from_checkpoint(settings: StudentSettings, parent: Parent) -> Any:
+    return _load(str(parent.directory), None, settings.trust_remote_code, "student.model")
+
+
+def _load(name: str, revision: str | None, trust_remote_code: bool, setting: str) -> Any:
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            name, revision=revision, dtype="auto", trust_remote_code=trust_remote_code, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise SettingsError(f"{setting} {name}: can't be loaded as a causal language model: {error}") from None
+
+
+def _from_config(settings: StudentSettings) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(
+            settings.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+        )
+        config.dtype = torch.float32
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=settings.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise SettingsError(f"student.model {settings.model}: no model can be made from its config: {error}") from None
+
+
+def _with_lora(model: Any, lora: LoraSettings) -> Any:
+    targets = lora.target_modules
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type=TaskType.CAUSAL_LM,
+    )
+    try:
+        with warnings.catch_warnings():
+            # PEFT asks transformers by a name that is about to change; nobody here can mend that.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+            return get_peft_model(model, config)
+    except ValueError as error:
+        raise SettingsError(f"student.lora: {error}") from None

@@ -1,0 +1,205 @@
+"""The transformers engine: any causal language model of the library, from safetensors.
+
+The body runs on right-padded batches; the output layer only on the positions that are wanted, chunk by chunk. Where an
+output layer is more than a matrix and a bias (soft-cap, scale, logits processors of a custom class), a probe at load
+time finds that the short cut differs from `model(...).logits`, and the engine takes the long way.
+
+Shapes: B sequences, L tokens of the longest, D hidden size, P wanted positions, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from peft import PeftConfig, PeftModel
+from transformers import AutoModelForCausalLM
+
+from logitlake.pipeline.settings.models import TeacherSettings
+from logitlake.pipeline.teachers.devices import resolve_device
+from logitlake.pipeline.teachers.dtype import resolve_dtype
+from logitlake.pipeline.teachers.files import TeacherFiles
+from logitlake.storage.errors import MismatchError, SettingsError
+
+# Logits that exist at once: 64 M elements are 128 MB in bfloat16.
+_CHUNK_ELEMENTS = 1 << 26
+_CPU_CHUNK_ELEMENTS = 1 << 25
+_PROBE_TOKENS = 8
+
+
+class TransformersEngine:
+    """A causal language model in evaluation mode."""
+
+    def __init__(self, model: Any, *, vocab_size: int) -> None:
+        """`model` on its device; `vocab_size` ids of the tokenizer.
+
+        Raises MismatchError if the model has fewer output rows than the tokenizer has ids.
+        """
+        self._model = model.eval().requires_grad_(False)
+        self._body = model.get_decoder()
+        self._head = model.get_output_embeddings()
+        n_rows = int(model.get_input_embeddings().weight.shape[0])
+        if n_rows < vocab_size:
+            raise MismatchError(
+                f"teacher: expected an embedding of at least {vocab_size} rows, as many as the tokenizer has ids, "
+                f"found {n_rows}; model and tokenizer are of two different teachers"
+            )
+        self._vocab_size = vocab_size
+        self._logits_pV: torch.Tensor | None = None
+        self._direct = self._head_is_direct()
+
+    @property
+    def vocab_size(self) -> int:
+        return self._vocab_size
+
+    @property
+    def device(self) -> torch.device:
+        return self._model.device
+
+    @property
+    def description(self) -> dict[str, str]:
+        return {
+            "engine": "transformers",
+            "device": str(self.device),
+            "device_name": _device_name(self.device),
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "attention": str(self._model.config._attn_implementation),
+            "output_layer": "direct" if self._direct else "whole forward",
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+    @torch.inference_mode()
+    def forward(
+        self, input_ids: Sequence[NDArray[np.int32]], wanted: Sequence[NDArray[np.bool_]]
+    ) -> Iterator[torch.Tensor]:
+        """Logits `[p, V]` of the wanted positions of a batch, chunk by chunk; see Engine."""
+        if not any(mask.any() for mask in wanted):
+            return
+        if not self._direct:
+            yield from self._forward_whole(input_ids, wanted)
+            return
+        hidden_BLD = self._body(**self._padded(input_ids), use_cache=False).last_hidden_state
+        hidden_PD = hidden_BLD.flatten(0, 1)[self._flat_positions(wanted, hidden_BLD.shape[1])]
+        del hidden_BLD
+        for chunk_pD in hidden_PD.split(self._chunk_rows()):
+            yield self._logits(chunk_pD)
+
+    def _forward_whole(
+        self, input_ids: Sequence[NDArray[np.int32]], wanted: Sequence[NDArray[np.bool_]]
+    ) -> Iterator[torch.Tensor]:
+        """Through `model(...)`, as few sequences at a time as keep the logits small."""
+        step = max(1, self._chunk_rows() // max(len(ids) for ids in input_ids))
+        for begin in range(0, len(input_ids), step):
+            ids, masks = input_ids[begin : begin + step], wanted[begin : begin + step]
+            if not any(mask.any() for mask in masks):
+                continue
+            logits_BLV = self._model(**self._padded(ids), use_cache=False).logits
+            places_P = self._flat_positions(masks, logits_BLV.shape[1])
+            yield logits_BLV.flatten(0, 1)[places_P][:, : self._vocab_size].contiguous()
+
+    def _logits(self, hidden_pD: torch.Tensor) -> torch.Tensor:
+        """Only the tokenizer's rows of a plain output matrix are multiplied at all, and always into the same memory.
+
+        Fresh memory for every chunk costs a fifth of the product itself on a CPU: each page is a fault.
+        """
+        head, n = self._head, self._vocab_size
+        if type(head) is not torch.nn.Linear:
+            return head(hidden_pD)[:, :n].contiguous()
+        if self._logits_pV is None or len(self._logits_pV) < len(hidden_pD):
+            self._logits_pV = hidden_pD.new_empty(len(hidden_pD), n)
+        logits_pV, weight_DV = self._logits_pV[: len(hidden_pD)], head.weight[:n].t()
+        if head.bias is None:
+            return torch.mm(hidden_pD, weight_DV, out=logits_pV)
+        return torch.addmm(head.bias[:n], hidden_pD, weight_DV, out=logits_pV)
+
+    def _padded(self, input_ids: Sequence[NDArray[np.int32]]) -> dict[str, torch.Tensor]:
+        """Right-padded ids, with a mask only where there is padding: without one, attention is faster."""
+        lengths = np.array([len(ids) for ids in input_ids])
+        ids_BL = np.zeros((len(input_ids), lengths.max()), np.int64)
+        real_BL = np.arange(lengths.max())[None, :] < lengths[:, None]
+        ids_BL[real_BL] = np.concatenate(input_ids)
+        inputs = {"input_ids": torch.from_numpy(ids_BL).to(self.device)}
+        if not real_BL.all():
+            inputs["attention_mask"] = torch.from_numpy(real_BL.astype(np.int64)).to(self.device)
+        return inputs
+
+    def _flat_positions(self, wanted: Sequence[NDArray[np.bool_]], length: int) -> torch.Tensor:
+        places = [np.flatnonzero(mask) + row * length for row, mask in enumerate(wanted)]
+        return torch.from_numpy(np.concatenate(places)).to(self.device)
+
+    def _chunk_rows(self) -> int:
+        elements = _CPU_CHUNK_ELEMENTS if self.device.type == "cpu" else _CHUNK_ELEMENTS
+        return max(1, elements // self._vocab_size)
+
+    @torch.inference_mode()
+    def _head_is_direct(self) -> bool:
+        """Whether the body feeds the output layer and the output layer's result is the logits, bit for bit.
+
+        Seen by watching the output layer during one forward: a soft-cap or a scale changes too little at small logits
+        to be told from rounding by a tolerance.
+        """
+        if self._head is None or self._body is None or self._body is self._model:
+            return False
+        seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        hook = self._head.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+        ids_1L = torch.arange(_PROBE_TOKENS, device=self.device)[None] % self._vocab_size
+        try:
+            logits_1LV = self._model(input_ids=ids_1L, use_cache=False).logits
+            hidden_1LD = self._body(input_ids=ids_1L, use_cache=False).last_hidden_state
+        except (AttributeError, TypeError):
+            return False
+        finally:
+            hook.remove()
+        if len(seen) != 1 or seen[0][0].shape != hidden_1LD.shape:
+            return False
+        head_input_1LD, head_output_1LV = seen[0]
+        return torch.allclose(head_input_1LD, hidden_1LD) and torch.equal(head_output_1LV.float(), logits_1LV.float())
+
+
+def load_teacher(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: int) -> TransformersEngine:
+    """The teacher of `files` on its device: no dropout, no gradient, and no code from the hub unless trusted by name.
+
+    Raises SettingsError if it can't be loaded, MismatchError if it has fewer rows than the tokenizer.
+    """
+    device = resolve_device(settings.device)
+    dtype = getattr(torch, resolve_dtype(settings.dtype, settings.device))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            files.directory,
+            dtype=dtype,
+            attn_implementation=settings.attention,
+            trust_remote_code=settings.trust_remote_code,
+            use_safetensors=None if settings.allow_pickle else True,
+        )
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+        raise SettingsError(f"teacher {files.directory}: transformers can't load it: {error}") from None
+    if files.adapter_directory is not None:
+        model = _with_adapter(model, files, allow_pickle=settings.allow_pickle)
+    return TransformersEngine(model.to(device), vocab_size=vocab_size)
+
+
+def _with_adapter(model: Any, files: TeacherFiles, *, allow_pickle: bool) -> Any:
+    """The same model with the adapter's layers in place. Not merged: a small change is lost in bfloat16's rounding."""
+    assert files.adapter_directory is not None
+    config = PeftConfig.from_pretrained(str(files.adapter_directory))
+    if config.is_prompt_learning:
+        raise SettingsError(
+            f"teacher.adapter {files.adapter_directory}: {config.peft_type} adds virtual tokens, which a cached "
+            "sequence can't hold; use an adapter that changes layers (LoRA and its kin)"
+        )
+    try:
+        adapted = PeftModel.from_pretrained(
+            model, str(files.adapter_directory), is_trainable=False, use_safetensors=not allow_pickle
+        )
+    except (ValueError, RuntimeError, OSError, KeyError) as error:
+        raise SettingsError(f"teacher.adapter {files.adapter_directory}: does not fit the teacher: {error}") from None
+    return adapted.get_base_model()
+
+
+def _device_name(device: torch.device) -> str:
+    module = getattr(torch, device.type, None)
+    name = getattr(module, "get_device_name", None)
+    return str(name(device)) if name is not None and device.type != "cpu" else device.type

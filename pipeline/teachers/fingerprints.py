@@ -1,0 +1,145 @@
+"""What the weights are, by their bytes: the same tensors have the same hash, however they are cut into files.
+
+Needs no torch: safetensors is a JSON header and raw bytes. Hashing is streamed, and kept in the user's cache by path,
+size and time of change, so that the second run of the night does not read the weights for it.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import platformdirs
+
+from logitlake.storage.errors import SettingsError
+from logitlake.storage.identity import canonical_json, digest
+
+_HEADER_LIMIT = 1 << 27
+_READ = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorPrint:
+    """One tensor of a file: `hash` covers dtype, shape and bytes; `size` is its number of elements."""
+
+    hash: str
+    size: int
+
+
+def cache_directory() -> Path:
+    """Where derived files are kept: LOGITLAKE_CACHE, else the user's cache directory. May be emptied at any time."""
+    return Path(os.environ.get("LOGITLAKE_CACHE") or platformdirs.user_cache_dir("logitlake"))
+
+
+def hash_weights(files: Sequence[Path]) -> tuple[str, int]:
+    """Hash and number of parameters of the tensors in `files`, in whatever order and number of files they come.
+
+    Files that are not safetensors (pickles, allowed by name only) count as one opaque tensor each.
+    Raises SettingsError for a file that can't be read, or a tensor name that stands in two files.
+    """
+    tensors: dict[str, TensorPrint] = {}
+    for path in files:
+        for name, tensor in _tensors_of(path).items():
+            if name in tensors:
+                raise SettingsError(
+                    f"weights {path}: tensor {name!r} stands in another file as well; keep one set of weight files"
+                )
+            tensors[name] = tensor
+    parts = [part for name in sorted(tensors) for part in (name.encode(), tensors[name].hash.encode())]
+    return digest(b"weights", *parts), sum(tensor.size for tensor in tensors.values())
+
+
+def hash_adapter(directory: Path, files: Sequence[Path]) -> str:
+    """Hash of a PEFT adapter: its tensors, and the settings that say how they are applied."""
+    weights, _ = hash_weights(files)
+    config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+    # Where the base model lay, and who wrote the file, change nothing.
+    for key in ("base_model_name_or_path", "revision", "peft_version", "inference_mode"):
+        config.pop(key, None)
+    return digest(b"adapter", weights.encode(), canonical_json(config))
+
+
+def _tensors_of(path: Path) -> dict[str, TensorPrint]:
+    try:
+        status = path.stat()
+        resolved = str(path.resolve())
+        stamp = {"path": resolved, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        kept_at = cache_directory() / "fingerprints" / f"{digest(resolved.encode())}.json"
+        if (kept := _kept(kept_at, stamp)) is not None:
+            return kept
+        with path.open("rb") as file:
+            tensors = _hash_safetensors(file, path) if path.suffix == ".safetensors" else _hash_opaque(file, path)
+    except OSError as error:
+        raise SettingsError(f"weights {path}: can't be read ({error.strerror}); check teacher.model") from None
+    content = {name: [tensor.hash, tensor.size] for name, tensor in tensors.items()}
+    _keep(kept_at, {**stamp, "tensors": content})
+    return tensors
+
+
+def _hash_safetensors(file: BinaryIO, path: Path) -> dict[str, TensorPrint]:
+    header = _header(file, path)
+    begin = file.tell()
+    tensors = {}
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
+        first, last = entry["data_offsets"]
+        file.seek(begin + first)
+        sha = hashlib.sha256(canonical_json([entry["dtype"], entry["shape"]]) + b"\0")
+        if _update(sha, file, last - first) != last - first:
+            raise SettingsError(f"weights {path}: shorter than its header says; the file was cut, copy it again")
+        elements = 1
+        for length in entry["shape"]:
+            elements *= length
+        tensors[name] = TensorPrint(hash=sha.hexdigest(), size=elements)
+    return tensors
+
+
+def _header(file: BinaryIO, path: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file, without its free-form metadata."""
+    length = int.from_bytes(file.read(8), "little")
+    try:
+        if not 0 < length <= _HEADER_LIMIT:
+            raise ValueError(f"header of {length} bytes")
+        header: dict[str, Any] = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        assert all({"dtype", "shape", "data_offsets"} <= entry.keys() for entry in header.values())
+    except (ValueError, AttributeError, AssertionError) as error:
+        raise SettingsError(f"weights {path}: not a safetensors file ({error}); copy or convert it again") from None
+    return header
+
+
+def _hash_opaque(file: BinaryIO, path: Path) -> dict[str, TensorPrint]:
+    sha = hashlib.sha256(b"opaque\0")
+    read = _update(sha, file, path.stat().st_size)
+    return {path.name: TensorPrint(hash=sha.hexdigest(), size=read // 2)}
+
+
+def _update(sha: "hashlib._Hash", file: BinaryIO, length: int) -> int:
+    left = length
+    while left > 0 and (piece := file.read(min(left, _READ))):
+        sha.update(piece)
+        left -= len(piece)
+    return length - left
+
+
+def _kept(path: Path, stamp: Mapping[str, Any]) -> dict[str, TensorPrint] | None:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if {key: kept[key] for key in stamp} != stamp:
+            return None
+        return {name: TensorPrint(hash=entry[0], size=entry[1]) for name, entry in kept["tensors"].items()}
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def _keep(path: Path, content: Mapping[str, Any]) -> None:
+    """Best effort: a cache that can't be written costs time, not the run."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+            json.dump(content, file)
+        Path(file.name).replace(path)

@@ -1,0 +1,1 @@
+"""The cached loss and the trainer."""

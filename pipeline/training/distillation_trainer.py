@@ -1,0 +1,205 @@
+"""transformers.Trainer on targets from the cache.
+
+The reader is rank-aware and resumable, so the dataloader is the trainer's own and accelerate never shards, wraps or
+fast-forwards it. A checkpoint holds the reader's state; it is written last, so a checkpoint without it is a torn one.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+
+from logitlake.pipeline.reading.reader import RowSetReader
+from logitlake.pipeline.training.model_loss import LossSettings, attach_loss, batch_inputs, detach_loss
+from logitlake.storage.errors import MismatchError
+
+READER_STATE = "reader.json"
+_STEP_TARGETS = "step_targets"
+_SEEN = "seen"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where training is: steps done of all, and every few steps the mean loss since it was last given."""
+
+    step: int
+    max_steps: int
+    loss: float | None
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a training has come to on this rank, legs before a resume included: tokens, seconds, and the sum of the
+    steps' losses, which stays on the device."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    loss: float | torch.Tensor = 0.0
+
+
+class DistillationTrainer(Trainer):
+    """Trainer of one student on one reader. The reader's `accumulation` must be the arguments' own.
+
+    The divisor of the loss is the number of targets of the whole optimiser step: over accumulation and over all ranks.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments,
+        *,
+        reader: RowSetReader,
+        loss: LossSettings,
+        on_progress: OnProgress | None = None,
+        **options: Any,
+    ) -> None:
+        args.ignore_data_skip = True
+        args.remove_unused_columns = False
+        super().__init__(model=model, args=args, **options)
+        self.reader = reader
+        self.seen = Seen()
+        self._began = time.monotonic()
+        # The loss comes divided by the targets of the whole step: nothing is left to scale.
+        self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = True
+        self.parts = attach_loss(model, loss)
+        self.remove_callback(PrinterCallback)
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(_Bar())
+        self.add_callback(_ReaderState(self))
+        if on_progress is not None:
+            self.add_callback(_Report(on_progress))
+
+    def get_train_dataloader(self) -> Any:
+        return _Batches(self)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], torch.Tensor | None]:
+        """The batches of one optimiser step, and the targets in them on all ranks."""
+        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        targets = sum(batch.pop(_STEP_TARGETS) for batch in batches)
+        return batches, torch.tensor(targets, device=device) if batches else None
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Sum over this rank's targets, divided by the step's; DDP then averages over ranks, hence the factor."""
+        assert num_items_in_batch is not None
+        loss = model(**inputs, divisor=num_items_in_batch / self.accelerator.num_processes)
+        self.seen.loss = loss.detach() + self.seen.loss
+        return loss
+
+    def train(self, resume_from_checkpoint: str | None = None, **options: Any) -> Any:
+        """As Trainer.train; goes on at the very batch where the checkpoint was made. The model's forward is its own
+        again afterwards."""
+        if resume_from_checkpoint is not None:
+            state = json.loads((Path(resume_from_checkpoint) / READER_STATE).read_text(encoding="utf-8"))
+            self._check_same_batches(Path(resume_from_checkpoint), state)
+            self.reader.load_state_dict(state)
+            self.seen = Seen(**state.get(_SEEN, {}))
+            if not self.is_world_process_zero():
+                self.seen.tokens = 0  # the sum over ranks has them once
+        self._began = time.monotonic() - self.seen.seconds
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+        finally:
+            detach_loss(self.model)
+
+    def seen_by_all(self) -> dict[str, float]:
+        """What `seen` comes to on all ranks, as numbers; every rank must ask. Waits for the device."""
+        tokens = torch.tensor(self.seen.tokens, device=self.args.device)
+        loss = torch.as_tensor(self.seen.loss, dtype=torch.float32, device=self.args.device)
+        return {
+            "tokens": int(self.accelerator.reduce(tokens).item()),
+            # Each rank's loss is its share of the sum, scaled so that the mean over ranks is the mean over targets.
+            "loss": float(self.accelerator.reduce(loss, reduction="mean").item()),
+            "seconds": time.monotonic() - self._began,
+        }
+
+    def _check_same_batches(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        """The reader can go on with batches of any size, but optimiser and schedule count steps."""
+        before, now = (found["global_batch_sequences"] for found in (state, self.reader.state_dict()))
+        if before != now:
+            raise MismatchError(
+                f"{checkpoint} was made with {before} sequences a batch on all ranks together, now there are {now}: "
+                f"start as many ranks as then, or remove {checkpoint.parent} and train from the start"
+            )
+
+
+def last_checkpoint(directory: Path) -> Path | None:
+    """The newest whole checkpoint in a training directory, or None."""
+    whole = [path.parent for path in directory.glob(f"checkpoint-*/{READER_STATE}")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+class _Batches:
+    """What the trainer takes for a dataloader."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self._trainer = trainer
+
+    def __len__(self) -> int:
+        return len(self._trainer.reader)
+
+    def set_epoch(self, epoch: int) -> None:
+        self._trainer.reader.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self._trainer.reader:
+            self._trainer.seen.tokens += batch.n_tokens
+            yield {**batch_inputs(batch), _STEP_TARGETS: batch.step_targets}
+
+
+class _ReaderState(TrainerCallback):
+    """Keeps the reader's state with each checkpoint, and the fraction of the epoch right after a resume."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self._trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        state.epoch = state.global_step * args.gradient_accumulation_steps / len(self._trainer.reader)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        kept = {**self._trainer.reader.state_dict(), _SEEN: self._trainer.seen_by_all()}
+        if not state.is_world_process_zero:
+            return
+        path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / READER_STATE
+        staged = path.with_suffix(".tmp")
+        staged.write_text(json.dumps(kept), encoding="utf-8")
+        staged.rename(path)
+
+
+class _Bar(ProgressCallback):
+    """The usual bar, with the loss beside it: standard output belongs to the command that trains."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if state.is_world_process_zero and self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.3f}")
+
+
+class _Report(TrainerCallback):
+    """Passes each step, and what the trainer logs, on to whoever shows progress."""
+
+    def __init__(self, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._on_progress(Progress(step=state.global_step, max_steps=state.max_steps, loss=None))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if state.is_world_process_zero and logs and "loss" in logs:
+            self._on_progress(Progress(step=state.global_step, max_steps=state.max_steps, loss=float(logs["loss"])))

@@ -1,0 +1,275 @@
+"""From settings and a row set to a student on disk: an ordinary Hugging Face directory that states its lineage.
+
+The directory appears whole or not at all. Training that was killed goes on from its last whole checkpoint; a student
+that exists already is not trained again.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from logitlake.pipeline.reading.reader import Fetch, RowSetReader
+from logitlake.pipeline.settings.models import StudentSettings, TrainingSettings
+from logitlake.pipeline.students.identity import Parent, find_parent, read_facts, student_id
+from logitlake.pipeline.students.initial_model import make_student
+from logitlake.pipeline.students.model_card import write_card
+from logitlake.pipeline.students.tokenizer import check_tokenizer, copy_tokenizer
+from logitlake.pipeline.teachers.devices import device_has_bfloat16, resolve_device
+from logitlake.pipeline.teachers.dtype import resolve_dtype
+from logitlake.pipeline.teachers.files import TeacherFiles
+from logitlake.pipeline.training.distillation_trainer import DistillationTrainer, OnProgress, last_checkpoint
+from logitlake.pipeline.training.model_loss import LossSettings
+from logitlake.pipeline.training.training_curve import logging_steps, training_curve
+from logitlake.storage.errors import SettingsError
+from logitlake.storage.row_sets.row_set import RowSet
+
+log = logging.getLogger(__name__)
+
+_KEPT_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedStudent:
+    """A student on disk. `known`: it was there already and nothing was trained. `facts` is its logitlake.json."""
+
+    student_id: str
+    parent_id: str
+    directory: Path
+    known: bool
+    facts: dict[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return dict(self.facts["metrics"])
+
+    @property
+    def curve(self) -> list[list[float]]:
+        """Loss over steps (see training_curve); empty for a student that was trained before it was kept."""
+        return list(self.facts.get("curve", ()))
+
+
+def train_student(
+    student: StudentSettings,
+    training: TrainingSettings,
+    *,
+    row_set: RowSet,
+    fetch: Fetch,
+    recipe: Mapping[str, Any],
+    teacher: TeacherFiles | None = None,
+    chat_template: Path | None = None,
+    show_progress: bool = True,
+    on_progress: OnProgress | None = None,
+) -> TrainedStudent:
+    """Train one student on one row set, in this process or in all that `accelerate launch` started.
+
+    `fetch(unit_ids, columns)` reads rows and is called by one background thread at a time. `recipe` is the stored
+    recipe of the rows. `teacher` is needed only to cut the student from it, or for its tokenizer. Raises MismatchError
+    where recipe and student do not fit together, SettingsError where the settings do not.
+    """
+    parent = find_parent(student, recipe, teacher)
+    own_id = student_id(parent, row_set, student, training)
+    output = training.output.expanduser().absolute()
+    if (facts := _existing(output, own_id)) is not None:
+        return TrainedStudent(student_id=own_id, parent_id=parent.parent_id, directory=output, known=True, facts=facts)
+    tokenizer = _tokenizer_directory(student, parent, teacher)
+    check_tokenizer(tokenizer, recipe, chat_template=chat_template)
+    work = output.with_name(f".{output.name}.{own_id[:12]}")
+    args = training_arguments(training, work / "checkpoints", show_progress=show_progress)
+    reader = RowSetReader(
+        row_set,
+        fetch,
+        batch_sequences=training.batch_sequences,
+        seed=training.seed,
+        rank=args.process_index,
+        world_size=args.world_size,
+        accumulation=training.gradient_accumulation,
+        cut_mass=training.tail,
+    )
+    steps_of_an_epoch = len(reader) // training.gradient_accumulation
+    args.logging_steps = logging_steps(training.max_steps or int(training.epochs * steps_of_an_epoch))
+    loss = LossSettings(
+        cross_entropy_weight=training.cross_entropy_weight,
+        temperature=recipe["temperature"],
+        chunk=training.loss_chunk,
+    )
+    model = make_student(student, parent, recipe, teacher=teacher, seed=training.seed)
+    trainer = DistillationTrainer(model, args, reader=reader, loss=loss, on_progress=on_progress)
+    resumed = last_checkpoint(work / "checkpoints")
+    log.info("student %s: %d steps an epoch%s", own_id[:12], len(reader), f", from {resumed.name}" if resumed else "")
+    result = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    facts = _facts(own_id, parent, student, training, row_set, recipe) | {
+        "metrics": _metrics(trainer, result, args),
+        "curve": training_curve(trainer.state.log_history),
+        "versions": _versions(),
+    }
+    _save(trainer, work / "student", output, facts, tokenizer, chat_template)
+    return TrainedStudent(student_id=own_id, parent_id=parent.parent_id, directory=output, known=False, facts=facts)
+
+
+def training_arguments(training: TrainingSettings, directory: Path, *, show_progress: bool) -> TrainingArguments:
+    """The settings in the words of transformers."""
+    use_cpu = training.device == "cpu" or resolve_device("auto").type == "cpu"
+    precision = _precision(training, use_cpu)
+    schedule = "constant_with_warmup" if training.schedule == "constant" else training.schedule
+    args = TrainingArguments(
+        output_dir=str(directory),
+        num_train_epochs=training.epochs,
+        max_steps=training.max_steps or -1,
+        per_device_train_batch_size=training.batch_sequences,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        learning_rate=training.learning_rate,
+        warmup_steps=training.warmup_share,
+        lr_scheduler_type=schedule,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        activation_checkpointing=training.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if training.gradient_checkpointing else None,
+        seed=training.seed,
+        use_cpu=use_cpu,
+        save_strategy="steps" if training.save_steps else "no",
+        save_steps=training.save_steps or 500,
+        save_total_limit=_KEPT_CHECKPOINTS,
+        # A loss of NaN is said as it is, and looking for one would wait for the device at every batch.
+        logging_nan_inf_filter=False,
+        disable_tqdm=not show_progress,
+        report_to="none",
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=False,
+    )
+    if args.n_gpu > 1:
+        # DataParallel would copy the model's forward without its weights: one process a device, by accelerate launch.
+        log.warning("%d devices in sight, one is used: start by `accelerate launch` to use all", args.n_gpu)
+        args._n_gpu = 1
+    return args
+
+
+def _precision(training: TrainingSettings, use_cpu: bool) -> str:
+    if training.precision == "fp16" and use_cpu:
+        raise SettingsError("training.precision fp16: not on a CPU; use bf16, fp32 or auto")
+    if training.precision != "auto":
+        return training.precision
+    if use_cpu:
+        return "bf16" if resolve_dtype("auto", "cpu") == "bfloat16" else "fp32"
+    device = resolve_device("auto")
+    if device_has_bfloat16(device):
+        return "bf16"
+    return "fp16" if device.type == "cuda" else "fp32"
+
+
+def _existing(output: Path, own_id: str) -> dict[str, Any] | None:
+    """Facts of the student if it is there already; None if the place is free. Raises SettingsError if it is not."""
+    facts = read_facts(output)
+    if facts.get("student_id") == own_id:
+        return facts
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        found = f"student {facts['student_id'][:12]}" if facts else "something that is no student"
+        raise SettingsError(
+            f"training.output {output}: holds {found}, and student {own_id[:12]} would go there; "
+            "name another directory, or move that one away"
+        )
+    return None
+
+
+def _tokenizer_directory(student: StudentSettings, parent: Parent, teacher: TeacherFiles | None) -> Path:
+    found = parent.tokenizer_directory or (teacher.tokenizer_directory if teacher else None)
+    if found is None:
+        raise SettingsError(
+            f"student.source {student.source}: no tokenizer.json there, and no teacher at hand to take it from; "
+            "put the tokenizer's files beside the config, or name the teacher"
+        )
+    return found
+
+
+def _facts(
+    own_id: str,
+    parent: Parent,
+    student: StudentSettings,
+    training: TrainingSettings,
+    row_set: RowSet,
+    recipe: Mapping[str, Any],
+) -> dict[str, Any]:
+    names = ("row_set_id", "recipe_ids", "up_to_commit", "where", "weight", "query", "content_hash")
+    counts = ("n_sequences", "n_tokens", "n_targets")
+    described = "cut from the teacher" if student.source == "teacher" else f"{student.source} {student.model}"
+    return {
+        "student_id": own_id,
+        "parent_id": parent.parent_id,
+        "parent": described,
+        "row_set": {name: getattr(row_set, name) for name in (*names, *counts)},
+        "recipe": dict(recipe),
+        "settings": {
+            "student": student.model_dump(mode="json"),
+            "training": training.model_dump(mode="json", exclude={"output"}),
+        },
+    }
+
+
+def _metrics(trainer: DistillationTrainer, result: Any, args: TrainingArguments) -> dict[str, Any]:
+    seen = trainer.seen_by_all()
+    tokens, seconds = seen["tokens"], seen["seconds"]
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+    return {
+        "train_loss": seen["loss"] / max(result.global_step, 1),
+        "steps": result.global_step,
+        "tokens": tokens,
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds if seconds else None,
+        "processes": args.world_size,
+        "device": args.device.type,
+        "precision": precision,
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "transformers", "accelerate", "peft")}
+
+
+def _save(
+    trainer: DistillationTrainer,
+    staging: Path,
+    output: Path,
+    facts: Mapping[str, Any],
+    tokenizer: Path,
+    chat_template: Path | None,
+) -> None:
+    """Write everything beside `output`, then rename: every rank takes part, the first one writes."""
+    if trainer.args.should_save:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+    trainer.accelerator.wait_for_everyone()
+    if hasattr(trainer.model, "peft_config"):
+        trainer.save_model(str(staging / "adapter"))
+        if trainer.args.should_save:
+            (staging / "adapter" / "README.md").unlink(missing_ok=True)
+            trainer.model.merge_and_unload().save_pretrained(staging)
+    else:
+        trainer.save_model(str(staging))
+    if trainer.args.should_save:
+        for pickled in staging.rglob("training_args.bin"):
+            pickled.unlink()
+        copy_tokenizer(tokenizer, staging, chat_template=chat_template)
+        write_card(staging, facts)
+        _sync(staging)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        staging.rename(output)
+        shutil.rmtree(staging.parent, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _sync(directory: Path) -> None:
+    """Bytes on the disk before the name: a crash after the rename must not leave empty files."""
+    for path in [*directory.rglob("*"), directory]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,1 @@
+"""What the lake tells about itself: lists, details, history, report."""

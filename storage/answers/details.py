@@ -1,0 +1,109 @@
+"""One document: by its id or where it was seen, what each recipe made of it, and its tokens in their order."""
+
+import re
+from typing import Any
+
+import pyarrow as pa
+
+from logitlake.storage.errors import LakeError
+from logitlake.storage.lake.lake import Lake
+
+_CANDIDATES = 8
+_ID = re.compile(r"[0-9a-f]{1,32}")
+
+
+def find_document(lake: Lake, name: str) -> str:
+    """Id of the one document that `name` means: the beginning of an id, corpus/source, or the end of a source's path.
+
+    A source that holds several is told apart by `:LINE`. Raises LakeError naming the candidates.
+    """
+    for question, parameters in _questions(name):
+        rows = lake.sql(question, parameters).to_pylist()
+        found = {row["doc_id"] for row in rows}
+        if len(found) == 1:
+            return str(found.pop())
+        if found:
+            raise LakeError(_several(name, rows, len(found)))
+    raise LakeError(
+        f"no document {name!r} in this lake: give the beginning of an id, a source as corpus/path, or the end of its "
+        "path (`logitlake show documents` lists some; rejected or forgotten ones are not there)"
+    )
+
+
+def document_facts(lake: Lake, doc_id: str) -> dict[str, Any]:
+    """`sources`: where it was seen; `recipes`: a row for each that cached it, newest first, with means in nats."""
+    sources = lake.sql(
+        "SELECT corpus, source, line FROM sources WHERE doc_id = ? ORDER BY corpus, source, line", [doc_id]
+    )
+    recipes = lake.sql(
+        """
+        SELECT
+            s.recipe_id, r.teacher, any_value(s.held_out) AS held_out, max(s.commit_number) AS commit_number,
+            count(*) AS sequences, max(s.start + s.n_tokens)::BIGINT AS tokens, sum(s.n_targets)::BIGINT AS targets,
+            sum(s.mean_entropy * s.n_targets) / sum(s.n_targets) AS mean_entropy,
+            -sum(s.mean_logprob * s.n_targets) / sum(s.n_targets) AS mean_surprise
+        FROM sequences AS s JOIN recipes AS r USING (recipe_id)
+        WHERE s.doc_id = ? GROUP BY s.recipe_id, r.teacher ORDER BY commit_number DESC
+        """,
+        [doc_id],
+    )
+    return {"doc_id": doc_id, "sources": sources.to_pylist(), "recipes": recipes.to_pylist()}
+
+
+def document_tokens(lake: Lake, doc_id: str, recipe_id: str) -> pa.Table:
+    """position, token_id, token, logprob, entropy: a row per token of the document, each once, in its order.
+
+    `token` is as in the vocabulary (see pipeline.tokens.token_text); `logprob` and `entropy`
+    are the teacher's, in nats, NULL where it had no target: at the beginning, and in prompts.
+    """
+    return lake.sql(
+        """
+        SELECT t.position, t.token_id, v.token, t.logprob, t.entropy
+        FROM (
+            SELECT position, any_value(token_id) AS token_id, max(logprob) AS logprob, max(entropy) AS entropy
+            FROM (
+                SELECT
+                    start + i AS position, input_ids[i + 1] AS token_id,
+                    -nats(nll_codes[i]) AS logprob, nats(entropy_codes[i]) AS entropy
+                FROM (
+                    SELECT start, input_ids, nll_codes, entropy_codes, unnest(range(n_tokens)) AS i
+                    FROM sequences WHERE doc_id = $doc_id AND recipe_id = $recipe_id
+                )
+            )
+            GROUP BY position
+        ) AS t
+        LEFT JOIN (
+            SELECT token_id, token FROM vocabulary
+            WHERE tokenizer_id = (SELECT tokenizer_id FROM recipes WHERE recipe_id = $recipe_id)
+        ) AS v USING (token_id)
+        ORDER BY t.position
+        """,
+        {"doc_id": doc_id, "recipe_id": recipe_id},
+    )
+
+
+def _questions(name: str) -> list[tuple[str, list[Any]]]:
+    """What the name may mean, the surest first."""
+    source, _, line = name.rpartition(":")
+    wanted: list[tuple[str, list[Any]]] = []
+    if _ID.fullmatch(name):
+        wanted.append((_CALLED, [name]))
+    places = [(name, "true")]
+    if source and line.isdigit():
+        places.insert(0, (source, f"line = {int(line)}"))
+    for path, condition in places:
+        for match in ("corpus || '/' || source = ?", "source = ?", "ends_with(source, '/' || ?)"):
+            wanted.append((_SEEN.format(condition=f"{match} AND {condition}"), [path]))
+    return wanted
+
+
+_CALLED = "SELECT DISTINCT doc_id, sources[1] AS place FROM documents WHERE starts_with(doc_id, ?) ORDER BY doc_id"
+_SEEN = """
+    SELECT doc_id, corpus || '/' || source || coalesce(':' || line, '') AS place
+    FROM sources WHERE {condition} AND doc_id IN (SELECT doc_id FROM documents) ORDER BY place, doc_id"""
+
+
+def _several(name: str, rows: list[dict[str, Any]], n_documents: int) -> str:
+    shown = [f"  {row['doc_id']}  {row['place'] or ''}".rstrip() for row in rows[:_CANDIDATES]]
+    more = [f"  … {len(rows) - _CANDIDATES:,} more"] if len(rows) > _CANDIDATES else []
+    return "\n".join([f"{name!r} means {n_documents:,} documents; name one of them:", *shown, *more])

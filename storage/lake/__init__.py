@@ -1,0 +1,1 @@
+"""The DuckLake catalog: location, creation, schema, views, transactions."""

@@ -1,0 +1,302 @@
+"""One attached lake: making it, opening it, and the transaction that every commit goes through.
+
+Readers never wait. Writers to an embedded (SQLite) catalog hold one file lock from before BEGIN until after COMMIT;
+writers to a server meet at the guard row, where DuckLake lets one of them win.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+import duckdb
+import filelock
+import pyarrow as pa
+
+from logitlake.storage.errors import LakeBusyError, LakeError, LakeMissingError, LostRaceError
+from logitlake.storage.failpoints import reach
+from logitlake.storage.lake.creation import NAME, check_format, has_tables, make_or_mend, mend, needs_mending
+from logitlake.storage.lake.extensions import load_extension
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.object_store import configure_object_store
+
+_CATALOG_RETRIES = 100
+_ATTEMPTS = 20
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """An open transaction: its commit number, and the connection that it runs on."""
+
+    number: int
+    connection: duckdb.DuckDBPyConnection
+
+    def insert(self, table: str, rows: pa.Table) -> None:
+        """Append rows to `store.<table>`, columns matched by name."""
+        if rows.num_rows:
+            self.connection.register("incoming_rows", rows)
+            self.connection.execute(f"INSERT INTO {NAME}.store.{table} BY NAME SELECT * FROM incoming_rows")
+            self.connection.unregister("incoming_rows")
+
+
+class Lake:
+    """A lake attached to a DuckDB connection of its own. Use as a context manager; not shared between threads."""
+
+    def __init__(
+        self, location: LakeLocation, connection: duckdb.DuckDBPyConnection, *, read_only: bool, lock_timeout: float
+    ):
+        self.location = location
+        self.connection = connection
+        self.read_only = read_only
+        self._lock_timeout = lock_timeout
+        self.held_out_salt, self.held_out_share = self._read_settings()
+
+    @classmethod
+    def create(
+        cls,
+        location: LakeLocation,
+        *,
+        held_out_salt: str,
+        held_out_share: float,
+        lock_timeout: float = 60,
+        over_data: bool = False,
+    ) -> "Lake":
+        """Open the lake for writing, and make it first if there is none. The split is fixed at that moment.
+
+        Raises LakeError if the data path holds shards that no catalog names, unless `over_data` (rebuild) says that
+        this is known.
+        """
+        for directory in (location.state_directory, location.data_directory):
+            if directory:
+                directory.mkdir(parents=True, exist_ok=True)
+        with commit_lock(location, lock_timeout):
+            connection = _attach(location, read_only=False)
+            with _closed_on_error(connection):
+                make_or_mend(connection, location, held_out_salt, held_out_share, over_data=over_data)
+        return cls(location, connection, read_only=False, lock_timeout=lock_timeout)
+
+    @classmethod
+    def open(cls, location: LakeLocation, *, read_only: bool = True, lock_timeout: float = 60) -> "Lake":
+        """Open a lake that exists; one that an older logitlake made is mended when it is opened for writing.
+
+        Raises LakeMissingError, or FormatVersionError for a lake of a newer logitlake.
+        """
+        if location.catalog_file and not location.catalog_file.exists():
+            raise LakeMissingError(
+                f"no lake at {location.catalog_file}: `logitlake capture` makes one; "
+                "`logitlake rebuild` makes the catalog again if the data path still holds shards"
+            )
+        connection = _attach(location, read_only=read_only)
+        with _closed_on_error(connection):
+            if not has_tables(connection):
+                hidden = without_secrets(location.catalog)
+                raise LakeMissingError(f"the catalog {hidden} holds no lake: `logitlake capture` makes one")
+            if not read_only and needs_mending(connection):
+                with commit_lock(location, lock_timeout):
+                    mend(connection)
+        return cls(location, connection, read_only=read_only, lock_timeout=lock_timeout)
+
+    def __enter__(self) -> "Lake":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the catalog. Anything not committed is rolled back."""
+        self.connection.close()
+
+    def for_thread(self) -> "Lake":
+        """The same attached lake on a connection of its own, for another thread. It is closed with this one.
+
+        It takes milliseconds; attaching anew takes half a second, most of it to check the extensions' signatures.
+        """
+        connection = self.connection.cursor()
+        _set_time_zone(connection)
+        connection.execute(f"USE {NAME}")
+        return Lake(self.location, connection, read_only=self.read_only, lock_timeout=self._lock_timeout)
+
+    def sql(self, query: str, parameters: list[Any] | Mapping[str, Any] | None = None) -> pa.Table:
+        """Run one query and return all of its rows. Raises LakeError with what DuckDB said."""
+        try:
+            return self.connection.execute(query, parameters or []).to_arrow_table()
+        except duckdb.Error as error:
+            raise LakeError(f"the lake could not answer: {error}") from error
+
+    def row(self, query: str, parameters: list[Any] | Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The first row of a query by column name; empty if there is none."""
+        rows = self.sql(query, parameters).slice(0, 1).to_pylist()
+        return rows[0] if rows else {}
+
+    @property
+    def commit_number(self) -> int:
+        """The number of the last commit."""
+        return int(self.row("SELECT commit_number FROM store.guard")["commit_number"])
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Everything inside lands together with a raised commit number, or not at all.
+
+        Raises LakeBusyError if the lock can't be had in time, and LostRaceError if another commit won the guard row:
+        what the loser read before may be stale, so it must look again, never replay.
+        """
+        with commit_lock(self.location, self._lock_timeout):
+            self.connection.execute("BEGIN")
+            try:
+                self.connection.execute("UPDATE store.guard SET commit_number = commit_number + 1")
+                found = self.connection.execute("SELECT commit_number FROM store.guard").fetchone()
+                assert found is not None
+                reach("transaction-open")
+                yield Transaction(found[0], self.connection)
+                reach("rows-registered")
+                self._commit()
+                reach("committed")
+            except duckdb.Error as error:
+                self._rollback()
+                full = "; free some space and run again" if "No space left" in str(error) else ""
+                raise LakeError(f"the transaction failed and was rolled back: {error}{full}") from error
+            except BaseException:
+                self._rollback()
+                raise
+
+    def change(self, body: Callable[[Transaction], Result]) -> Result:
+        """Call `body` in a transaction, and in a new one each time that another commit came first; returns its answer.
+
+        For bodies that only append, or that look again at what they depend on. Raises LakeBusyError as `transaction`
+        does, and if other writers win too often.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                with self.transaction() as transaction:
+                    answer = body(transaction)
+            except LostRaceError:
+                continue
+            return answer
+        raise LakeBusyError(f"other writers won {_ATTEMPTS} times in a row: nothing was changed, run again")
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the commit lock for upkeep that DuckLake does in transactions of its own."""
+        with commit_lock(self.location, self._lock_timeout):
+            yield
+
+    def _commit(self) -> None:
+        try:
+            self.connection.execute("COMMIT")
+        except duckdb.Error as error:
+            text = str(error)
+            if "conflict" in text.lower() or "locked" in text.lower():
+                raise LostRaceError(
+                    f"another commit came first ({text.splitlines()[-1]}): look again and retry"
+                ) from error
+            raise LakeError(f"the commit failed and was rolled back: {text}") from error
+
+    def _rollback(self) -> None:
+        try:
+            self.connection.execute("ROLLBACK")
+        except duckdb.Error:
+            return  # a failed COMMIT has ended the transaction already
+
+    def _read_settings(self) -> tuple[str, float]:
+        check_format(self.connection)
+        values = dict(self.connection.execute("SELECT name, value FROM store.lake_settings").fetchall())
+        if "views" not in values:
+            # Tables and views are two transactions: a reader may come in between.
+            self.connection.close()
+            hidden = without_secrets(self.location.catalog)
+            raise LakeMissingError(
+                f"the lake {hidden} is just being made, or its making was stopped: try again; "
+                "`logitlake capture` makes what is missing"
+            )
+        return values["held_out_salt"], float(values["held_out_share"])
+
+
+@contextmanager
+def commit_lock(location: LakeLocation, timeout: float) -> Iterator[None]:
+    """Hold the one lock for writers of an embedded catalog; a server needs none."""
+    if location.catalog_file is None:
+        yield
+        return
+    lock = filelock.FileLock(f"{location.catalog_file}.lock")
+    try:
+        with lock.acquire(timeout=timeout):
+            yield
+    except filelock.Timeout:
+        raise LakeBusyError(
+            f"the commit lock {lock.lock_file} was not free within {timeout:g} s: another process is committing; "
+            "try again, or raise lake.lock_timeout_seconds"
+        ) from None
+
+
+@contextmanager
+def single_writer(location: LakeLocation, task: str, *, patience: float = 0.0) -> Iterator[None]:
+    """Refuse to run `task` (such as "capture") twice at once on an embedded lake: by name, after `patience` seconds."""
+    if location.state_directory is None:
+        yield
+        return
+    location.state_directory.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(location.state_directory / f"{task}.lock")
+    try:
+        with lock.acquire(timeout=patience):
+            yield
+    except filelock.Timeout:
+        raise LakeBusyError(
+            f"another {task} is running on this lake (it holds {lock.lock_file}): wait for it, or stop it"
+        ) from None
+
+
+@contextmanager
+def _closed_on_error(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _attach(location: LakeLocation, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    _set_time_zone(connection)
+    if location.data_directory is not None:
+        # The system caches local files already: DuckDB's own copy would grow with the number of shards.
+        connection.execute("SET enable_external_file_cache = false")
+    load_extension(connection, "ducklake")
+    load_extension(connection, "sqlite_scanner" if location.catalog_file else "postgres_scanner")
+    configure_object_store(connection, location)
+    connection.execute(f"SET ducklake_max_retry_count = {_CATALOG_RETRIES}")
+    options = [f"DATA_PATH {_quoted(location.data)}", "OVERRIDE_DATA_PATH true"]
+    if read_only:
+        # Says nothing about the journal: a copy made by VACUUM INTO has another mode, which a reader can't change.
+        options.append("READ_ONLY")
+    elif location.catalog_file:
+        options.append("META_JOURNAL_MODE 'WAL'")
+    try:
+        connection.execute(f"ATTACH {_quoted(f'ducklake:{location.catalog}')} AS {NAME} ({', '.join(options)})")
+        connection.execute(f"USE {NAME}")
+    except duckdb.Error as error:
+        connection.close()
+        hidden, reason = without_secrets(location.catalog), without_secrets(str(error))
+        raise LakeError(
+            f"the catalog {hidden} can't be opened: {reason}. Check the path or connection, that it is a DuckLake "
+            "catalog, and that its folder is writable (SQLite's WAL needs that even for reading)"
+        ) from None
+    return connection
+
+
+def _set_time_zone(connection: duckdb.DuckDBPyConnection) -> None:
+    # DuckLake compares times as text in places: the machine's own time zone must not decide.
+    connection.execute("SET TimeZone = 'UTC'")
+
+
+def without_secrets(text: str) -> str:
+    """A connection string, or a message that quotes one, without its password."""
+    return re.sub(r"(password\s*=\s*)('[^']*'|\S+)|(://[^:/@\s]*:)[^@\s]*@", r"\1\3***@", text)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

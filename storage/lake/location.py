@@ -1,0 +1,80 @@
+"""Where a lake is: the catalog that knows the rows, and the data path that holds the shards."""
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from logitlake.storage.errors import SettingsError
+from logitlake.storage.lake.schema import SEQUENCES
+
+_GLOB_SIGNS = frozenset("*?[")
+_CATALOG_SCHEMES = ("postgres:", "sqlite:", "duckdb:", "mysql:")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LakeLocation:
+    """A catalog (`sqlite:/path` or `postgres:connection`) and a data path (a directory or a URL, ending in /)."""
+
+    catalog: str
+    data: str
+
+    @classmethod
+    def resolve(cls, path: Path, catalog: str | None = None, data: str | None = None) -> "LakeLocation":
+        """The location that settings name: by default `path/catalog.sqlite` and `path/data/`, made absolute.
+
+        Raises SettingsError for a catalog of a kind that can't serve several processes.
+        """
+        root = Path(path).expanduser().absolute()
+        return cls(catalog=_catalog(catalog or str(root / "catalog.sqlite")), data=_data(data or str(root / "data")))
+
+    @property
+    def catalog_file(self) -> Path | None:
+        """The SQLite file of an embedded catalog; None for a server."""
+        return Path(self.catalog.removeprefix("sqlite:")) if self.catalog.startswith("sqlite:") else None
+
+    @property
+    def data_directory(self) -> Path | None:
+        """The directory of the shards; None for a URL."""
+        return None if "://" in self.data else Path(self.data)
+
+    @property
+    def state_directory(self) -> Path | None:
+        """Where locks and other local state lie: beside an embedded catalog; None for a server."""
+        return self.catalog_file.parent if self.catalog_file else None
+
+    def new_shard_path(self, recipe_id: str, stem: str) -> str:
+        """A name that no shard has had, under the literal data path (else DuckLake stores it as absolute).
+
+        Never the same twice: a file that was replaced may still be waiting to be removed, by its name.
+        """
+        return f"{self.data}store/sequences/recipe_id={recipe_id}/{stem}-{secrets.token_hex(4)}.parquet"
+
+
+def _catalog(text: str) -> str:
+    if text.startswith(("postgres://", "postgresql://")):
+        return f"postgres:{text}"
+    if text.startswith("postgres:"):
+        return text
+    if text.startswith(_CATALOG_SCHEMES[2:]) or text.endswith((".duckdb", ".ducklake")):
+        raise SettingsError(
+            f"lake.catalog {text!r}: expected a SQLite file or postgres:…; a DuckDB file admits one process at a time "
+            "and MySQL is not supported by DuckLake's commit protocol"
+        )
+    return f"sqlite:{Path(text.removeprefix('sqlite:')).expanduser().absolute()}"
+
+
+def _data(text: str) -> str:
+    if "://" not in text:
+        text = str(Path(text).expanduser().absolute())
+    for place in text.split("/"):
+        if set(place) & _GLOB_SIGNS:
+            raise SettingsError(
+                f"lake.data {text!r}: expected a path without any of {' '.join(sorted(_GLOB_SIGNS))}, found {place!r}: "
+                "DuckDB would look for files by it as by a pattern and find none; name another place"
+            )
+        if place.partition("=")[1] and place.partition("=")[0] in SEQUENCES.names:
+            raise SettingsError(
+                f"lake.data {text!r}: found the folder {place!r}, which DuckDB would read as the value of the column "
+                f"{place.partition('=')[0]!r} of every shard; name another place"
+            )
+    return text if text.endswith("/") else f"{text}/"

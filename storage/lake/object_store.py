@@ -1,0 +1,145 @@
+"""Bytes under the data path: a directory, or a bucket that DuckDB's httpfs reaches.
+
+On a directory a file is staged, synced, renamed and its folder synced: it is whole or it is not there. On a bucket the
+upload is what makes it appear. One mechanism and one set of credentials serve DuckDB's reads and our own writes.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import duckdb
+
+from logitlake.storage.errors import LakeError
+from logitlake.storage.failpoints import reach
+from logitlake.storage.lake.extensions import load_extension
+from logitlake.storage.lake.location import LakeLocation
+
+STAGING_SUFFIX = ".tmp"
+
+# Options of a DuckDB secret, and the environment variables that hold them.
+KEY_VARIABLES = {
+    "KEY_ID": "AWS_ACCESS_KEY_ID",
+    "SECRET": "AWS_SECRET_ACCESS_KEY",
+    "SESSION_TOKEN": "AWS_SESSION_TOKEN",
+}
+
+
+def configure_object_store(connection: duckdb.DuckDBPyConnection, location: LakeLocation) -> None:
+    """Let a connection reach the data path. S3 credentials come from the usual AWS_… environment variables."""
+    if location.data_directory:
+        return
+    load_extension(connection, "httpfs")
+    if not location.data.startswith("s3://"):
+        return
+    keys = {name: os.environ.get(variable) for name, variable in KEY_VARIABLES.items()}
+    given = ", ".join(f"{name} {_quoted(value)}" for name, value in (keys | bucket_options()).items() if value)
+    scope = f"s3://{urlparse(location.data).netloc}"
+    connection.execute(
+        f"CREATE OR REPLACE SECRET logitlake_data (TYPE s3, SCOPE {_quoted(scope)}{', ' * bool(given)}{given})"
+    )
+
+
+def bucket_options() -> dict[str, str | None]:
+    """How the S3 server of the environment is reached; nothing secret."""
+    endpoint = urlparse(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
+    return {
+        "REGION": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+        "ENDPOINT": endpoint.netloc or None,
+        "URL_STYLE": "path" if endpoint.netloc else None,
+        "USE_SSL": "false" if endpoint.scheme == "http" else None,
+    }
+
+
+def put_bytes(location: LakeLocation, name: str, content: bytes) -> str:
+    """Write `name` under the data path, whole or not at all, and return its full path.
+
+    Raises LakeError with what to do when the disk is full or the place can't be written.
+    """
+    path = location.data + name
+    try:
+        if location.data_directory:
+            _put_file(Path(path), content)
+        else:
+            _put_object(location, path, content)
+    except (OSError, duckdb.Error) as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free some space and run again" if full else "check that it exists and may be written"
+        raise LakeError(
+            f"{path}: {len(content):,} bytes can't be written ({error}): {advice}. What was committed before is kept"
+        ) from error
+    return path
+
+
+def write_note(location: LakeLocation, name: str, content: Mapping[str, Any]) -> None:
+    """Write a small JSON file beside the data, whole or not at all: what `rebuild` starts from."""
+    put_bytes(location, name, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False).encode())
+
+
+def read_all(location: LakeLocation, pattern: str) -> dict[str, bytes]:
+    """Every file under the data path that matches a glob pattern, by full path."""
+    with connect(location) as connection:
+        rows = connection.execute("SELECT filename, content FROM read_blob(?)", [location.data + pattern]).fetchall()
+    return dict(sorted(rows))
+
+
+def list_paths(location: LakeLocation, pattern: str) -> list[str]:
+    """Full paths under the data path that match a glob pattern, sorted."""
+    with connect(location) as connection:
+        return sorted(row[0] for row in connection.execute("FROM glob(?)", [location.data + pattern]).fetchall())
+
+
+def is_staged(name: str) -> bool:
+    """Whether a file of this name is an unfinished write of ours."""
+    return re.fullmatch(rf".+\.(parquet|json)\.\d+{re.escape(STAGING_SUFFIX)}", name) is not None
+
+
+def _put_file(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f"{path.name}.{os.getpid()}{STAGING_SUFFIX}")
+    try:
+        with staged.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        reach("file-staged")
+        staged.replace(path)
+        reach("file-renamed")
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a rename durable, where the system lets a directory be opened."""
+    with contextlib.suppress(PermissionError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _put_object(location: LakeLocation, path: str, content: bytes) -> None:
+    with connect(location) as connection:
+        connection.execute("CREATE TEMP TABLE outgoing (content BLOB)")
+        connection.execute("INSERT INTO outgoing VALUES (?)", [content])
+        connection.execute(f"COPY outgoing TO {_quoted(path)} (FORMAT blob)")
+
+
+def connect(location: LakeLocation) -> duckdb.DuckDBPyConnection:
+    """A connection of its own that reaches the data path, with no catalog attached."""
+    connection = duckdb.connect()
+    configure_object_store(connection, location)
+    return connection
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,1 @@
+"""Which rows a student sees: chosen, named, registered, read again, exported."""

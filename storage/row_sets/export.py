@@ -1,0 +1,96 @@
+"""A row set as a data set of its own: a directory of Parquet files that `datasets`, Polars or DuckDB load as they are.
+
+The columns are those of the stored rows (docs/format.md), so that nothing is lost; the note beside them says which rows
+of which recipes they are.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from logitlake.storage.errors import SettingsError
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.schema import FORMAT_VERSION, SEQUENCES
+from logitlake.storage.row_sets.row_set import RowSet, fetch
+
+NOTE = "lineage.json"
+_FILE_TOKENS = 4_000_000
+
+_CARD = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/*.parquet
+---
+
+# Cached next-token targets
+
+{n_sequences:,} sequences, {n_tokens:,} tokens, {n_targets:,} targets, as a teacher gave them: exported from a logitlake
+lake. Row set `{row_set_id}`, content hash `{content_hash}`. `{note}` has the recipes and the rule that chose the rows.
+
+Entry i of `target_ids` and `head_codes` is the target for token i+1 of `input_ids`. The first `len(head_codes[i])` ids
+are heads with probability `head_codes[i] / levels`; the others share what is left to 1 equally.
+"""
+
+
+def export_rows(lake: Lake, rows: RowSet, directory: Path, *, n_missing: int = 0) -> Path:
+    """Write the rows of a row set to `directory`, which must not exist; whole or not at all.
+
+    Files hold whole work units, in the order of their ids; memory holds one file.
+    """
+    if directory.exists() and any(directory.iterdir()):
+        raise SettingsError(f"export {directory}: holds something already; name a directory that is empty or new")
+    staged = directory.with_name(f".{directory.name}.tmp")
+    shutil.rmtree(staged, ignore_errors=True)
+    (staged / "data").mkdir(parents=True)
+    for number, unit_ids in enumerate(_files(rows)):
+        table = fetch(lake, rows, unit_ids, SEQUENCES.names)
+        pq.write_table(_plain(table), staged / "data" / f"part-{number:05d}.parquet", compression="zstd")
+    note = {
+        **_described(rows),
+        "n_missing": n_missing,
+        "format_version": FORMAT_VERSION,
+        "recipes": _recipes(lake, rows),
+    }
+    (staged / NOTE).write_text(json.dumps(note, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (staged / "README.md").write_text(_CARD.format(note=NOTE, **_described(rows)), encoding="utf-8")
+    if directory.exists():
+        directory.rmdir()
+    staged.rename(directory)
+    return directory
+
+
+def _files(rows: RowSet) -> Iterator[list[str]]:
+    """Work units of one file after the other."""
+    units, tokens = list[str](), 0
+    for unit in rows.units.to_pylist():
+        if units and tokens + unit["n_tokens"] > _FILE_TOKENS:
+            yield units
+            units, tokens = [], 0
+        units.append(unit["unit_id"])
+        tokens += unit["n_tokens"]
+    if units:
+        yield units
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """The stored types; `weight`, if there is one, comes last."""
+    extra = [table.schema.field(name) for name in table.column_names if name not in SEQUENCES.names]
+    return table.cast(pa.schema([*SEQUENCES, *extra]))
+
+
+def _described(rows: RowSet) -> dict[str, Any]:
+    names = ("row_set_id", "recipe_ids", "up_to_commit", "where", "weight", "query", "held_out", "content_hash")
+    counts = ("n_sequences", "n_tokens", "n_targets")
+    return {name: getattr(rows, name) for name in (*names, *counts)}
+
+
+def _recipes(lake: Lake, rows: RowSet) -> dict[str, Any]:
+    found = lake.sql("SELECT recipe_id, recipe FROM recipes WHERE list_contains(?, recipe_id)", [list(rows.recipe_ids)])
+    return {row["recipe_id"]: json.loads(row["recipe"]) for row in found.to_pylist()}

@@ -1,0 +1,31 @@
+"""The rows of a row set as a relation in SQL, for one connection to ask."""
+
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from logitlake.storage.errors import LakeError
+from logitlake.storage.lake.lake import Lake
+
+
+def relation(where: str | None, documents: pa.Table | None) -> str:
+    """The rows as a relation: held-out documents are gone before the filter, which stands in a query of its own."""
+    rows = "sequences" if documents is None else "sequences JOIN chosen_documents USING (doc_id)"
+    inner = f"SELECT * FROM {rows} WHERE list_contains(?, recipe_id) AND commit_number <= ? AND held_out = ?"
+    return f"(SELECT * FROM ({inner}) AS sequences WHERE ({where}))" if where else f"({inner})"
+
+
+def relation_parameters(recipe_ids: tuple[str, ...], up_to: int, held_out: bool) -> list[Any]:
+    """What the question marks of `relation` stand for."""
+    return [list(recipe_ids), up_to, held_out]
+
+
+def ask(lake: Lake, query: str, parameters: list[Any], documents: pa.Table | None = None) -> pa.Table:
+    """The answer of a query over `relation(…, documents)`. Raises LakeError with what DuckDB said."""
+    try:
+        if documents is not None:
+            lake.connection.register("chosen_documents", documents)
+        return lake.connection.execute(query, parameters).to_arrow_table()
+    except duckdb.Error as error:
+        raise LakeError(f"the row set can't be read: {error}") from error

@@ -1,0 +1,70 @@
+"""Documents that a query chooses for training: checked before anything is paid for, and blind to what is held out.
+
+The query sees the views without the held-out documents, so it can neither name one nor choose by what is in one; and
+its answer is cut by the rule again when rows are read. The answer is kept with the row set: the query may answer
+differently later, and a row set must not.
+"""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from logitlake.storage.errors import LogitlakeError, SettingsError
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.sql.session import ReadSession
+from logitlake.storage.sql.sql_tree import functions, is_sampled, parse_select, unstable_functions
+
+CHOSEN = pa.schema([("doc_id", pa.string()), ("weight", pa.float64())])
+
+
+def choose_documents(lake: Lake, query: str) -> pa.Table:
+    """The documents (CHOSEN) that the query names, each once; `weight` is null where the query gives none.
+
+    Raises SettingsError for a query that does more than read, has other columns than `doc_id` and `weight`, has a
+    weight that is no weight, or is known to answer differently every time.
+    """
+    try:
+        _check_stable(query)
+        with ReadSession(lake.location, held_out=False) as session:
+            found = session.ask(query)
+    except LogitlakeError as error:
+        raise SettingsError(f"training.query: {error}") from None
+    return _checked(found)
+
+
+def _check_stable(query: str) -> None:
+    tree = parse_select(query)
+    if unstable := functions(tree) & unstable_functions():
+        raise SettingsError(f"{', '.join(sorted(unstable))} answers differently every time")
+    if is_sampled(tree):
+        raise SettingsError("a sample is another one every time: choose by a hash of doc_id")
+
+
+def _checked(found: pa.Table) -> pa.Table:
+    names = found.column_names
+    if names not in (["doc_id"], ["doc_id", "weight"]):
+        raise SettingsError(
+            f"training.query: expected the columns doc_id and, if wanted, weight; found {', '.join(names)}"
+        )
+    if not pa.types.is_string(found["doc_id"].type):
+        raise SettingsError(
+            f"training.query: expected ids of documents as text in doc_id, found {found['doc_id'].type}"
+        )
+    if found["doc_id"].null_count:
+        raise SettingsError("training.query: a doc_id is NULL")
+    weights = _weights(found["weight"]) if "weight" in names else pa.nulls(found.num_rows, pa.float64())
+    chosen = pa.table([found["doc_id"], weights], schema=CHOSEN)
+    single = chosen.group_by(["doc_id", "weight"]).aggregate([]).select(CHOSEN.names).sort_by("doc_id")
+    if len(single["doc_id"].unique()) < single.num_rows:
+        raise SettingsError("training.query: a document has two weights; give it one, such as max(weight)")
+    return single
+
+
+def _weights(weights: pa.ChunkedArray) -> pa.ChunkedArray:
+    try:
+        numbers = weights.cast(pa.float64())
+    except pa.ArrowException:
+        raise SettingsError(f"training.query: expected a number as weight, found {weights.type}") from None
+    usable = pc.and_(pc.is_finite(numbers), pc.greater_equal(numbers, 0))
+    if numbers.null_count or not pc.all(usable, min_count=0).as_py():
+        raise SettingsError("training.query: a weight must be a finite number of at least 0, and not NULL")
+    return numbers

@@ -1,0 +1,58 @@
+"""Rows read from the shards themselves, once DuckDB has said which rows there are and where they lie.
+
+Deletes, filters and the held-out rule are SQL's; the lists are pyarrow's, which reads nested ones in about half of the
+time. For a local data path only.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from logitlake.storage.errors import LakeError
+
+
+def read_shard_rows(places: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """The rows at `places` (`filename`, `file_row_number`: from 0), in that order, once each as they are named.
+
+    Reads whole row groups, no more than are needed. Raises LakeError for a file that is gone or can't be read.
+    """
+    if not places.num_rows:
+        raise ValueError("expected at least one row to read")
+    names = places["filename"].combine_chunks().dictionary_encode()
+    file_of = names.indices.to_numpy()
+    row_of = places["file_row_number"].to_numpy()
+    starts = np.flatnonzero(np.diff(file_of, prepend=-1) | (np.diff(row_of, prepend=-1) != 1))
+    ends = np.append(starts[1:], len(row_of))
+    parts = {
+        file: _Part(path, row_of[file_of == file], columns) for file, path in enumerate(names.dictionary.to_pylist())
+    }
+    runs = [
+        parts[file_of[start]].run(int(row_of[start]), int(end - start)) for start, end in zip(starts, ends, strict=True)
+    ]
+    return pa.concat_tables(runs)
+
+
+class _Part:
+    """The row groups of one file that hold the wanted rows."""
+
+    def __init__(self, path: str, wanted: np.ndarray, columns: Sequence[str]):
+        try:
+            with pq.ParquetFile(path) as file:
+                sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+                bounds = np.cumsum([0, *sizes])
+                self._groups = np.unique(np.searchsorted(bounds, wanted, side="right") - 1)
+                self._rows = file.read_row_groups(self._groups.tolist(), columns=list(columns)).select(list(columns))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise LakeError(
+                f"shard {path}: can't be read ({error}); if upkeep has just removed it, run again, else "
+                "`logitlake verify` says what is damaged"
+            ) from error
+        self._firsts = bounds[self._groups]
+        self._places = np.cumsum([0, *(sizes[group] for group in self._groups)])
+
+    def run(self, first: int, count: int) -> pa.Table:
+        """`count` consecutive rows of the file from row `first` on, without a copy."""
+        group = int(np.searchsorted(self._firsts, first, side="right")) - 1
+        return self._rows.slice(int(self._places[group] + first - self._firsts[group]), count)

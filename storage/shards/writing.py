@@ -1,0 +1,80 @@
+"""One shard: an immutable Parquet file with the sequences of one work unit under one recipe.
+
+Encodings were chosen by measurement (docs/format.md): token ids as plain integers, because zstd finds more in them than
+a dictionary leaves; the narrow codes in dictionaries, which pack them into bytes; one page per column.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from logitlake.storage.errors import IntegrityError
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.object_store import put_bytes
+from logitlake.storage.lake.schema import FORMAT_VERSION, SEQUENCES, sequence_checksums
+
+_ROW_GROUP_TOKENS = 131_072
+_DICTIONARY_COLUMNS = [
+    *("recipe_id", "unit_id", "corpus", "source", "levels", "n_tokens", "window_index", "start"),
+    *("head_codes.list.element.list.element", "entropy_codes.list.element", "nll_codes.list.element"),
+]
+# Ranges of these let DuckDB skip whole files.
+_STATISTICS_COLUMNS = [
+    *("recipe_id", "doc_id", "unit_id", "corpus", "source"),
+    *("window_index", "start", "n_tokens", "n_targets", "mean_entropy", "mean_nll"),
+]
+_WRITE_OPTIONS: dict[str, Any] = {
+    "compression": "zstd",
+    "compression_level": 19,
+    "use_dictionary": _DICTIONARY_COLUMNS,
+    "write_statistics": _STATISTICS_COLUMNS,
+    "data_page_size": 8 << 20,
+    "dictionary_pagesize_limit": 1 << 20,
+    "store_schema": False,
+    "version": "2.6",
+}
+
+
+def encode_shard(rows: pa.Table, recipe: Mapping[str, Any]) -> bytes:
+    """The bytes of a shard of `rows` (SEQUENCES, checksums included), with format version and recipe in the footer."""
+    footer = {
+        "logitlake.format_version": str(FORMAT_VERSION),
+        "logitlake.recipe": json.dumps(dict(recipe), sort_keys=True, ensure_ascii=False),
+    }
+    buffer = io.BytesIO()
+    tokens_per_row = max(1, sum(rows["n_tokens"].to_pylist()) // max(1, rows.num_rows))
+    with pq.ParquetWriter(buffer, SEQUENCES, **_WRITE_OPTIONS) as writer:
+        writer.write_table(rows.cast(SEQUENCES), row_group_size=max(1, _ROW_GROUP_TOKENS // tokens_per_row))
+        writer.add_key_value_metadata(footer)
+    return buffer.getvalue()
+
+
+def write_shard(location: LakeLocation, rows: pa.Table, recipe: Mapping[str, Any]) -> tuple[str, int]:
+    """Stage, sync and rename the shard of one work unit; returns its path and size. Invisible until registered."""
+    first = rows.slice(0, 1).select(["recipe_id", "unit_id"]).to_pylist()[0]
+    content = encode_shard(rows, recipe)
+    path = location.new_shard_path(first["recipe_id"], first["unit_id"])
+    put_bytes(location, path.removeprefix(location.data), content)
+    return path, len(content)
+
+
+def check_rows(rows: pa.Table, where: str) -> None:
+    """Compare every row's checksum with its content. Raises IntegrityError that names the rows that differ."""
+    wrong = [
+        (row["doc_id"], row["window_index"])
+        for row, now in zip(
+            rows.select(["doc_id", "window_index", "checksum"]).to_pylist(),
+            sequence_checksums(rows).to_pylist(),
+            strict=True,
+        )
+        if row["checksum"] != now
+    ]
+    if wrong:
+        raise IntegrityError(
+            f"{where}: {len(wrong)} of {rows.num_rows} rows do not match their checksums, the first is document "
+            f"{wrong[0][0]} window {wrong[0][1]}: restore the file from a backup, or forget the document"
+        )

@@ -1,0 +1,51 @@
+"""The lines that let any DuckDB client see the lake: its command line, a notebook, its interface. No secret in them."""
+
+import os
+import re
+
+from logitlake.storage.lake.creation import NAME
+from logitlake.storage.lake.extensions import wheel_file
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.object_store import KEY_VARIABLES, bucket_options
+
+_PASSWORD = re.compile(r"\s*\bpassword\s*=\s*('(?:[^'\\]|\\.)*'|\S+)|(?<=://)([^:/@\s]+):[^@\s]*(?=@)")
+
+
+def client_lines(location: LakeLocation) -> list[str]:
+    """LOAD of the installed extensions (INSTALL where they are missing), ATTACH for reading, USE."""
+    lines = []
+    for name in ("ducklake", "sqlite_scanner" if location.catalog_file else "postgres_scanner"):
+        lines += _load(name)
+    if not location.data_directory:
+        lines += [*_load("httpfs"), *_bucket(location)]
+    catalog = _PASSWORD.sub(lambda found: found[2] or "", location.catalog)
+    if catalog != location.catalog:
+        lines.append("-- The password is not shown: set PGPASSWORD, or keep it in ~/.pgpass.")
+    # DuckLake compares times as text in places: the machine's own time zone must not decide.
+    lines.append("SET TimeZone = 'UTC';")
+    options = f"DATA_PATH {_quoted(location.data)}, OVERRIDE_DATA_PATH true, READ_ONLY"
+    if location.catalog_file:
+        options += ", META_JOURNAL_MODE 'WAL'"
+    lines += [f"ATTACH {_quoted(f'ducklake:{catalog}')} AS {NAME} ({options});", f"USE {NAME};"]
+    return lines
+
+
+def _load(name: str) -> list[str]:
+    file = wheel_file(name)
+    return [f"LOAD {_quoted(str(file))};"] if file else [f"INSTALL {name};", f"LOAD {name};"]
+
+
+def _bucket(location: LakeLocation) -> list[str]:
+    if not location.data.startswith("s3://"):
+        return []
+    keys = {name: f"getenv('{place}')" for name, place in KEY_VARIABLES.items() if os.environ.get(place)}
+    how = {name: _quoted(value) for name, value in bucket_options().items() if value}
+    given = "".join(f", {name} {value}" for name, value in (keys | how).items())
+    return [
+        "-- The command line reads the keys from the environment; elsewhere write them in place of getenv(…).",
+        f"CREATE SECRET (TYPE s3{given});",
+    ]
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

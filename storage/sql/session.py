@@ -1,0 +1,117 @@
+"""Read-only questions to the lake, for people and programs that should not be able to change it.
+
+Two walls: a statement is judged before it is run (`read_only`), and the session can reach no file but the lake's, load
+no extension and change no setting.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+import duckdb
+import pyarrow as pa
+
+from logitlake.storage.errors import QueryError
+from logitlake.storage.lake.creation import NAME
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.sql.interruptible import interruptible
+from logitlake.storage.sql.read_only import check_query
+from logitlake.storage.sql.scope import MEMORY, Scope, forgotten_since, narrow
+
+_SETTINGS = (
+    "autoload_known_extensions = false",
+    "autoinstall_known_extensions = false",
+    "python_enable_replacements = false",
+    "enable_external_access = false",
+    "lock_configuration = true",
+)
+_BATCH_ROWS = 100_000
+
+
+class ReadSession:
+    """A session that can only read, one statement at a time. A context manager; not shared between threads.
+
+    `as_of` shows the lake as it was at that commit number; `forgotten_since` says how many documents are missing from
+    it. `held_out=False` shows it without the held-out documents. `memory_limit` is what DuckDB may use, such as "2GB".
+    """
+
+    def __init__(
+        self,
+        location: LakeLocation,
+        *,
+        as_of: int | None = None,
+        held_out: bool = True,
+        memory_limit: str | None = None,
+    ) -> None:
+        narrowed = as_of is not None or not held_out
+        self._catalogs = frozenset({MEMORY if narrowed else NAME})
+        self._lake = Lake.open(location, read_only=True)
+        self._spill = tempfile.TemporaryDirectory(prefix="logitlake-sql-", ignore_cleanup_errors=True)
+        self.forgotten_since = 0
+        try:
+            if as_of is not None:
+                self.forgotten_since = forgotten_since(self._lake, as_of)
+            if narrowed:
+                narrow(self._lake, Scope(as_of=as_of, held_out=held_out))
+            self._close_off(location, memory_limit)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "ReadSession":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the lake, and of what was put on disk for want of memory."""
+        self._lake.close()
+        self._spill.cleanup()
+
+    def ask(self, sql: str, *, timeout: float | None = None) -> pa.Table:
+        """Answer one SELECT. Raises QueryError for anything else, with what DuckDB said, or when the time is over."""
+        with self._running(sql, timeout) as result:
+            return result.to_arrow_table()
+
+    @contextmanager
+    def batches(self, sql: str, *, timeout: float | None = None) -> Iterator[pa.RecordBatchReader]:
+        """The answer a batch at a time, for results that need not be held at once."""
+        with self._running(sql, timeout) as result:
+            yield result.to_arrow_reader(_BATCH_ROWS)
+
+    def names(self) -> list[str]:
+        """Views, columns and macros that a query may name."""
+        rows = self.ask("SELECT DISTINCT unnest([regexp_extract(name, '^\\w+'), column_name]) AS name FROM dictionary")
+        return sorted(name for name in rows["name"].to_pylist() if name)
+
+    @contextmanager
+    def _running(self, sql: str, timeout: float | None) -> Iterator[duckdb.DuckDBPyConnection]:
+        check_query(sql, catalogs=self._catalogs)
+        try:
+            with interruptible(self._lake.connection, timeout):
+                yield self._lake.connection.execute(sql)
+        except (duckdb.Error, pa.ArrowException) as error:
+            raise QueryError(f"the query failed: {error}") from None
+
+    def _close_off(self, location: LakeLocation, memory_limit: str | None) -> None:
+        connection = self._lake.connection
+        if memory_limit:
+            try:
+                connection.execute("SET memory_limit = ?", [memory_limit])
+            except duckdb.Error as error:
+                raise QueryError(f"memory limit {memory_limit!r}: expected a size such as 2GB ({error})") from None
+        connection.execute("SET temp_directory = ?", [self._spill.name])
+        connection.execute("SET allowed_directories = ?", [[location.data]])
+        for setting in _SETTINGS:
+            connection.execute(f"SET {setting}")
+
+
+def query(location: LakeLocation, sql: str) -> pa.Table:
+    """Answer one SELECT over the views of the lake. Raises QueryError for anything else, or with what DuckDB said."""
+    with ReadSession(location) as session:
+        return session.ask(sql)

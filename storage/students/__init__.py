@@ -1,0 +1,1 @@
+"""Students in the lake: registry, losses, candidates, promotions."""

@@ -1,0 +1,181 @@
+"""Documents that somebody has the right to have forgotten, and recipes that are no longer wanted.
+
+Gone from queries and training when the call returns; from disk after the next maintenance; never back by replay,
+rebuild or copy: a tombstone lies beside the data before the first row is deleted, and it beats everything else.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+
+from logitlake.storage.errors import LakeError, SettingsError
+from logitlake.storage.lake.lake import Lake, Transaction
+from logitlake.storage.lake.object_store import list_paths, read_all, write_note
+from logitlake.storage.sql.session import query
+from logitlake.storage.writing.registry import note_run
+
+_REMOVED = "forgotten rows removed"
+_ID_LENGTH = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten:
+    """What was removed, and which students had learned from it: they are not changed, somebody must decide."""
+
+    doc_ids: tuple[str, ...]
+    n_sequences: int
+    student_ids: tuple[str, ...]
+
+
+def find_documents(lake: Lake, *, source: str | None = None, where: str | None = None) -> list[str]:
+    """Ids of the documents of a source (`corpus/path`, or a prefix ending in /), or of a condition over `documents`.
+
+    Raises QueryError for a condition that is none, or that does more than read.
+    """
+    if source is not None:
+        rows = lake.sql(
+            """
+            SELECT DISTINCT doc_id FROM sources
+            WHERE corpus || '/' || source = ? OR (suffix(?, '/') AND starts_with(corpus || '/' || source, ?))
+            """,
+            [source, source, source],
+        )
+    else:
+        rows = query(lake.location, f"SELECT DISTINCT doc_id FROM documents WHERE ({where}\n)")
+    return sorted(rows["doc_id"].to_pylist())
+
+
+def whole_id(lake: Lake, name: str) -> str:
+    """The id that `name` is, or begins. A whole one need not be in the lake: it is refused from then on.
+
+    Raises SettingsError for what is no id, or begins none or several of those in the lake.
+    """
+    if not name or not set(name) <= set("0123456789abcdef") or len(name) > _ID_LENGTH:
+        raise SettingsError(f"document {name!r}: expected an id of {_ID_LENGTH} hex characters, or its beginning")
+    if len(name) == _ID_LENGTH:
+        return name
+    found = lake.sql(
+        "SELECT DISTINCT doc_id FROM store.documents WHERE starts_with(doc_id, ?) ORDER BY doc_id LIMIT 6", [name]
+    )["doc_id"].to_pylist()
+    if len(found) != 1:
+        several = f"{', '.join(found[:5])}{' …' if len(found) > 5 else ''}: give more of the id"
+        raise SettingsError(f"document {name!r}: expected the beginning of one, found {several if found else 'none'}")
+    return str(found[0])
+
+
+def sources_of(lake: Lake, doc_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Of these documents those that the lake holds, and where each was seen (`corpus/source`)."""
+    rows = lake.sql(
+        """
+        SELECT d.doc_id, list_sort(list_distinct(list(s.corpus || '/' || s.source))) AS seen
+        FROM (SELECT DISTINCT doc_id FROM store.documents WHERE list_contains(?, doc_id)) AS d
+        LEFT JOIN store.document_sources AS s USING (doc_id) GROUP BY d.doc_id
+        """,
+        [list(doc_ids)],
+    )
+    return {row["doc_id"]: row["seen"] or [] for row in rows.to_pylist()}
+
+
+def forget(lake: Lake, doc_ids: Sequence[str], *, reason: str) -> Forgotten:
+    """Forget documents under every recipe. Idempotent: an id that the lake never held gets its tombstone too."""
+    ids = sorted(set(doc_ids))
+    students = students_that_saw(lake, ids)
+    now = datetime.now(UTC)
+    for doc_id in ids:
+        note = {"doc_id": doc_id, "reason": reason, "forgotten_at": now.isoformat(timespec="seconds")}
+        write_note(lake.location, f"tombstones/{doc_id}.json", note)
+    rows = pa.table({"doc_id": ids, "reason": [reason] * len(ids), "forgotten_at": [now] * len(ids)})
+
+    def delete(transaction: Transaction) -> int:
+        connection = transaction.connection
+        found = connection.execute(
+            "SELECT count(*) FROM store.sequences WHERE list_contains(?, doc_id)", [ids]
+        ).fetchone()
+        for table in ("sequences", "documents", "document_sources", "student_losses"):
+            connection.execute(f"DELETE FROM store.{table} WHERE list_contains(?, doc_id)", [ids])
+        transaction.insert("tombstones", rows)
+        return found[0] if found else 0
+
+    return Forgotten(doc_ids=tuple(ids), n_sequences=lake.change(delete), student_ids=tuple(students))
+
+
+def forget_again(lake: Lake) -> tuple[str, ...]:
+    """Forget what a tombstone beside the data names and the catalog does not know, and return its ids.
+
+    Such are the documents that a restored backup of an older catalog brought back. Usually there are none.
+    """
+    patterns = list_paths(lake.location, "tombstones/*.json")
+    known = set(lake.sql("SELECT DISTINCT doc_id FROM store.tombstones")["doc_id"].to_pylist())
+    missing = [path for path in patterns if PurePosixPath(path).stem not in known]
+    reasons: dict[str, list[str]] = {}
+    for path in missing:
+        for content in read_all(lake.location, f"tombstones/{PurePosixPath(path).name}").values():
+            note = json.loads(content)
+            reasons.setdefault(note["reason"], []).append(note["doc_id"])
+    for reason, doc_ids in reasons.items():
+        forget(lake, doc_ids, reason=reason)
+    return tuple(sorted(doc_id for doc_ids in reasons.values() for doc_id in doc_ids))
+
+
+def n_forgotten(lake: Lake) -> int:
+    """How many documents are forgotten. It never falls."""
+    return int(lake.row("SELECT count(DISTINCT doc_id) AS n FROM store.tombstones")["n"])
+
+
+def n_removed(lake: Lake) -> int:
+    """How many documents were forgotten when upkeep last removed such rows from the disk (see `note_removed`)."""
+    found = lake.row(
+        "SELECT max((detail ->> '$.forgotten')::BIGINT) AS n FROM store.run_events WHERE event = ?", [_REMOVED]
+    )
+    return int(found["n"] or 0)
+
+
+def note_removed(lake: Lake, run_id: str, *, kind: str, forgotten: int) -> None:
+    """Record that no file holds rows of the first `forgotten` forgotten documents any more."""
+    note_run(lake, run_id, _REMOVED, kind=kind, recipe_id=None, forgotten=forgotten)
+
+
+def retire_recipe(lake: Lake, recipe_id: str) -> int:
+    """Remove everything cached under a recipe; returns the number of sequences.
+
+    Captured anew it comes back, and a rebuild takes it back as long as its files have not been swept.
+    """
+    if not lake.row("SELECT 1 AS found FROM store.recipes WHERE recipe_id = ?", [recipe_id]):
+        raise LakeError(f"no recipe {recipe_id} in this lake: `logitlake show recipes` lists them")
+
+    def delete(transaction: Transaction) -> int:
+        connection = transaction.connection
+        found = connection.execute("SELECT count(*) FROM store.sequences WHERE recipe_id = ?", [recipe_id]).fetchone()
+        for table in ("sequences", "documents", "commits"):
+            connection.execute(f"DELETE FROM store.{table} WHERE recipe_id = ?", [recipe_id])
+        return int(found[0]) if found else 0
+
+    return lake.change(delete)
+
+
+def students_that_saw(lake: Lake, doc_ids: Sequence[str]) -> list[str]:
+    """Students whose row set holds one of these documents, by the row set's own rule, and their descendants."""
+    direct = set()
+    listed = lake.sql(
+        "SELECT DISTINCT row_set_id FROM store.row_set_documents WHERE list_contains(?, doc_id)", [list(doc_ids)]
+    )
+    direct.update(listed["row_set_id"].to_pylist())
+    for row_set in lake.sql("SELECT * FROM row_sets WHERE query IS NULL").to_pylist():
+        condition = f"AND ({row_set['filter']})" if row_set["filter"] else ""
+        seen = lake.row(
+            f"""
+            SELECT 1 AS found FROM (
+                SELECT * FROM sequences
+                WHERE list_contains(?, doc_id) AND list_contains(?, recipe_id) AND commit_number <= ? AND NOT held_out
+            ) AS sequences WHERE true {condition} LIMIT 1
+            """,
+            [list(doc_ids), row_set["recipe_ids"], row_set["up_to_commit"]],
+        )
+        if seen:
+            direct.add(row_set["row_set_id"])
+    rows = lake.sql("SELECT DISTINCT student_id FROM lineage WHERE list_contains(?, row_set_id)", [sorted(direct)])
+    return sorted(rows["student_id"].to_pylist())

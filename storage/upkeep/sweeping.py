@@ -1,0 +1,114 @@
+"""Old snapshots, and files that nothing names any more: removed after a grace in which running readers are safe."""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from logitlake.storage.failpoints import reach
+from logitlake.storage.lake.creation import NAME
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.object_store import STAGING_SUFFIX, is_staged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """What a sweep removed, or would remove. It leaves `foreign_files` alone: Parquet files that no lake wrote."""
+
+    snapshots: int
+    expired_files: tuple[str, ...]
+    orphaned_files: tuple[str, ...]
+    staged_files: tuple[str, ...]
+    foreign_files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holdings:
+    """How much there is of what upkeep keeps small. `n_small_files` are the files of all tables but `sequences`."""
+
+    n_shards: int
+    n_bytes: int
+    n_small_files: int
+    n_snapshots: int
+
+
+def holdings(lake: Lake) -> Holdings:
+    """Count files and snapshots, from the catalog alone."""
+    found = lake.row(
+        f"""
+        SELECT
+            coalesce(sum(file_count) FILTER (table_name = 'sequences'), 0)::BIGINT AS n_shards,
+            coalesce(sum(file_size_bytes) FILTER (table_name = 'sequences'), 0)::BIGINT AS n_bytes,
+            coalesce(sum(file_count) FILTER (table_name <> 'sequences'), 0)::BIGINT AS n_small_files,
+            (SELECT count(*) FROM ducklake_snapshots('{NAME}')) AS n_snapshots
+        FROM ducklake_table_info('{NAME}')
+        """
+    )
+    return Holdings(**found)
+
+
+def sweep(lake: Lake, *, grace: timedelta, forget_at_once: bool = False, dry_run: bool = False) -> Swept:
+    """Expire snapshots older than `grace`, and remove the files that only they named, orphans and unfinished writes.
+
+    `forget_at_once` gives expired files no grace, since some hold what must be forgotten: a query that is reading one
+    of them at this moment fails, and works when it is asked again. Orphans keep theirs: a capture may be about to
+    register one. The lock is held throughout: a file that an open transaction has just added is an orphan to everybody
+    else. DuckLake takes every Parquet file under the data path for its own: while there are others, orphans stay.
+    """
+    now = datetime.now(UTC)
+    before = now - grace
+    at_once = forget_at_once or grace == timedelta(0)
+    catalog_before = now if at_once else _whole_days(lake, before)
+    with lake.exclusive():
+        snapshots = lake.sql(_call("ducklake_expire_snapshots", _older_than(catalog_before), dry_run)).num_rows
+        reach("snapshots-expired")
+        # What has expired just now is younger than any time that was taken before.
+        which = "cleanup_all => true" if at_once else _older_than(catalog_before)
+        expired = _paths(lake, "ducklake_cleanup_old_files", which, dry_run)
+        reach("files-removed")
+        orphans = _paths(lake, "ducklake_delete_orphaned_files", _older_than(before), dry_run=True)
+        foreign = tuple(path for path in orphans if not path.startswith(f"{lake.location.data}store/"))
+        if not foreign and not dry_run:
+            orphans = _paths(lake, "ducklake_delete_orphaned_files", _older_than(before), dry_run)
+        staged = _staged(lake, before, dry_run)
+    return Swept(
+        snapshots=snapshots,
+        expired_files=expired,
+        orphaned_files=() if foreign else orphans,
+        staged_files=staged,
+        foreign_files=foreign,
+    )
+
+
+def _whole_days(lake: Lake, before: datetime) -> datetime:
+    """The end of the day before, on a SQLite catalog: DuckLake 1.0 compares its times there as text, in which every
+    moment of a day comes before any bound within that day. Files then live up to a day longer, never shorter."""
+    if lake.location.catalog_file is None:
+        return before
+    return before.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(microseconds=1)
+
+
+def _paths(lake: Lake, function: str, which: str, dry_run: bool) -> tuple[str, ...]:
+    return tuple(sorted(lake.sql(_call(function, which, dry_run))["path"].to_pylist()))
+
+
+def _call(function: str, which: str, dry_run: bool) -> str:
+    return f"FROM {function}('{NAME}', {which}, dry_run => {str(dry_run).lower()})"
+
+
+def _older_than(before: datetime) -> str:
+    return f"older_than => TIMESTAMPTZ '{before.isoformat(sep=' ')}'"
+
+
+def _staged(lake: Lake, before: datetime, dry_run: bool) -> tuple[str, ...]:
+    """Unfinished writes of processes that died. A bucket has none: an upload appears whole or not at all."""
+    directory = lake.location.data_directory
+    if directory is None:
+        return ()
+    # A clock set back must not make a write of this moment look old.
+    horizon = min(before.timestamp(), time.time())
+    staged = (path for path in directory.rglob(f"*{STAGING_SUFFIX}") if is_staged(path.name))
+    found = sorted(path for path in staged if path.stat().st_mtime < horizon)
+    if not dry_run:
+        for path in found:
+            path.unlink(missing_ok=True)
+    return tuple(str(path) for path in found)

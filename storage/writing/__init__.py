@@ -1,0 +1,1 @@
+"""What a capture writes: commits, recipes, runs, sources."""

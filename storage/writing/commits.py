@@ -1,0 +1,152 @@
+"""The commit of one work unit: its shard, its documents and its run's progress, in one transaction.
+
+Two captures may meet. Whoever comes second sees, inside the transaction, which of its documents are there by now, keeps
+only the others, and tries again: nothing is stored twice and nothing is replayed blindly. A commit whose answer was
+lost is found to have landed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from logitlake.storage.errors import LakeBusyError, LostRaceError
+from logitlake.storage.identity import digest
+from logitlake.storage.identity import recipe_id as id_of_recipe
+from logitlake.storage.lake.creation import NAME
+from logitlake.storage.lake.lake import Lake, Transaction
+from logitlake.storage.lake.schema import SEQUENCES, with_checksums
+from logitlake.storage.shards.writing import write_shard
+from logitlake.storage.writing.registry import insert_sightings
+
+_ATTEMPTS = 20
+
+SOURCES = pa.schema([("doc_id", pa.string()), ("corpus", pa.string()), ("source", pa.string()), ("line", pa.int64())])
+REJECTS = pa.schema(
+    [
+        ("corpus", pa.string()),
+        ("source", pa.string()),
+        ("line", pa.int64()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What a commit brought. `n_documents` is 0 where everything was there already."""
+
+    commit_number: int
+    unit_id: str
+    n_documents: int
+    n_sequences: int
+    n_tokens: int
+    n_targets: int
+    n_bytes: int
+
+
+def unit_id_of(recipe_id: str, doc_ids: list[str]) -> str:
+    """Id of a work unit: the hash of its recipe and documents, so that a unit computed twice is the same unit."""
+    return digest(b"unit", recipe_id.encode(), *(doc_id.encode() for doc_id in sorted(set(doc_ids))))
+
+
+def commit_unit(
+    lake: Lake,
+    rows: pa.Table,
+    *,
+    recipe: Mapping[str, Any],
+    run_id: str,
+    seconds: float,
+    sources: pa.Table | None = None,
+    rejects: pa.Table | None = None,
+) -> Receipt:
+    """Commit the sequences of whole documents (SEQUENCES; `unit_id` and `checksum` are set here).
+
+    `seconds` is what the teacher took; `sources` (SOURCES) and `rejects` (REJECTS) were met on the way. Raises
+    LakeBusyError if other writers win too often, LakeError if the disk is full; then nothing of it has landed.
+    """
+    recipe_id = id_of_recipe(recipe)
+    sources = sources if sources is not None else SOURCES.empty_table()
+    rejects = rejects if rejects is not None else REJECTS.empty_table()
+    for _ in range(_ATTEMPTS):
+        present = _present(lake, recipe_id, rows)
+        missing = rows.filter(pc.invert(pc.is_in(rows["doc_id"], value_set=present))) if len(present) else rows
+        shard, n_bytes = None, 0
+        if missing.num_rows:
+            missing = _ready(missing, recipe_id)
+            shard, n_bytes = write_shard(lake.location, missing, recipe)
+        try:
+            with lake.transaction() as transaction:
+                if len(_present(lake, recipe_id, rows)) != len(present):
+                    raise LostRaceError("some documents of this unit were committed meanwhile")
+                insert_sightings(transaction, run_id, sources, rejects)
+                if shard is not None:
+                    register_shard(transaction, shard, missing)
+                    _note_commit(transaction, _receipt(transaction.number, missing, n_bytes), missing, run_id, seconds)
+        except LostRaceError:
+            continue
+        return _receipt(transaction.number, missing, n_bytes)
+    raise LakeBusyError(f"other writers won {_ATTEMPTS} times in a row: the unit was not committed, run again")
+
+
+def _present(lake: Lake, recipe_id: str, rows: pa.Table) -> pa.Array:
+    """Which documents of these rows the lake holds under the recipe, or has been told to forget."""
+    lake.connection.register("incoming_ids", pa.table({"doc_id": rows["doc_id"].unique()}))
+    found = lake.sql(
+        """
+        SELECT doc_id FROM incoming_ids WHERE doc_id IN (
+            SELECT doc_id FROM store.documents WHERE recipe_id = ? UNION ALL SELECT doc_id FROM store.tombstones)
+        """,
+        [recipe_id],
+    )
+    lake.connection.unregister("incoming_ids")
+    return found["doc_id"].combine_chunks()
+
+
+def _ready(rows: pa.Table, recipe_id: str) -> pa.Table:
+    """Rows in the order they are stored, with their unit and checksums."""
+    unit_id = unit_id_of(recipe_id, rows["doc_id"].unique().to_pylist())
+    named = rows.drop_columns(["unit_id"]) if "unit_id" in rows.column_names else rows
+    named = named.append_column(SEQUENCES.field("unit_id"), pa.array([unit_id] * rows.num_rows, pa.string()))
+    return with_checksums(named.sort_by([("doc_id", "ascending"), ("window_index", "ascending")]))
+
+
+def register_shard(transaction: Transaction, shard: str, rows: pa.Table) -> None:
+    """Within a transaction: make a shard and the documents of its rows known."""
+    connection = transaction.connection
+    connection.execute(
+        f"CALL ducklake_add_data_files('{NAME}', 'sequences', ?, schema => 'store', hive_partitioning => true)", [shard]
+    )
+    connection.register("incoming_rows", rows.select(["doc_id", "recipe_id", "unit_id", "n_tokens"]))
+    connection.execute(
+        """
+        INSERT INTO store.documents
+        SELECT doc_id, recipe_id, unit_id, sum(n_tokens), count(*) FROM incoming_rows GROUP BY ALL
+        """
+    )
+    connection.unregister("incoming_rows")
+
+
+def _note_commit(transaction: Transaction, receipt: Receipt, rows: pa.Table, run_id: str, seconds: float) -> None:
+    recipe_id = rows["recipe_id"][0].as_py()
+    identity = (transaction.number, receipt.unit_id, recipe_id, run_id, datetime.now(UTC))
+    counts = (receipt.n_documents, receipt.n_sequences, receipt.n_tokens, receipt.n_targets, receipt.n_bytes)
+    transaction.connection.execute(
+        "INSERT INTO store.commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [*identity, *counts, seconds]
+    )
+
+
+def _receipt(number: int, rows: pa.Table, n_bytes: int) -> Receipt:
+    return Receipt(
+        commit_number=number,
+        unit_id=rows["unit_id"][0].as_py() if rows.num_rows else "",
+        n_documents=len(rows["doc_id"].unique()),
+        n_sequences=rows.num_rows,
+        n_tokens=sum(rows["n_tokens"].to_pylist()),
+        n_targets=sum(rows["n_targets"].to_pylist()),
+        n_bytes=n_bytes,
+    )

@@ -1,0 +1,156 @@
+"""One execution of the student flow, without Prefect: trained once, measured, registered, known afterwards."""
+
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from logitlake.flows.distill.run import DistillReport, DistillRun
+from logitlake.flows.reports import CaptureReport
+from logitlake.flows.settings import location_of
+from logitlake.pipeline.settings.models import Config
+from logitlake.storage.answers.listings import ancestry
+from logitlake.storage.errors import LakeError, SettingsError
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.writing.registry import find_student
+
+
+@pytest.fixture
+def on_filled(filled: Any, tmp_path: Path) -> Config:
+    """Settings over a copy of the filled lake, with a student in the test's own directory."""
+    shutil.copytree(filled.config.lake.path, tmp_path / "lake")
+    lake = filled.config.lake.model_copy(update={"path": tmp_path / "lake"})
+    training = filled.config.training.model_copy(update={"output": tmp_path / "student"})
+    config: Config = filled.config.model_copy(update={"lake": lake, "training": training})
+    return config
+
+
+def distilled(config: Config) -> DistillReport:
+    with DistillRun(config) as run:
+        if not run.known:
+            run.train()
+            run.evaluate()
+            run.commit()
+    return run.report
+
+
+def test_a_student_is_trained_measured_and_known_afterwards(on_filled: Config) -> None:
+    first = distilled(on_filled)
+    assert first.trained
+    assert set(first.metrics) >= {"train", "before", "after", "teacher"}
+    assert first.metrics["after"]["kl"] < first.metrics["before"]["kl"]
+    assert first.metrics["teacher"]["kl"] == 0
+    with Lake.open(location_of(on_filled)) as lake:
+        known = find_student(lake, first.student_id[:8])
+        line = ancestry(lake, first.student_id).to_pylist()
+        losses = lake.sql("SELECT * FROM student_losses").to_pylist()
+        held_out = lake.sql("SELECT DISTINCT doc_id FROM sequences WHERE held_out")["doc_id"].to_pylist()
+    assert known["metrics"] == first.metrics
+    assert line[0]["row_set_id"] == first.row_set_id
+    assert {row["doc_id"] for row in losses} == set(held_out)
+    assert {(row["student_id"], row["exact"], row["held_out"]) for row in losses} == {(first.student_id, True, True)}
+    n_targets = [row["n_targets"] for row in losses]
+    mean = sum(row["student_loss"] * n for row, n in zip(losses, n_targets, strict=True)) / sum(n_targets)
+    assert mean == pytest.approx(first.metrics["after"]["cross_entropy"])
+    again = distilled(on_filled)
+    assert (again.trained, again.student_id, again.metrics) == (False, first.student_id, first.metrics)
+
+
+def test_a_student_of_a_query_learns_from_what_it_chose_and_keeps_the_query(on_filled: Config) -> None:
+    query = "SELECT doc_id, 1 + n_tokens / 100 AS weight FROM documents ORDER BY doc_id LIMIT 9"
+    training = on_filled.training.model_copy(update={"query": query})
+    report = distilled(on_filled.model_copy(update={"training": training}))
+    assert report.trained
+    with Lake.open(location_of(on_filled)) as lake:
+        seen = lake.sql("SELECT doc_id FROM trained_on WHERE student_id = ?", [report.student_id])["doc_id"].to_pylist()
+        chosen = lake.sql("SELECT doc_id FROM documents WHERE NOT held_out ORDER BY doc_id LIMIT 9")["doc_id"]
+        assert sorted(seen) == chosen.to_pylist()
+        assert lake.row("SELECT query FROM row_sets")["query"] == query
+        assert find_student(lake, report.student_id)["settings"]["training"]["query"] == query
+    assert not distilled(on_filled.model_copy(update={"training": training})).trained
+
+
+def test_a_student_is_measured_on_what_it_may_learn_from_next_and_the_losses_are_kept_apart(
+    on_filled: Config, cli: Any, tmp_path: Path
+) -> None:
+    report = distilled(on_filled)
+    place = ("--lake", on_filled.lake.path, "--no-teacher", "--format", "json")
+    result = cli("evaluate", report.directory, "--where", "n_tokens > 0", *place)
+    assert result.exit_code == 0
+    assert "may train on" in result.stderr
+    with Lake.open(location_of(on_filled)) as lake:
+        rows = lake.sql(
+            "SELECT held_out, count(DISTINCT doc_id) AS n FROM student_losses GROUP BY held_out"
+        ).to_pylist()
+        documents = lake.sql("SELECT held_out, count(*) AS n FROM documents GROUP BY held_out").to_pylist()
+    assert sorted(rows, key=str) == sorted(documents, key=str)
+
+
+def test_a_known_student_costs_neither_torch_nor_a_prefect_server(on_filled: Config, tmp_path: Path) -> None:
+    first = distilled(on_filled)
+    settings = tmp_path / "logitlake.yaml"
+    settings.write_text(on_filled.model_dump_json(), encoding="utf-8")
+    script = f"""
+        import sys
+        from logitlake.flows.cli.app import app
+        app(["train", "--config", {str(settings)!r}, "--format", "json"], standalone_mode=False)
+        print([name for name in ("torch", "transformers", "prefect") if name in sys.modules])
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    printed, loaded = done.stdout.strip().rsplit("\n", 1)
+    assert loaded == "[]"
+    report = json.loads(printed)
+    assert (report["student_id"], report["trained"]) == (first.student_id, False)
+    assert "nothing to do" in done.stderr
+
+
+def test_a_student_whose_directory_is_gone_is_trained_again(on_filled: Config) -> None:
+    first = distilled(on_filled)
+    shutil.rmtree(first.directory)
+    second = distilled(on_filled)
+    assert (second.trained, second.student_id) == (True, first.student_id)
+
+
+def test_held_out_documents_are_not_in_the_rows_whatever_the_filter_says(on_filled: Config) -> None:
+    training = on_filled.training.model_copy(update={"where": "held_out"})
+    with (
+        pytest.raises(LakeError, match="no rows to train on"),
+        DistillRun(on_filled.model_copy(update={"training": training})),
+    ):
+        pass
+
+
+def test_the_rows_of_a_capture_that_found_nothing_new_make_the_same_student(
+    on_filled: Config, run_capture: Any
+) -> None:
+    first = distilled(on_filled)
+    report: CaptureReport = run_capture(on_filled)
+    assert report.n_documents == 0
+    assert not distilled(on_filled).trained, first.student_id
+
+
+def test_a_recipe_that_the_lake_does_not_hold_is_refused_with_those_it_does(on_filled: Config) -> None:
+    target = on_filled.target.model_copy(update={"threshold": 0.123})
+    with pytest.raises(LakeError, match="show recipes"), DistillRun(on_filled.model_copy(update={"target": target})):
+        pass
+
+
+def test_the_teacher_may_be_gone_for_a_student_from_a_checkpoint(
+    on_filled: Config, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_teacher, tmp_path / "checkpoint")
+    student = on_filled.student.model_copy(  # type: ignore[union-attr]
+        update={"source": "checkpoint", "model": str(tmp_path / "checkpoint"), "layers": None}
+    )
+    gone = on_filled.teacher.model_copy(update={"model": str(tmp_path / "gone")})  # type: ignore[union-attr]
+    report = distilled(on_filled.model_copy(update={"student": student, "teacher": gone}))
+    assert report.trained
+    assert report.metrics["held_out"]["exact"] is False
+    with pytest.raises(SettingsError, match="gone"):
+        distilled(on_filled.model_copy(update={"teacher": gone}))

@@ -1,0 +1,75 @@
+"""What is to be alerted on is counted, and costs nothing where nobody listens."""
+
+from typing import Any
+
+import pytest
+
+from logitlake.flows.maintain.run import MaintainReport
+from logitlake.flows.redistill.run import RedistillReport
+from logitlake.flows.reports import CaptureReport
+from logitlake.flows.runtime import metrics
+
+
+@pytest.fixture
+def numbers(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Reads what was recorded, by name and labels."""
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+    reader = InMemoryMetricReader()
+    provider = MeterProvider(metric_readers=[reader])
+    monkeypatch.setattr(metrics, "_meter", lambda: provider.get_meter("logitlake"))
+
+    def read() -> dict[str, float]:
+        data = reader.get_metrics_data()
+        assert data is not None
+        found = [metric for part in data.resource_metrics for scope in part.scope_metrics for metric in scope.metrics]
+        return {
+            " ".join([metric.name, *map(str, sorted(point.attributes.values()))]): point.value
+            for metric in found
+            for point in metric.data.data_points
+        }
+
+    return read
+
+
+def test_a_capture_counts_documents_tokens_and_commits(numbers: Any) -> None:
+    report = CaptureReport(
+        run_id="r", recipe_id="i", teacher="tiny", n_units=2, n_documents=3, n_tokens=40, n_bytes=500, commit_number=7
+    )
+    metrics.record_capture(report)
+    found = numbers()
+    assert found["logitlake.capture.documents tiny"] == 3
+    assert found["logitlake.capture.tokens tiny"] == 40
+    assert found["logitlake.commit.units tiny"] == 2
+    assert found["logitlake.commit.number tiny"] == 7
+
+
+def test_what_waits_for_the_student_is_a_queue_and_decisions_are_counted(numbers: Any) -> None:
+    report = RedistillReport(run_id="r", alias="current", outcome="rejected", new_documents=12, rejected=1)
+    metrics.record_redistill(report)
+    found = numbers()
+    assert found["logitlake.queue.documents current"] == 12
+    assert found["logitlake.promotion.decisions current rejected"] == 1
+
+
+def test_a_promotion_empties_the_queue(numbers: Any) -> None:
+    metrics.record_redistill(RedistillReport(run_id="r", alias="current", outcome="promoted", new_documents=12))
+    assert numbers()["logitlake.queue.documents current"] == 0
+
+
+def test_upkeep_says_how_large_the_lake_is(numbers: Any) -> None:
+    metrics.record_maintain(
+        MaintainReport(run_id="r", dry_run=False, shards_after=5, bytes_after=10, snapshots_after=2)
+    )
+    assert numbers()["logitlake.lake.shards"] == 5
+
+
+def test_without_an_endpoint_nothing_is_arranged(monkeypatch: pytest.MonkeyPatch) -> None:
+    from opentelemetry.metrics import get_meter_provider
+
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    metrics._arrange.cache_clear()
+    metrics.record_maintain(MaintainReport(run_id="r", dry_run=False))
+    assert not hasattr(get_meter_provider(), "force_flush")

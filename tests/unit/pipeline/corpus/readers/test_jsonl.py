@@ -1,0 +1,192 @@
+import gzip
+import io
+import random
+
+import orjson
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from logitlake.pipeline.corpus import Chat, Document, Pair, Reject, read_corpus
+from logitlake.pipeline.corpus.readers.jsonl import read_jsonl
+from logitlake.pipeline.corpus.streams import lines
+from logitlake.pipeline.settings.models import CorpusSettings
+from logitlake.storage.errors import CorpusError
+
+
+def read(path, **settings):
+    return list(read_corpus(CorpusSettings(name="c", kind="jsonl", path=str(path), **settings)))
+
+
+def found(items):
+    """What came of each place: (line, text or reason)."""
+    return [(item.line, item.content if isinstance(item, Document) else item.reason.value) for item in items]
+
+
+def record(**fields):
+    return orjson.dumps(fields) + b"\n"
+
+
+PACKERS = {
+    "a.jsonl": bytes,
+    "a.jsonl.gz": gzip.compress,
+    "a.jsonl.zst": zstandard.ZstdCompressor(write_checksum=True).compress,
+}
+
+
+@pytest.mark.parametrize("name", PACKERS)
+def test_a_document_is_the_same_however_its_file_is_packed(tmp_path, name):
+    (tmp_path / name).write_bytes(PACKERS[name](record(text="one") + record(text="zwei ä")))
+    items = read(tmp_path)
+    assert found(items) == [(1, "one"), (2, "zwei ä")]
+    assert [item.source for item in items] == [name, name]
+    assert {item.doc_id for item in items} == {item.doc_id for item in read(tmp_path / name)}
+
+
+def test_single_file_is_named_by_its_name_alone(tmp_path):
+    (tmp_path / "data.txt").write_bytes(record(text="one"))
+    [item] = read(tmp_path / "data.txt")
+    assert item.source == "data.txt"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"text": "cut', "bad_json"),
+        (b'{"text": NaN}', "bad_json"),
+        (b'{"text": "\xff\xfe"}', "not_utf8"),
+        (b'{"txt": "a"}', "missing_field"),
+        (b'{"text": 3}', "wrong_type"),
+        (b'{"text": null}', "wrong_type"),
+        (b'["text"]', "wrong_type"),
+        (b'"text"', "wrong_type"),
+        (b"3", "wrong_type"),
+        (b"null", "wrong_type"),
+        (b'{"text": ""}', "empty"),
+        (b'{"text": " \\n\\t"}', "empty"),
+        (b'{"text": "ab"}', "too_short"),
+        (b'{"text": "abcdefghijk"}', "too_long"),
+        (b'{"text": "\\ud800"}', "bad_json"),
+        (b"[" * 5000, "bad_json"),
+    ],
+)
+def test_line_that_can_not_be_used_is_a_reject_with_its_place_and_the_run_goes_on(tmp_path, line, reason):
+    (tmp_path / "a.jsonl").write_bytes(record(text="before") + line + b"\n" + record(text="after"))
+    items = read(tmp_path, min_characters=3, max_characters=10)
+    assert found(items) == [(1, "before"), (2, reason), (3, "after")]
+    assert (items[1].corpus, items[1].source) == ("c", "a.jsonl")
+    assert items[1].detail
+
+
+def test_byte_order_mark_crlf_blank_lines_and_a_last_line_without_ending_are_read(tmp_path):
+    content = b'\xef\xbb\xbf{"text": "one"}\r\n\r\n  \n{"text": "two"}\r\n\n{"text": "three"}'
+    (tmp_path / "a.jsonl").write_bytes(content)
+    assert found(read(tmp_path)) == [(1, "one"), (4, "two"), (6, "three")]
+
+
+def test_file_of_a_byte_order_mark_alone_and_an_empty_file_hold_nothing(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf")
+    (tmp_path / "b.jsonl").write_bytes(b"")
+    assert read(tmp_path) == []
+
+
+def test_line_over_the_bound_is_rejected_without_being_held_and_the_next_is_read(tmp_path):
+    content = record(text="x" * 1000) + record(text="one") + record(text="y" * 1000).rstrip(b"\n")
+    (tmp_path / "a.jsonl").write_bytes(content)
+    settings = CorpusSettings(name="c", kind="jsonl", path=str(tmp_path))
+    items = list(read_jsonl(settings, max_line_bytes=100))
+    assert found(items) == [(1, "too_long"), (2, "one"), (3, "too_long")]
+    assert "1012 bytes" in items[0].detail
+
+
+@given(st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b""))), st.integers(1, 12))
+def test_lines_keep_every_line_and_count_those_over_the_bound(content, bound):
+    data = b"\n".join(content)
+    expected = [line if len(line) <= bound else len(line) for line in io.BytesIO(data)]
+    assert list(lines(io.BytesIO(data), bound)) == expected
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
+@pytest.mark.parametrize("damage", ["truncated", "overwritten", "not compressed"])
+def test_torn_compressed_file_gives_what_came_before_one_reject_and_the_next_file(tmp_path, name, damage):
+    noise = random.Random(0)
+    content = b"".join(record(text=noise.randbytes(200).hex()) for _ in range(3000))
+    packed = bytearray(PACKERS[name](content))
+    if damage == "truncated":
+        packed = packed[: len(packed) // 2]
+    elif damage == "overwritten":
+        middle = len(packed) // 2
+        packed[middle : middle + 4000] = noise.randbytes(4000)
+    else:
+        packed = bytearray(content)
+    (tmp_path / name).write_bytes(packed)
+    (tmp_path / "b.jsonl").write_bytes(record(text="next file"))
+    items = read(tmp_path)
+    torn = [item for item in items if isinstance(item, Reject) and item.reason == "corrupt_file"]
+    assert len(torn) == 1
+    assert torn[0].source == name
+    assert items[-1].content == "next file"
+    good = [item for item in items[:-1] if isinstance(item, Document)]
+    assert len(good) < 3000
+    assert (len(good) > 0) == (damage != "not compressed")
+
+
+def test_frames_one_after_the_other_and_skippable_frames_are_read(tmp_path):
+    packer = zstandard.ZstdCompressor()
+    skippable = (0x184D2A50).to_bytes(4, "little") + (3).to_bytes(4, "little") + b"abc"
+    content = skippable + packer.compress(record(text="one")) + skippable + packer.compress(record(text="two"))
+    (tmp_path / "a.jsonl.zst").write_bytes(content)
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(record(text="three")) + gzip.compress(record(text="four")))
+    assert found(read(tmp_path)) == [(1, "one"), (2, "two"), (1, "three"), (2, "four")]
+
+
+def test_pairs_and_chats_are_known_by_their_content(tmp_path):
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho", "name": None}]
+    (tmp_path / "a.jsonl").write_bytes(record(p="ask", c="answer", m=messages))
+    [pair] = read(tmp_path, prompt_field="p", completion_field="c")
+    assert pair.content == Pair("ask", "answer")
+    [chat] = read(tmp_path, messages_field="m")
+    assert chat.content == Chat((messages[0], {"role": "assistant", "content": "ho"}))
+    (tmp_path / "a.jsonl").write_bytes(record(m=[dict(reversed(messages[0].items())), messages[1]]))
+    [same] = read(tmp_path, messages_field="m")
+    assert same.doc_id == chat.doc_id
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ("hi", "wrong_type"),
+        ([], "empty"),
+        (["hi"], "wrong_type"),
+        ([{"content": "hi"}], "wrong_type"),
+        ([{"role": "user", "content": 3}], "wrong_type"),
+        ([{"role": "user", "content": ""}], "empty"),
+    ],
+)
+def test_chat_that_can_not_be_used_is_a_reject(tmp_path, messages, reason):
+    (tmp_path / "a.jsonl").write_bytes(record(m=messages))
+    assert found(read(tmp_path, messages_field="m")) == [(1, reason)]
+
+
+@pytest.mark.parametrize(("pair", "reason"), [({"p": "a"}, "missing_field"), ({"p": "a", "c": ""}, "empty")])
+def test_pair_that_can_not_be_used_is_a_reject(tmp_path, pair, reason):
+    (tmp_path / "a.jsonl").write_bytes(record(**pair))
+    assert found(read(tmp_path, prompt_field="p", completion_field="c")) == [(1, reason)]
+
+
+def test_missing_path_is_a_corpus_error_that_says_what_to_mend(tmp_path):
+    with pytest.raises(CorpusError, match=r"corpus c: .*nowhere.*No such file.*corpora\.c\.path"):
+        read(tmp_path / "nowhere")
+
+
+def test_glob_that_matches_nothing_is_a_corpus_error_that_says_what_to_mend(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(CorpusError, match=r"matches \*\*/\*\.jsonl.*corpora\.c\.glob"):
+        read(tmp_path)
+
+
+def test_file_that_can_not_be_opened_is_a_corpus_error_that_names_it(tmp_path):
+    (tmp_path / "a.jsonl").symlink_to(tmp_path / "gone")
+    with pytest.raises(CorpusError, match=r"a\.jsonl can't be read .*glob: \['!a\.jsonl'\]"):
+        read(tmp_path)

@@ -1,0 +1,87 @@
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from logitlake.pipeline.corpus import Document, read_corpus
+from logitlake.pipeline.settings.models import CorpusSettings
+
+
+def read(path, **settings):
+    return list(read_corpus(CorpusSettings(name="c", kind="parquet", path=str(path), **settings)))
+
+
+def found(items):
+    return [(item.line, item.content if isinstance(item, Document) else item.reason.value) for item in items]
+
+
+def test_rows_are_documents_with_their_number_across_batches_and_row_groups(tmp_path):
+    texts = [f"text {i}" for i in range(1000)]
+    pq.write_table(pa.table({"text": texts, "other": range(1000)}), tmp_path / "a.parquet", row_group_size=300)
+    assert found(read(tmp_path)) == list(enumerate(texts, start=1))
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.dictionary(pa.int32(), pa.string())]
+)
+def test_every_kind_of_text_column_is_read(tmp_path, kind):
+    column = pa.array(["one", None, ""], pa.string()).cast(kind)
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    assert found(read(tmp_path)) == [(1, "one"), (2, "wrong_type"), (3, "empty")]
+
+
+def test_string_that_is_not_utf8_is_a_reject_of_its_row_alone(tmp_path):
+    raw = pa.array([b"one", b"\xff\xfe", b"two"], pa.binary())
+    invalid = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
+    pq.write_table(pa.table({"text": invalid}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": raw}), tmp_path / "b.parquet")
+    assert found(read(tmp_path)) == [(1, "one"), (2, "not_utf8"), (3, "two")] * 2
+
+
+def test_rows_of_a_file_without_the_column_are_rejected_and_the_next_file_is_read(tmp_path):
+    pq.write_table(pa.table({"body": ["one", "two"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": ["three"]}), tmp_path / "b.parquet")
+    items = read(tmp_path)
+    assert found(items) == [(1, "missing_field"), (2, "missing_field"), (1, "three")]
+    assert "body" in items[0].detail
+
+
+def test_column_of_another_type_is_rejected(tmp_path):
+    pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "a.parquet")
+    assert found(read(tmp_path)) == [(1, "wrong_type"), (2, "wrong_type")]
+
+
+def test_chat_has_the_id_that_it_has_as_json_lines(tmp_path):
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho", "name": "x"}]
+    pq.write_table(pa.table({"m": [messages]}), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_bytes(
+        b'{"m": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho", "name": "x"}]}'
+    )
+    [parquet] = read(tmp_path, messages_field="m")
+    settings = CorpusSettings(name="c", kind="jsonl", path=str(tmp_path), messages_field="m")
+    [jsonl] = read_corpus(settings)
+    assert parquet.doc_id == jsonl.doc_id
+
+
+@pytest.mark.parametrize("damage", ["not parquet", "truncated", "empty"])
+def test_torn_file_is_one_reject_and_the_next_file_is_read(tmp_path, damage):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["one"] * 100}), path)
+    content = {"not parquet": b"x" * 100, "truncated": path.read_bytes()[:-20], "empty": b""}[damage]
+    path.write_bytes(content)
+    pq.write_table(pa.table({"text": ["two"]}), tmp_path / "b.parquet")
+    assert found(read(tmp_path)) == [(1, "corrupt_file"), (1, "two")]
+
+
+def test_page_overwritten_in_the_middle_gives_what_came_before_and_one_reject(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": [f"{i:08}" * 50 for i in range(2000)]})
+    pq.write_table(table, path, row_group_size=500, compression="zstd", use_dictionary=False)
+    third = pq.ParquetFile(path).metadata.row_group(2).column(0)
+    content = bytearray(path.read_bytes())
+    content[third.data_page_offset : third.data_page_offset + third.total_compressed_size] = bytes(
+        third.total_compressed_size
+    )
+    path.write_bytes(content)
+    items = read(tmp_path)
+    assert [item.reason for item in items if not isinstance(item, Document)] == ["corrupt_file"]
+    assert len(items) > 500

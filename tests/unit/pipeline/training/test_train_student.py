@@ -1,0 +1,394 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainerCallback
+
+from logitlake.pipeline.reading.batches import make_batch
+from logitlake.pipeline.reading.reader import RowSetReader
+from logitlake.pipeline.settings.models import LoraSettings, StudentSettings, TrainingSettings
+from logitlake.pipeline.tokens.tokenizer import TextTokenizer
+from logitlake.pipeline.training.distillation_trainer import READER_STATE, DistillationTrainer, last_checkpoint
+from logitlake.pipeline.training.model_loss import LossSettings, model_loss
+from logitlake.pipeline.training.output_layer import take_apart
+from logitlake.pipeline.training.train_student import train_student, training_arguments
+from logitlake.storage.errors import MismatchError, SettingsError
+
+# PEFT asks transformers by a name that is about to change; torch says that nothing there can be pinned.
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+
+
+@pytest.fixture(autouse=True)
+def _small_and_apart(monkeypatch, tmp_path):
+    torch.set_num_threads(1)
+    monkeypatch.setenv("LOGITLAKE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def lake(memory_lake):
+    return memory_lake([[5, 9, 12], [7, 3, 8, 14], [20, 6], [4, 11, 9, 9]], vocab=211)
+
+
+@pytest.fixture
+def checkpoint(tiny_config, tokenizer_dir, tmp_path):
+    torch.manual_seed(0)
+    directory = tmp_path / "parent"
+    LlamaForCausalLM(LlamaConfig(**tiny_config)).save_pretrained(directory)
+    AutoTokenizer.from_pretrained(tokenizer_dir).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def recipe(tokenizer_dir):
+    tokenizer = TextTokenizer.load(tokenizer_dir)
+    return {
+        "teacher": {"name": "llama-1M", "weights": "w" * 32, "adapter": None},
+        "tokenizer": tokenizer.fingerprint,
+        "vocabulary": tokenizer.vocab_size,
+        "chat": {"template": None, "targets": "assistant"},
+        "temperature": 1.0,
+    }
+
+
+@pytest.fixture
+def train(lake, checkpoint, recipe, tmp_path):
+    def run(*, student=None, changes=None, fetch=None, show_progress=False, on_progress=None, **settings):
+        return train_student(
+            student or StudentSettings(source="checkpoint", model=str(checkpoint)),
+            TrainingSettings(**{"output": tmp_path / "out", "batch_sequences": 2, "precision": "fp32"} | settings),
+            row_set=lake.row_set(),
+            fetch=fetch or lake.fetch,
+            recipe=recipe | (changes or {}),
+            show_progress=show_progress,
+            on_progress=on_progress,
+        )
+
+    return run
+
+
+def weights(directory):
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).state_dict()
+
+
+def assert_same_weights(first, second, **tolerance):
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], **tolerance)
+
+
+def cached_loss(directory, lake):
+    parts = take_apart(AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32))
+    batch = next(iter(lake.reader(batch_sequences=13)))
+    with torch.no_grad():
+        return model_loss(parts, batch, LossSettings()).item()
+
+
+def test_the_student_is_an_ordinary_directory_and_better_than_its_parent(train, lake, checkpoint):
+    student = train(epochs=4, learning_rate=1e-2)
+    assert cached_loss(student.directory, lake) < cached_loss(checkpoint, lake) - 0.2
+    assert AutoTokenizer.from_pretrained(student.directory)("the cat").input_ids
+    assert not list(student.directory.rglob("*.bin"))
+    assert student.metrics["steps"] == 28
+    assert student.metrics["tokens"] == 4 * lake.row_set().n_tokens
+
+
+def test_the_card_and_the_facts_state_the_lineage(train, lake, recipe):
+    student = train(where="mean_entropy > 1")
+    facts = json.loads((student.directory / "logitlake.json").read_text())
+    card = (student.directory / "README.md").read_text()
+    row_set = lake.row_set()
+    assert facts["student_id"] == student.student_id
+    for said in (student.student_id, student.parent_id, row_set.row_set_id, row_set.content_hash, "r" * 32, "w" * 32):
+        assert said in card
+    assert facts["row_set"]["up_to_commit"] == 1
+    assert facts["settings"]["training"]["learning_rate"] == 3e-4
+    assert facts["recipe"] == recipe
+
+
+def test_a_known_student_is_not_trained_again(train, lake):
+    first = train()
+    lake.fetched.clear()
+    again = train()
+    assert again.known
+    assert not first.known
+    assert again.facts == json.loads(json.dumps(first.facts))
+    assert lake.fetched == []
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"save_steps": 5}, True),
+        ({"device": "cpu"}, True),
+        ({"output": Path("elsewhere")}, True),
+        ({"where": "n_tokens > 5"}, True),  # the row set says it
+        ({"learning_rate": 1e-3}, False),
+        ({"seed": 1}, False),
+        ({"cross_entropy_weight": 0.1}, False),
+        ({"tail": "ghost"}, False),
+    ],
+)
+def test_the_students_id_follows_what_it_learns_from(checkpoint, recipe, lake, change, same):
+    from logitlake.pipeline.students.identity import find_parent, student_id
+
+    student = StudentSettings(source="checkpoint", model=str(checkpoint))
+    parent = find_parent(student, recipe, None)
+    plain = student_id(parent, lake.row_set(), student, TrainingSettings())
+    assert (student_id(parent, lake.row_set(), student, TrainingSettings(**change)) == plain) == same
+
+
+def test_a_student_of_a_student_names_it_as_its_parent(train, tmp_path):
+    first = train()
+    settings = StudentSettings(source="checkpoint", model=str(first.directory))
+    second = train(student=settings, output=tmp_path / "second")
+    assert second.parent_id == first.student_id
+
+
+def test_another_student_is_never_overwritten(train, tmp_path):
+    first = train()
+    with pytest.raises(SettingsError, match=f"holds student {first.student_id[:12]}"):
+        train(seed=1)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(SettingsError, match="something that is no student"):
+        train(output=tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokenizer": "f" * 32}, f"fingerprint [0-9a-f]{{32}}, the recipe's is {'f' * 32}"),
+        ({"chat": {"template": "e" * 32, "targets": "all"}}, f"fingerprint None, the recipe's is {'e' * 32}"),
+        ({"vocabulary": 300}, "has 300 ids"),
+    ],
+)
+def test_a_student_that_does_not_fit_the_recipe_is_refused_before_anything_is_read(train, lake, changes, message):
+    with pytest.raises(MismatchError, match=message):
+        train(changes=changes)
+    assert lake.fetched == []
+
+
+class KilledError(Exception):
+    pass
+
+
+def failing_fetch(lake, after):
+    calls = []
+
+    def fetch(unit_ids, columns):
+        calls.append(unit_ids)
+        if len(calls) > after:
+            raise KilledError
+        return lake.fetch(unit_ids, columns)
+
+    return fetch
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_training_killed_in_the_middle_of_an_epoch_ends_with_the_same_student(train, tmp_path, lake, accumulation):
+    settings = {"epochs": 2, "save_steps": 1, "gradient_accumulation": accumulation, "learning_rate": 1e-3}
+    whole = train(output=tmp_path / "whole", **settings)
+
+    class Stop(TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):
+            if state.global_step == 3:
+                raise KilledError
+
+    original = DistillationTrainer.__init__
+
+    def with_stop(self, *args, **options):
+        original(self, *args, **options)
+        self.add_callback(Stop())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DistillationTrainer, "__init__", with_stop)
+        with pytest.raises(KilledError):
+            train(output=tmp_path / "killed", **settings)
+    assert not (tmp_path / "killed").exists()
+    work = next(tmp_path.glob(".killed.*")) / "checkpoints"
+    state = json.loads((last_checkpoint(work) / READER_STATE).read_text())
+    assert (state["epoch"], state["batch"]) == (0, 3 * accumulation)
+    resumed = train(output=tmp_path / "killed", **settings)
+    assert resumed.student_id == whole.student_id
+    for name in ("steps", "tokens"):
+        assert resumed.metrics[name] == whole.metrics[name]
+    assert resumed.metrics["train_loss"] == pytest.approx(whole.metrics["train_loss"], rel=1e-5)
+    assert_same_weights(whole.directory, resumed.directory)
+    assert not list(tmp_path.glob(".killed.*"))
+
+
+def test_a_checkpoint_of_batches_of_another_size_is_refused(train, tmp_path, lake):
+    """As on another number of ranks: optimiser and schedule count steps, so training would end too early."""
+    with pytest.raises(KilledError):
+        train(fetch=failing_fetch(lake, 1), save_steps=1, epochs=2)
+    work = next(tmp_path.glob(".out.*")) / "checkpoints"
+    path = last_checkpoint(work) / READER_STATE
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps(state | {"global_batch_sequences": 4, "batch": 0}))
+    with pytest.raises(MismatchError, match="4 sequences a batch on all ranks together, now there are 2"):
+        train(save_steps=1, epochs=2)
+
+
+def test_a_training_that_came_to_nan_says_so(train, tmp_path):
+    trained = train(learning_rate=1e30, epochs=2, max_grad_norm=1e30)
+    facts = json.loads((trained.directory / "logitlake.json").read_text())
+    assert facts["metrics"]["train_loss"] is None
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path):
+    for step in (9, 10, 100):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    assert last_checkpoint(tmp_path) is None
+    for step in (9, 10):
+        (tmp_path / f"checkpoint-{step}" / READER_STATE).write_text("{}")
+    assert last_checkpoint(tmp_path).name == "checkpoint-10"
+
+
+def test_an_error_of_the_reader_ends_the_training_and_leaves_no_student(train, lake, tmp_path):
+    with pytest.raises(KilledError):
+        train(fetch=failing_fetch(lake, 0))
+    assert not (tmp_path / "out").exists()
+
+
+def test_accumulation_is_the_same_as_one_large_batch(train, tmp_path):
+    settings = {"epochs": 2, "learning_rate": 1e-3}
+    whole = train(output=tmp_path / "a", batch_sequences=4, **settings)
+    parts = train(output=tmp_path / "b", batch_sequences=2, gradient_accumulation=2, **settings)
+    single = train(output=tmp_path / "c", batch_sequences=1, gradient_accumulation=4, **settings)
+    for other in (parts, single):
+        assert_same_weights(whole.directory, other.directory, rtol=1e-3, atol=2e-5)
+        assert other.metrics["train_loss"] == pytest.approx(whole.metrics["train_loss"], rel=1e-4)
+
+
+def test_the_loss_that_is_reported_is_the_mean_over_targets(lake, checkpoint, tmp_path):
+    """One step over all rows, with a learning rate too small to move: training and evaluation say the same."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    for accumulation in (1, 3):
+        size = -(-13 // accumulation)
+        settings = TrainingSettings(
+            batch_sequences=size, gradient_accumulation=accumulation, learning_rate=1e-12, precision="fp32"
+        )
+        args = training_arguments(settings, tmp_path, show_progress=False)
+        reader = lake.reader(batch_sequences=size, accumulation=accumulation)
+        trainer = DistillationTrainer(model, args, reader=reader, loss=LossSettings())
+        result = trainer.train()
+        assert result.global_step == 1
+        assert result.training_loss == pytest.approx(cached_loss(checkpoint, lake), rel=1e-5)
+
+
+def test_masked_positions_are_not_counted(lake, checkpoint, make_rows):
+    """Labels outnumber targets here: a mean over labels would be smaller."""
+    rows = make_rows([30, 30], masked=0.7)
+    batch = make_batch(rows)
+    assert batch.step_targets == sum(rows["n_targets"].to_pylist()) < 30
+
+
+def test_lora_moves_its_own_weights_and_the_result_is_a_whole_model(train, checkpoint, lake):
+    settings = StudentSettings(source="checkpoint", model=str(checkpoint), lora=LoraSettings(rank=4))
+    student = train(student=settings, epochs=4, learning_rate=2e-2)
+    assert cached_loss(student.directory, lake) < cached_loss(checkpoint, lake) - 0.02
+    before, after = weights(checkpoint), weights(student.directory)
+    assert before.keys() == after.keys()
+    assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
+    assert (student.directory / "adapter" / "adapter_config.json").exists()
+
+
+def test_gradient_checkpointing_trains_the_same_student(train, tmp_path):
+    a = train(output=tmp_path / "a")
+    b = train(output=tmp_path / "b", gradient_checkpointing=True)
+    assert_same_weights(a.directory, b.directory, rtol=1e-4, atol=1e-6)
+
+
+def test_bf16_autocast_keeps_float32_weights(train, tmp_path):
+    student = train(precision="bf16", cross_entropy_weight=0.3)
+    assert student.metrics["precision"] == "bf16"
+    model = AutoModelForCausalLM.from_pretrained(student.directory)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_sixteen_bit_floats_on_a_cpu_are_refused(train):
+    with pytest.raises(SettingsError, match="not on a CPU"):
+        train(precision="fp16", device="cpu")
+
+
+@pytest.mark.parametrize("show_progress", [True, False])
+def test_nothing_is_written_to_standard_output(train, capsys, show_progress):
+    reports = []
+    train(epochs=3, show_progress=show_progress, on_progress=reports.append)
+    assert capsys.readouterr().out == ""
+    assert [report.step for report in reports if report.loss is None] == list(range(1, 22))
+    with_loss = [report for report in reports if report.loss is not None]
+    # So short a training gives its loss at every step.
+    assert [report.step for report in with_loss] == list(range(1, 22))
+    assert all(report.max_steps == 21 and report.loss > 0 for report in with_loss)
+
+
+def test_max_steps_ends_training_inside_an_epoch(train):
+    assert train(max_steps=3).metrics["steps"] == 3
+
+
+TWO_RANKS = """
+import json, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from conftest import MemoryLake, make_rows_of
+from logitlake.pipeline.training.model_loss import LossSettings
+from logitlake.pipeline.settings.models import StudentSettings, TrainingSettings
+from logitlake.pipeline.training.train_student import train_student
+
+lake = MemoryLake(make_rows_of, {lengths!r}, vocab=211)
+train_student(
+    StudentSettings(source="checkpoint", model={checkpoint!r}),
+    TrainingSettings(output=Path({output!r}), batch_sequences=2, epochs=2, learning_rate=1e-3, precision="fp32",
+                     device="cpu", gradient_accumulation=2),
+    row_set=lake.row_set(), fetch=lake.fetch, recipe=json.loads({recipe!r}), show_progress=False,
+)
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_train_the_student_that_one_rank_trains(train, checkpoint, recipe, tmp_path):
+    alone = train(output=tmp_path / "alone", batch_sequences=4, gradient_accumulation=2, epochs=2, learning_rate=1e-3)
+    script = tmp_path / "rank.py"
+    script.write_text(
+        TWO_RANKS.format(
+            tests=str(Path(__file__).parents[3]),
+            lengths=[[5, 9, 12], [7, 3, 8, 14], [20, 6], [4, 11, 9, 9]],
+            checkpoint=str(checkpoint),
+            output=str(tmp_path / "both"),
+            recipe=json.dumps(recipe),
+        )
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    root = Path(__file__).parents[4]
+    done = subprocess.run(launch, cwd=root, env=_environment(root), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same_weights(alone.directory, tmp_path / "both", rtol=1e-3, atol=2e-5)
+    facts = json.loads((tmp_path / "both" / "logitlake.json").read_text())
+    assert facts["metrics"]["processes"] == 2
+    assert facts["metrics"]["tokens"] == alone.metrics["tokens"]
+    assert facts["metrics"]["train_loss"] == pytest.approx(alone.metrics["train_loss"], rel=1e-4)
+
+
+def _environment(root):
+    import os
+
+    return os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+
+
+def test_a_reader_of_the_api_and_the_trainer_read_the_same(lake, checkpoint, tmp_path):
+    args = training_arguments(TrainingSettings(batch_sequences=4, precision="fp32"), tmp_path, show_progress=False)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    reader = RowSetReader(lake.row_set(), lake.fetch, batch_sequences=4)
+    trainer = DistillationTrainer(model, args, reader=reader, loss=LossSettings())
+    seen = list(trainer.get_train_dataloader())
+    for batch, expected in zip(seen, lake.reader(block_tokens=2_000_000), strict=True):
+        assert torch.equal(batch["input_ids"], expected.input_ids)
+        assert torch.equal(batch["target_ids"], expected.targets.ids)

@@ -1,0 +1,101 @@
+"""The SQL face, checked against rows that a person can work out by hand."""
+
+import json
+import math
+
+import pytest
+
+from logitlake.storage.identity import document_id
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.writing.commits import commit_unit
+from logitlake.storage.writing.registry import register_recipe, register_vocabulary
+
+
+@pytest.fixture
+def filled(lake, make_rows, recipe):
+    register_recipe(lake, recipe)
+    register_vocabulary(lake, "words", [f"t{number}" for number in range(12)], {0})
+    commit_unit(lake, make_rows("a", "b"), recipe=recipe, run_id="run", seconds=1.0)
+    return lake
+
+
+def test_a_position_speaks_of_the_token_at_it_and_of_what_the_teacher_thought_before(filled):
+    rows = filled.sql(
+        "SELECT * FROM positions WHERE doc_id = ? ORDER BY window_index, position", [document_id("a")]
+    ).to_pylist()
+    assert [(row["position"], row["token"]) for row in rows] == [(1, "t6"), (2, "t7"), (4, "t6"), (5, "t8")]
+    assert [(row["entropy"], row["logprob"]) for row in rows[:2]] == [(1.0, -0.5), (2.0, -0.25)]
+    assert [(row["n_heads"], row["n_tails"], row["residual_mass"]) for row in rows[:2]] == [(2, 1, 0.25), (1, 2, 0.25)]
+
+
+def test_heads_and_tails_sum_to_one_at_every_position(filled):
+    sums = filled.sql("SELECT sum(probability) AS p FROM targets GROUP BY doc_id, window_index, position")[
+        "p"
+    ].to_pylist()
+    assert len(sums) == 8 and all(math.isclose(total, 1.0) for total in sums)
+
+
+def test_heads_come_by_rank_with_their_own_probability_and_tails_share_the_residual(filled):
+    where = "WHERE doc_id = ? AND window_index = 0 AND position = 1"
+    heads = filled.sql(f"SELECT rank, token, probability, logprob FROM heads {where} ORDER BY rank", [document_id("a")])
+    assert heads.to_pylist() == [
+        {"rank": 1, "token": "t6", "probability": 0.5, "logprob": math.log(0.5)},
+        {"rank": 2, "token": "t9", "probability": 0.25, "logprob": math.log(0.25)},
+    ]
+    second = where.replace("position = 1", "position = 2")
+    tails = filled.sql(f"SELECT token, probability FROM tails {second}", [document_id("a")]).to_pylist()
+    assert tails == [{"token": "t3", "probability": 0.125}] * 2
+
+
+def test_the_macros_agree_with_the_views(filled):
+    row = filled.row(
+        "SELECT head_probability(head_codes[1][1], levels) AS head, "
+        "tail_probability(head_codes[2], target_ids[2], levels) AS tail, "
+        "nats(entropy_codes[1]) AS entropy FROM sequences"
+    )
+    assert row == {"head": 0.5, "tail": 0.125, "entropy": 1.0}
+
+
+def test_the_views_work_under_any_alias_and_without_python(filled, location):
+    """What a person types into DuckDB's own command line."""
+    filled.close()
+    with Lake.open(location) as other:
+        other.connection.execute("USE memory")
+        assert other.row("SELECT count(*) AS n FROM lake.positions")["n"] == 8
+        assert other.row("SELECT lake.nats(32) AS n")["n"] == 1.0
+
+
+def test_held_out_documents_are_the_same_in_sql_and_in_python(location, make_rows, recipe):
+    from logitlake.storage.identity import held_out
+
+    names = [f"document {number}" for number in range(40)]
+    with Lake.create(location, held_out_salt="it's", held_out_share=0.3) as lake:
+        commit_unit(lake, make_rows(*names), recipe=recipe, run_id="run", seconds=1.0)
+        found = {
+            row["doc_id"]: row["held_out"] for row in lake.sql("SELECT doc_id, held_out FROM documents").to_pylist()
+        }
+    assert found == {document_id(name): held_out(document_id(name), salt="it's", share=0.3) for name in names}
+    assert 0 < sum(found.values()) < 40
+
+
+def test_recipes_say_what_they_cost(filled):
+    row = filled.row("SELECT teacher, sparsifier, n_documents, n_tokens, bytes_per_token > 0 AS sized FROM recipes")
+    assert row == {"teacher": "tiny", "sparsifier": "varopt", "n_documents": 2, "n_tokens": 12, "sized": True}
+
+
+def test_a_look_up_by_document_opens_one_shard_whatever_their_number(lake, make_rows, recipe):
+    register_recipe(lake, recipe)
+    for number in range(8):
+        commit_unit(lake, make_rows(f"a{number}", f"b{number}", f"c{number}"), recipe=recipe, run_id="run", seconds=1.0)
+    wanted = document_id("b5")
+    for view in ("sequences", "statistics", "targets", "heads"):
+        query = f"SELECT * FROM {view} WHERE doc_id = '{wanted}'"
+        assert set(lake.sql(query)["doc_id"].to_pylist()) == {wanted}
+        plan = lake.connection.execute(f"EXPLAIN (ANALYZE, FORMAT json) {query}").fetchall()[0][1]
+        assert _files_read(json.loads(plan), "sequences") == 1
+
+
+def _files_read(node: dict, table: str) -> int:
+    extra = node.get("extra_info") or {}
+    own = int(extra["Total Files Read"]) if extra.get("Table") == table and "Total Files Read" in extra else 0
+    return own + sum(_files_read(child, table) for child in node.get("children", []))

@@ -1,0 +1,158 @@
+"""The data path alone is enough, and nothing comes back that should not."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from logitlake.storage.errors import FormatVersionError, LakeError, LakeMissingError
+from logitlake.storage.identity import document_id
+from logitlake.storage.identity import recipe_id as id_of_recipe
+from logitlake.storage.lake.creation import NAME
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.object_store import write_note
+from logitlake.storage.lake.schema import FORMAT_VERSION
+from logitlake.storage.row_sets.row_set import register_row_set, resolve_row_set
+from logitlake.storage.upkeep.rebuild import rebuild
+from logitlake.storage.upkeep.verify import verify
+from logitlake.storage.writing.commits import commit_unit
+from logitlake.storage.writing.registry import register_recipe, register_student, register_vocabulary
+
+
+@pytest.fixture
+def filled(lake, make_rows, recipe):
+    register_recipe(lake, recipe)
+    register_vocabulary(lake, "words", ["<s>", "the"], {0})
+    for names in (("a", "b"), ("c",)):
+        commit_unit(lake, make_rows(*names), recipe=recipe, run_id="run", seconds=1.0)
+    return lake
+
+
+def _lose_the_catalog(location: LakeLocation) -> None:
+    for file in location.state_directory.glob("catalog.sqlite*"):
+        file.unlink()
+
+
+def _everything(lake: Lake) -> dict[str, object]:
+    return {
+        "sequences": lake.sql("SELECT * FROM sequences ORDER BY doc_id, window_index").to_pylist(),
+        "documents": lake.sql("SELECT * FROM documents ORDER BY doc_id").to_pylist(),
+        "recipes": lake.sql("SELECT recipe_id, recipe FROM recipes").to_pylist(),
+        "students": lake.sql("SELECT student_id FROM students").to_pylist(),
+        "vocabulary": lake.sql("SELECT * FROM vocabulary ORDER BY token_id").to_pylist(),
+        "lineage": lake.sql("SELECT * FROM lineage").to_pylist(),
+    }
+
+
+def test_a_rebuilt_lake_holds_the_same_rows_students_and_lineage(filled, location, recipe):
+    row_set = resolve_row_set(filled, recipe_id=id_of_recipe(recipe))
+    register_row_set(filled, row_set)
+    register_student(
+        filled,
+        student_id="s",
+        parent_id="p",
+        row_set_id=row_set.row_set_id,
+        run_id="r",
+        directory="/d",
+        settings={},
+        metrics={},
+    )
+    before = _everything(filled)
+    filled.close()
+    _lose_the_catalog(location)
+    report = rebuild(location)
+    assert (report.n_shards, report.n_documents, report.n_sequences, report.skipped) == (2, 3, 6, {})
+    with Lake.open(location) as lake:
+        assert _everything(lake) == before
+        assert resolve_row_set(lake, recipe_id=id_of_recipe(recipe)).row_set_id == row_set.row_set_id
+
+
+def test_a_rebuild_after_compaction_takes_every_row_once(filled, location):
+    filled.sql(f"CALL ducklake_merge_adjacent_files('{NAME}')")
+    rows = filled.sql("SELECT doc_id, window_index, checksum FROM sequences ORDER BY ALL").to_pylist()
+    filled.close()
+    _lose_the_catalog(location)
+    report = rebuild(location)
+    assert report.n_shards == 1 and len(report.skipped) == 2
+    with Lake.open(location, read_only=False) as lake:
+        assert lake.sql("SELECT doc_id, window_index, checksum FROM sequences ORDER BY ALL").to_pylist() == rows
+        assert [check.problem for check in verify(lake)] == ["", ""]
+
+
+def test_a_rebuild_never_brings_a_forgotten_document_back(filled, location):
+    doc_id = document_id("a")
+    filled.close()
+    write_note(location, f"tombstones/{doc_id}.json", {"doc_id": doc_id, "reason": "asked"})
+    _lose_the_catalog(location)
+    assert rebuild(location).n_documents == 2
+    with Lake.open(location) as lake:
+        assert lake.row("SELECT count(*) AS n FROM sequences WHERE doc_id = ?", [doc_id])["n"] == 0
+
+
+def test_a_torn_shard_is_reported_and_left_alone(filled, location):
+    filled.close()
+    torn = sorted(Path(location.data).rglob("store/sequences/**/*.parquet"))[0]
+    torn.write_bytes(torn.read_bytes()[:200])
+    _lose_the_catalog(location)
+    report = rebuild(location)
+    assert list(report.skipped) == [str(torn)] and report.n_shards == 1
+    assert torn.exists()
+
+
+def test_a_rebuild_never_overwrites_a_catalog(filled, location):
+    with pytest.raises(LakeError, match="exists"):
+        rebuild(location)
+
+
+def test_a_folder_that_is_no_lake_is_refused(tmp_path):
+    with pytest.raises(LakeError, match=r"lake\.json"):
+        rebuild(LakeLocation.resolve(tmp_path / "nothing"))
+    with pytest.raises(LakeMissingError, match="logitlake capture"):
+        Lake.open(LakeLocation.resolve(tmp_path / "nothing"))
+
+
+def test_a_lake_can_be_moved(filled, location, tmp_path):
+    filled.close()
+    moved = LakeLocation.resolve(tmp_path / "elsewhere")
+    shutil.move(location.state_directory, moved.state_directory)
+    with Lake.open(moved) as lake:
+        assert lake.row("SELECT count(*) AS n FROM sequences")["n"] == 6
+        files = lake.sql(f"SELECT data_file FROM ducklake_list_files('{NAME}', 'sequences', schema => 'store')")
+    assert all(path.startswith(moved.data) for path in files["data_file"].to_pylist())
+
+
+def test_a_lake_of_a_newer_format_is_refused_and_left_as_it_was(filled, location):
+    with filled.transaction() as transaction:
+        transaction.connection.execute("UPDATE store.guard SET format_version = ?", [FORMAT_VERSION + 1])
+    filled.close()
+    with pytest.raises(FormatVersionError, match="upgrade logitlake"):
+        Lake.open(location)
+    with pytest.raises(FormatVersionError, match="upgrade logitlake"):
+        Lake.create(location, held_out_salt="salt", held_out_share=0.0)
+
+
+def test_a_row_that_says_something_else_than_was_committed_is_found_and_named(filled):
+    doc_id = document_id("a")
+    with filled.transaction() as transaction:
+        transaction.connection.execute("UPDATE store.sequences SET input_ids = [9, 9, 9] WHERE doc_id = ?", [doc_id])
+    problems = [check.problem for check in verify(filled) if check.problem]
+    assert len(problems) == 1 and "checksum" in problems[0] and doc_id in problems[0]
+
+
+def test_a_changed_byte_is_found_and_the_other_shards_are_still_checked(filled, location):
+    path = sorted(Path(location.data).rglob("store/sequences/**/*.parquet"))[0]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    path.write_bytes(content)
+    assert sorted(bool(check.problem) for check in verify(filled)) == [False, True]
+
+
+def test_a_missing_shard_is_found_and_named(filled, location):
+    sorted(Path(location.data).rglob("store/sequences/**/*.parquet"))[0].unlink()
+    assert sum(bool(check.problem) for check in verify(filled)) == 1
+
+
+def test_a_sample_of_the_lake_can_be_checked(filled):
+    assert len(list(verify(filled, sample=1.0))) == 2
+    assert list(verify(filled, sample=0.0)) == []

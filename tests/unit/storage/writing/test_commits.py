@@ -1,0 +1,229 @@
+"""Registered or invisible, once, and found again when the answer was lost."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from logitlake.storage.errors import LakeBusyError, LakeError, LostRaceError
+from logitlake.storage.identity import document_id
+from logitlake.storage.lake.lake import Lake, single_writer
+from logitlake.storage.writing.commits import REJECTS, SOURCES, commit_unit
+from logitlake.storage.writing.known_documents import KnownDocuments
+from logitlake.storage.writing.registry import (
+    find_recipe,
+    find_student,
+    note_run,
+    register_recipe,
+    register_student,
+    register_vocabulary,
+)
+
+
+def _commit(lake: Lake, rows: pa.Table, recipe: dict[str, Any], **more: Any) -> Any:
+    return commit_unit(lake, rows, recipe=recipe, run_id="run", seconds=2.0, **more)
+
+
+def test_a_commit_brings_rows_documents_and_its_number_together(lake, make_rows, recipe):
+    receipt = _commit(lake, make_rows("a", "b"), recipe)
+    assert (receipt.n_documents, receipt.n_sequences, receipt.n_tokens, receipt.n_targets) == (2, 4, 12, 8)
+    assert lake.row("SELECT count(*) AS n FROM sequences")["n"] == 4
+    assert {row["commit_number"] for row in lake.sql("SELECT commit_number FROM documents").to_pylist()} == {1}
+    assert lake.commit_number == receipt.commit_number == 1
+
+
+def test_the_same_unit_committed_twice_is_stored_once(lake, make_rows, recipe):
+    first = _commit(lake, make_rows("a", "b"), recipe)
+    again = _commit(lake, make_rows("b", "a"), recipe)
+    assert again.n_documents == 0 and first.n_documents == 2
+    assert lake.row("SELECT count(*) AS n FROM sequences")["n"] == 4
+
+
+def test_a_unit_that_overlaps_another_keeps_only_what_is_missing(lake, make_rows, recipe):
+    _commit(lake, make_rows("a", "b"), recipe)
+    receipt = _commit(lake, make_rows("b", "c"), recipe)
+    assert receipt.n_documents == 1
+    counts = lake.sql("SELECT doc_id, count(*) AS n FROM sequences GROUP BY doc_id").to_pylist()
+    assert sorted(row["n"] for row in counts) == [2, 2, 2]
+
+
+def test_a_commit_that_landed_but_was_reported_failed_is_not_committed_twice(lake, make_rows, recipe, monkeypatch):
+    real = Lake._commit
+
+    def lose_the_answer(self: Lake) -> None:
+        real(self)
+        monkeypatch.undo()
+        raise LostRaceError("the answer was lost")
+
+    monkeypatch.setattr(Lake, "_commit", lose_the_answer)
+    _commit(lake, make_rows("a"), recipe)
+    assert lake.row("SELECT count(*) AS n FROM sequences")["n"] == 2
+    assert lake.row("SELECT count(*) AS n FROM store.documents")["n"] == 1
+
+
+def test_documents_of_another_recipe_do_not_count_as_known(lake, make_rows, recipe):
+    other = {**recipe, "temperature": 2.0}
+    _commit(lake, make_rows("a"), recipe)
+    assert _commit(lake, make_rows("a", recipe=other), other).n_documents == 1
+
+
+def test_a_failed_transaction_leaves_nothing_visible(lake, make_rows, recipe):
+    with pytest.raises(RuntimeError, match="half way"), lake.transaction() as transaction:
+        transaction.connection.execute("INSERT INTO store.recipes VALUES ('x', '{}', now())")
+        raise RuntimeError("half way")
+    assert lake.commit_number == 0
+    assert lake.row("SELECT count(*) AS n FROM store.recipes")["n"] == 0
+
+
+def test_two_writers_at_once_commit_every_document_exactly_once(location, lake, make_rows, recipe):
+    """Each thread has a connection of its own and offers overlapping units."""
+    errors: list[BaseException] = []
+
+    def work(names: list[tuple[str, ...]]) -> None:
+        try:
+            with Lake.open(location, read_only=False, lock_timeout=60) as mine:
+                for unit in names:
+                    _commit(mine, make_rows(*unit), recipe)
+        except BaseException as error:
+            errors.append(error)
+
+    plans = [[("a", "b"), ("c", "d"), ("e",)], [("b", "c"), ("d", "e"), ("a", "f")]]
+    threads = [threading.Thread(target=work, args=(plan,)) for plan in plans]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    with Lake.open(location) as reader:
+        counts = reader.sql("SELECT doc_id, count(*) AS n FROM sequences GROUP BY doc_id").to_pylist()
+    assert sorted(row["n"] for row in counts) == [2] * 6
+
+
+def test_a_reader_sees_the_lake_while_a_writer_holds_a_transaction(location, lake, make_rows, recipe):
+    _commit(lake, make_rows("a"), recipe)
+    with lake.transaction() as transaction:
+        transaction.connection.execute("INSERT INTO store.recipes VALUES ('x', '{}', now())")
+        with Lake.open(location) as reader:
+            assert reader.row("SELECT count(*) AS n FROM sequences")["n"] == 2
+            assert reader.row("SELECT count(*) AS n FROM store.recipes")["n"] == 0
+
+
+def test_an_open_reader_does_not_make_a_commit_fail(location, lake, make_rows, recipe):
+    with Lake.open(location) as reader:
+        reader.connection.execute("BEGIN")
+        reader.sql("SELECT count(*) FROM sequences")
+        assert _commit(lake, make_rows("a"), recipe).n_documents == 1
+        reader.connection.execute("ROLLBACK")
+
+
+def test_a_held_commit_lock_is_reported_with_the_setting_that_helps(location, lake, recipe):
+    helpful = pytest.raises(LakeBusyError, match="lock_timeout_seconds")
+    with Lake.open(location, read_only=False, lock_timeout=0.05) as other, lake.transaction(), helpful:
+        note_run(other, "r", "started", kind="capture", recipe_id=None)
+
+
+def test_a_second_capture_at_once_is_refused_by_name(location, lake):
+    running = pytest.raises(LakeBusyError, match="another capture is running")
+    with single_writer(location, "capture"), running, single_writer(location, "capture"):
+        pass
+    with single_writer(location, "capture"):
+        pass
+
+
+def test_a_patient_capture_waits_for_the_one_that_runs(location, lake):
+    entered, order = threading.Event(), []
+
+    def first():
+        with single_writer(location, "capture"):
+            entered.set()
+            time.sleep(0.3)
+            order.append("first")
+
+    running = threading.Thread(target=first)
+    running.start()
+    entered.wait()
+    with single_writer(location, "capture", patience=60):
+        order.append("second")
+    running.join()
+    assert order == ["first", "second"]
+
+
+def test_a_full_disk_is_a_clear_error_and_the_lake_still_opens(location, lake, make_rows, recipe, monkeypatch):
+    _commit(lake, make_rows("a"), recipe)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("logitlake.storage.lake.object_store.os.fsync", full)
+    with pytest.raises(LakeError, match="free some space"):
+        _commit(lake, make_rows("b"), recipe)
+    monkeypatch.undo()
+    assert not list(Path(location.data).rglob("*.tmp"))
+    assert _commit(lake, make_rows("b"), recipe).n_documents == 1
+
+
+def test_sources_and_rejects_are_noted_once_however_often_they_are_met(lake, make_rows, recipe):
+    sources = pa.Table.from_pylist(
+        [{"doc_id": document_id("a"), "corpus": c, "source": "a.txt", "line": None} for c in ("books", "web")], SOURCES
+    )
+    rejects = pa.Table.from_pylist(
+        [{"corpus": "books", "source": "b.jsonl", "line": 3, "reason": "bad_json", "detail": "x"}], REJECTS
+    )
+    for names in (("a",), ("b",)):
+        _commit(lake, make_rows(*names), recipe, sources=sources, rejects=rejects)
+    assert lake.row("SELECT count(*) AS n FROM store.document_sources")["n"] == 2
+    assert lake.row("SELECT count(*) AS n FROM store.rejects")["n"] == 1
+    [document] = lake.sql("SELECT sources FROM documents WHERE doc_id = ?", [document_id("a")]).to_pylist()
+    assert document["sources"] == ["books/a.txt", "web/a.txt"]
+
+
+def test_known_documents_are_those_of_the_recipe_and_the_forgotten(lake, make_rows, recipe):
+    receipt = _commit(lake, make_rows("a", "b"), recipe)
+    with lake.transaction() as transaction:
+        transaction.connection.execute("INSERT INTO store.tombstones VALUES (?, 'asked', now())", [document_id("z")])
+    recipe_id = lake.row("SELECT recipe_id FROM store.commits WHERE unit_id = ?", [receipt.unit_id])["recipe_id"]
+    known = KnownDocuments(lake, recipe_id)
+    names = ["a", "b", "c", "z"]
+    assert known([document_id(name) for name in names]) == {document_id(name) for name in ("a", "b", "z")}
+    assert len(known) == 3
+    assert KnownDocuments(lake, "0" * 32)([document_id("a")]) == set()
+
+
+def test_a_forgotten_document_is_never_committed_again(lake, make_rows, recipe):
+    with lake.transaction() as transaction:
+        transaction.connection.execute("INSERT INTO store.tombstones VALUES (?, 'asked', now())", [document_id("a")])
+    assert _commit(lake, make_rows("a", "b"), recipe).n_documents == 1
+
+
+def test_recipes_are_found_by_prefix_and_doubts_are_named(lake, recipe):
+    recipe_id = register_recipe(lake, recipe)
+    assert register_recipe(lake, recipe) == recipe_id
+    assert find_recipe(lake, recipe_id[:6]) == (recipe_id, recipe)
+    assert (Path(lake.location.data) / "recipes" / f"{recipe_id}.json").exists()
+    register_recipe(lake, {**recipe, "temperature": 2.0})
+    with pytest.raises(LakeError, match="longer prefix"):
+        find_recipe(lake)
+
+
+def test_runs_and_students_show_their_last_state_and_lineage(lake, make_rows, recipe):
+    register_vocabulary(lake, "words", ["<s>", "the"], {0})
+    register_vocabulary(lake, "words", ["<s>", "the"], {0})
+    note_run(lake, "run", "started", kind="capture", recipe_id=None)
+    _commit(lake, make_rows("a"), recipe)
+    note_run(lake, "run", "finished", kind="capture", recipe_id=None)
+    assert lake.row("SELECT status, n_tokens, tokens_per_second FROM runs") == {
+        "status": "finished",
+        "n_tokens": 6,
+        "tokens_per_second": 3.0,
+    }
+    assert lake.row("SELECT count(*) AS n FROM vocabulary")["n"] == 2
+    shared = {"run_id": "r", "directory": "/d", "settings": {"epochs": 1}, "metrics": {}}
+    register_student(lake, student_id="child", parent_id="parent", row_set_id="s2", **shared)
+    register_student(lake, student_id="parent", parent_id="model", row_set_id="s1", **shared)
+    chain = lake.sql("SELECT ancestor_id, depth FROM lineage WHERE student_id = 'child' ORDER BY depth").to_pylist()
+    assert [row["ancestor_id"] for row in chain] == ["child", "parent"]
+    assert find_student(lake, "chi")["settings"] == {"epochs": 1}
+    assert find_student(lake, "nobody") == {}
