@@ -33,7 +33,7 @@ from logitlake.pipeline.training.train_student import training_arguments
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.row_set import RowSet
 from logitlake.storage.shards.writing import encode_shard
-from logitlake.storage.writing.registry import find_recipe
+from logitlake.storage.writing.recipes import find_recipe
 
 # On every machine, so that a cell does not depend on where it was trained.
 _DTYPE = "float32"

@@ -17,7 +17,7 @@ from logitlake.pipeline.reading.batches import TARGET_COLUMNS
 from logitlake.pipeline.reading.reader import RowSetReader, lake_fetch
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.row_set import resolve_row_set
-from logitlake.storage.writing.registry import find_recipe
+from logitlake.storage.writing.recipes import find_recipe
 
 _BATCH_SEQUENCES = 8
 _HALF = "doc_id < '8'"

@@ -26,7 +26,7 @@ from logitlake.storage.lake.schema import SEQUENCES, with_checksums
 from logitlake.storage.shards.writing import write_shard
 from logitlake.storage.upkeep.compaction import merge_small_tables
 from logitlake.storage.writing.commits import unit_id_of
-from logitlake.storage.writing.registry import find_recipe, register_recipe
+from logitlake.storage.writing.recipes import find_recipe, register_recipe
 
 Unit = tuple[Mapping[str, Any], pa.Table]
 

@@ -23,7 +23,7 @@ from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets
 from logitlake.pipeline.tokens.sequences import TokenSequence
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.shards.writing import encode_shard
-from logitlake.storage.writing.registry import find_recipe
+from logitlake.storage.writing.recipes import find_recipe
 
 BATCH_TOKENS = 4096
 _DRAWS = 64

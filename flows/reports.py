@@ -1,4 +1,4 @@
-"""What a run of the teacher flow did, what was expected of it, and what it cost."""
+"""What each kind of run did: counts, cost, and what a person or a program reads afterwards."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -56,3 +56,96 @@ class CaptureReport:
         record = {**asdict(self), "tokens_per_second": self.tokens_per_second, "bytes_per_token": self.bytes_per_token}
         del record["expected"]
         return record if self.cost is None else {**record, "cost": self.cost}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillReport:
+    """What a run of the student flow did. `trained` is False where the student was there already.
+
+    `metrics` has `train` and `curve` (loss over steps), and where there are held-out documents `before`, `after` and
+    `teacher`.
+    """
+
+    run_id: str
+    student_id: str
+    directory: str
+    trained: bool
+    parent_id: str
+    recipe_id: str
+    row_set_id: str
+    up_to_commit: int
+    n_sequences: int
+    n_tokens: int
+    n_targets: int
+    metrics: dict[str, Any]
+
+    def as_record(self) -> dict[str, Any]:
+        """The fields by name, metrics flattened to `after_kl` and its kin."""
+        names = [name for name in self.__dataclass_fields__ if name != "metrics"]
+        flat = {
+            f"{part}_{name}": value
+            for part, values in self.metrics.items()
+            if isinstance(values, dict)
+            for name, value in values.items()
+        }
+        return {**{name: getattr(self, name) for name in names}, **flat}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaintainReport:
+    """What upkeep did; with `dry_run` what it would do, and nothing was changed."""
+
+    run_id: str
+    dry_run: bool
+    units_verified: int = 0
+    forgotten_again: int = 0
+    merges: int = 0
+    files_merged: int = 0
+    merges_put_off: int = 0
+    forgotten_rows_removed: bool = False
+    snapshots_expired: int = 0
+    expired_files: int = 0
+    orphaned_files: int = 0
+    staged_files: int = 0
+    foreign_files: int = 0
+    shards_before: int = 0
+    shards_after: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    small_files_before: int = 0
+    small_files_after: int = 0
+    snapshots_before: int = 0
+    snapshots_after: int = 0
+
+    def as_record(self) -> dict[str, Any]:
+        """The fields by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedistillReport:
+    """What a night did. `outcome`: nothing new, waiting for more, decided before, promoted, or rejected.
+
+    `candidate` is the student that was decided about last, `before` and `current` what the alias stood for before the
+    night and stands for now; `figures` are those of the last decision.
+    """
+
+    run_id: str
+    alias: str
+    outcome: str = "nothing new"
+    reason: str = ""
+    recipe_id: str = ""
+    captured_documents: int = 0
+    captured_tokens: int = 0
+    new_documents: int = 0
+    new_tokens: int = 0
+    candidate: str | None = None
+    before: str | None = None
+    current: str | None = None
+    promoted: int = 0
+    rejected: int = 0
+    figures: dict[str, Any] | None = None
+
+    def as_record(self) -> dict[str, Any]:
+        """The fields by name."""
+        return asdict(self)

@@ -27,7 +27,7 @@ from logitlake.pipeline.training.output_layer import ModelParts, take_apart
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.row_sets.row_set import RowSet, resolve_row_set
-from logitlake.storage.writing.registry import find_recipe
+from logitlake.storage.writing.recipes import find_recipe
 
 __all__ = [
     "Fetch",

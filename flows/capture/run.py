@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from logitlake.flows.capture.expectation import expected_rates
+from logitlake.flows.capture.estimate import expected_rates
 from logitlake.flows.capture.plan_count import PlanCount
 from logitlake.flows.capture.preparation import Prepared, prepare
 from logitlake.flows.reports import CaptureReport
@@ -26,11 +26,13 @@ from logitlake.pipeline.capture.planning import Plan, WorkUnit
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import LogitlakeError
 from logitlake.storage.failpoints import reach
-from logitlake.storage.lake.lake import Lake, single_writer
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.lake.schema import SEQUENCES
 from logitlake.storage.writing.commits import REJECTS, SOURCES, Receipt, commit_unit, unit_id_of
 from logitlake.storage.writing.known_documents import KnownDocuments
-from logitlake.storage.writing.registry import note_run, register_recipe, register_vocabulary
+from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
+from logitlake.storage.writing.runs import note_run
 from logitlake.storage.writing.target_size_answers import keep_probe
 
 

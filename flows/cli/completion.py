@@ -32,7 +32,7 @@ def known_names(given: Mapping[str, Any], kind: str, beginning: str) -> list[Off
     """Names of one kind that start with what was typed, in the lake that the options before it name."""
     # Imported here: a shell asks for commands and options far more often than for names.
     from logitlake.flows.settings import location_of, settings
-    from logitlake.storage.answers.names import NAMES, names
+    from logitlake.storage.answers.listings import NAMES, names
     from logitlake.storage.lake.lake import Lake
 
     if kind not in NAMES:

@@ -2,14 +2,13 @@
 
 from typing import Any
 
-from logitlake.flows.distill.run import DistillReport
-from logitlake.flows.reports import CaptureReport
+from logitlake.flows.reports import CaptureReport, DistillReport
 from logitlake.flows.terminal.output import Format, print_rows
 from logitlake.storage.answers.history import stored_bytes_per_token, teacher_speed
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.sql.session import query
-from logitlake.storage.writing.registry import find_recipe
+from logitlake.storage.writing.recipes import find_recipe
 
 QUESTIONS = {
     "Which tokens is the teacher least sure of before they come?": """

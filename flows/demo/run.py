@@ -11,8 +11,7 @@ from logitlake.flows.demo.closing_tables import print_demo_report
 from logitlake.flows.demo.settings import MAX_TOKENS, DemoPaths, demo_config
 from logitlake.flows.demo.teacher import demo_teacher
 from logitlake.flows.distill.flow import distill
-from logitlake.flows.distill.run import DistillReport
-from logitlake.flows.reports import CaptureReport
+from logitlake.flows.reports import CaptureReport, DistillReport
 from logitlake.flows.runtime.environment import run_flow
 from logitlake.flows.terminal.output import say
 from logitlake.pipeline.settings.models import CaptureSettings, Config

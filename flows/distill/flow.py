@@ -6,8 +6,9 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from logitlake.flows.distill.run import DistillReport, DistillRun
+from logitlake.flows.distill.run import DistillRun
 from logitlake.flows.report.link import link_report
+from logitlake.flows.reports import DistillReport
 from logitlake.flows.runtime.artifacts import ProgressArtifact, named_rows, table_artifact
 from logitlake.flows.runtime.retries import worth_retrying
 from logitlake.flows.runtime.run_names import last_commit, settings_of_run

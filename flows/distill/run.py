@@ -6,7 +6,7 @@ The plan (rows, student id, whether it exists) needs no torch: a student that is
 import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ from typing import Any
 
 from logitlake.flows.capture.preparation import prepare
 from logitlake.flows.distill.directories import directory_of
+from logitlake.flows.reports import DistillReport
 from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.progress import quiet_transformers
 from logitlake.pipeline.settings.models import Config, StudentSettings
@@ -22,42 +23,12 @@ from logitlake.pipeline.teachers.files import TeacherFiles, resolve_teacher
 from logitlake.storage.errors import LogitlakeError, SettingsError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.row_sets.row_set import register_row_set, resolve_row_set
+from logitlake.storage.row_sets.registered import register_row_set
+from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.students.losses import record_losses
-from logitlake.storage.writing.registry import find_recipe, find_student, note_run, register_student
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DistillReport:
-    """What a run of the student flow did. `trained` is False where the student was there already.
-
-    `metrics` has `train` and `curve` (loss over steps), and where there are held-out documents `before`, `after` and
-    `teacher`.
-    """
-
-    run_id: str
-    student_id: str
-    directory: str
-    trained: bool
-    parent_id: str
-    recipe_id: str
-    row_set_id: str
-    up_to_commit: int
-    n_sequences: int
-    n_tokens: int
-    n_targets: int
-    metrics: dict[str, Any]
-
-    def as_record(self) -> dict[str, Any]:
-        """The fields by name, metrics flattened to `after_kl` and its kin."""
-        names = [name for name in self.__dataclass_fields__ if name != "metrics"]
-        flat = {
-            f"{part}_{name}": value
-            for part, values in self.metrics.items()
-            if isinstance(values, dict)
-            for name, value in values.items()
-        }
-        return {**{name: getattr(self, name) for name in names}, **flat}
+from logitlake.storage.students.registry import find_student, register_student
+from logitlake.storage.writing.recipes import find_recipe
+from logitlake.storage.writing.runs import note_run
 
 
 def known_student(config: Config) -> DistillReport | None:

@@ -6,8 +6,9 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from logitlake.flows.maintain.run import MaintainReport, MaintainRun
+from logitlake.flows.maintain.run import MaintainRun
 from logitlake.flows.report.link import link_report
+from logitlake.flows.reports import MaintainReport
 from logitlake.flows.runtime.artifacts import table_artifact
 from logitlake.flows.runtime.metrics import record_maintain
 from logitlake.flows.runtime.retries import worth_retrying

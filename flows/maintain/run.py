@@ -2,56 +2,27 @@
 
 import secrets
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any
 
+from logitlake.flows.reports import MaintainReport
 from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.output import say
 from logitlake.flows.terminal.progress import watched
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import IntegrityError, LogitlakeError
 from logitlake.storage.failpoints import reach
-from logitlake.storage.lake.lake import Lake, single_writer
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget_again, n_forgotten, n_removed, note_removed
 from logitlake.storage.upkeep.sweeping import Holdings, Swept, holdings, sweep
 from logitlake.storage.upkeep.verify import UnitCheck, count_units, verify
-from logitlake.storage.writing.registry import note_run
+from logitlake.storage.writing.runs import note_run
 
 KIND = "maintain"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaintainReport:
-    """What upkeep did; with `dry_run` what it would do, and nothing was changed."""
-
-    run_id: str
-    dry_run: bool
-    units_verified: int = 0
-    forgotten_again: int = 0
-    merges: int = 0
-    files_merged: int = 0
-    merges_put_off: int = 0
-    forgotten_rows_removed: bool = False
-    snapshots_expired: int = 0
-    expired_files: int = 0
-    orphaned_files: int = 0
-    staged_files: int = 0
-    foreign_files: int = 0
-    shards_before: int = 0
-    shards_after: int = 0
-    bytes_before: int = 0
-    bytes_after: int = 0
-    small_files_before: int = 0
-    small_files_after: int = 0
-    snapshots_before: int = 0
-    snapshots_after: int = 0
-
-    def as_record(self) -> dict[str, Any]:
-        """The fields by name."""
-        return asdict(self)
 
 
 class MaintainRun:

@@ -13,9 +13,9 @@ from prefect.tasks import exponential_backoff
 from logitlake.flows.capture.flow import capture
 from logitlake.flows.distill.directories import students_directory
 from logitlake.flows.distill.flow import distill
-from logitlake.flows.distill.run import DistillReport
-from logitlake.flows.redistill.run import Attempt, RedistillReport, RedistillRun
+from logitlake.flows.redistill.run import Attempt, RedistillRun
 from logitlake.flows.report.link import link_report
+from logitlake.flows.reports import DistillReport, RedistillReport
 from logitlake.flows.runtime.artifacts import link_artifact, table_artifact
 from logitlake.flows.runtime.events import PROMOTED, REJECTED, tell
 from logitlake.flows.runtime.metrics import record_redistill

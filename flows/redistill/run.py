@@ -6,14 +6,13 @@ and goes on where this one was. A night with nothing new costs a few queries and
 
 import secrets
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
 from logitlake.flows.distill.directories import directory_of, students_directory
-from logitlake.flows.distill.run import DistillReport
-from logitlake.flows.reports import CaptureReport
+from logitlake.flows.reports import CaptureReport, DistillReport, RedistillReport
 from logitlake.flows.settings import location_of, require_capture_settings
 from logitlake.pipeline.evaluation.promotion import Verdict, judge
 from logitlake.pipeline.settings.models import Config, StudentSettings
@@ -21,41 +20,16 @@ from logitlake.pipeline.students.identity import find_parent, student_id
 from logitlake.pipeline.teachers.files import resolve_teacher
 from logitlake.storage.errors import LakeError, LogitlakeError, MismatchError, SettingsError
 from logitlake.storage.failpoints import reach
-from logitlake.storage.lake.lake import Lake, single_writer
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.row_sets.increments import has_held_out, increment_for, mixed_rows, tokenizer_of
-from logitlake.storage.row_sets.row_set import register_row_set, resolve_row_set
+from logitlake.storage.row_sets.registered import register_row_set
+from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.students.candidates import KIND, Candidate, is_decided, note_planned, undecided
 from logitlake.storage.students.promotions import promote, reject, student_of
-from logitlake.storage.writing.registry import find_recipe, find_student, note_run
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RedistillReport:
-    """What a night did. `outcome`: nothing new, waiting for more, decided before, promoted, or rejected.
-
-    `candidate` is the student that was decided about last, `before` and `current` what the alias stood for before the
-    night and stands for now; `figures` are those of the last decision.
-    """
-
-    run_id: str
-    alias: str
-    outcome: str = "nothing new"
-    reason: str = ""
-    recipe_id: str = ""
-    captured_documents: int = 0
-    captured_tokens: int = 0
-    new_documents: int = 0
-    new_tokens: int = 0
-    candidate: str | None = None
-    before: str | None = None
-    current: str | None = None
-    promoted: int = 0
-    rejected: int = 0
-    figures: dict[str, Any] | None = None
-
-    def as_record(self) -> dict[str, Any]:
-        """The fields by name."""
-        return asdict(self)
+from logitlake.storage.students.registry import find_student
+from logitlake.storage.writing.recipes import find_recipe
+from logitlake.storage.writing.runs import note_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

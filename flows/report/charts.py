@@ -6,15 +6,25 @@ from typing import Any
 
 import altair as alt
 
+from logitlake.flows.report import charts
+
 COLOURS = [f"var(--series-{number})" for number in range(1, 7)]
+
+
 ACCENT, MUTED, INK = "var(--series-1)", "var(--muted)", "var(--ink)"
+
+
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+
 
 # For text that starts at the left edge: cut where the chart ends, however narrow it is.
 WHOLE_WIDTH = alt.ExprRef("width")
 
+
 # Names of the signals that the page sets; empty means all.
 RECIPE, CORPUS = "shown_recipe", "shown_corpus"
+
+
 _JUDGED_BY = {RECIPE: "recipe", CORPUS: "corpus"}
 
 
@@ -72,6 +82,8 @@ _AXIS_TITLE: dict[str, Any] = {
     "fontWeight": 400,
     "offset": 10,
 }
+
+
 _LOOKS: dict[str, Any] = {
     "font": FONT,
     "view": {"stroke": None},
@@ -93,3 +105,47 @@ _LOOKS: dict[str, Any] = {
     "text": {"color": INK, "fontSize": 12, "font": FONT},
     "range": {"category": COLOURS},
 }
+
+
+_BAR_GAP = 0.08
+
+
+def share_chart(
+    rows: Sequence[Mapping[str, Any]], *, title: str, width: float, end: float, names: Sequence[str], unit: str
+) -> dict[str, Any]:
+    """Vega-Lite of rows with `recipe`, `name`, `corpus`, `bin` (its low end), `label` and `n`.
+
+    Bins are `width` wide; the axis, called `title`, goes from 0 to `end`.
+    """
+    shares = (
+        charts.chart(rows, charts.RECIPE, charts.CORPUS)
+        .transform_aggregate(n="sum(n)", groupby=["name", "bin", "label"])
+        .transform_joinaggregate(all="sum(n)", groupby=["name"])
+        .transform_calculate(
+            share="datum.n / datum.all",
+            floor="0",
+            middle=f"datum.bin + {width / 2}",
+            low=f"datum.bin + {width * _BAR_GAP / 2}",
+            high=f"datum.bin + {width * (1 - _BAR_GAP / 2)}",
+        )
+    )
+    axis = {
+        "title": title,
+        "scale": alt.Scale(domain=[0, end], nice=False),
+        "axis": alt.Axis(format="d", tickMinStep=1),
+    }
+    y = alt.Y("share:Q", title=None, axis=alt.Axis(format=".0%", tickCount=4))
+    tooltip = [
+        alt.Tooltip("name:N", title="recipe"),
+        alt.Tooltip("label:N", title=unit),
+        alt.Tooltip("share:Q", title="share", format=".2%"),
+        alt.Tooltip("n:Q", title="positions", format=","),
+    ]
+    shared: dict[str, Any] = {"color": charts.colour_by_name(names), "tooltip": tooltip}
+    if len(names) < 2:
+        bars = shares.mark_bar(cornerRadius=1)
+        made = bars.encode(x=alt.X("low:Q", **axis), x2="high:Q", y=y, y2="floor:Q", **shared)
+    else:
+        lines = shares.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=30, filled=True))
+        made = lines.encode(x=alt.X("middle:Q", **axis), y=y, **shared)
+    return charts.specification(made, charts.RECIPE, charts.CORPUS, title="share of positions", height=220)

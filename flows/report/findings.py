@@ -1,13 +1,14 @@
 """Everything that the page tells, read from the lake in one go: the sections then only choose and arrange."""
 
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
-from logitlake.flows.report.names import recipe_names
 from logitlake.storage.answers.report import distributions, fidelity, holdings
 from logitlake.storage.answers.report.passages import Passage, passages, token_texts
 from logitlake.storage.answers.report.sample import POSITIONS, Sample, take_sample
@@ -79,4 +80,30 @@ def find_out(lake: Lake, *, positions: int = POSITIONS) -> Findings:
         hardest=hardest_documents(lake),
         passages=chosen,
         token_texts=token_texts(lake, chosen),
+    )
+
+
+_KNOBS = {"threshold": "τ", "draws": "N", "k": "k", "p": "p"}
+
+
+def recipe_names(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """By recipe id: teacher and sparsifier, and the beginning of the id where two would have the same name."""
+    names = {row["recipe_id"]: _name(json.loads(row["recipe"])) for row in rows}
+    counts = Counter(names.values())
+    return {key: name if counts[name] == 1 else f"{name} ({key[:8]})" for key, name in names.items()}
+
+
+def _name(recipe: Mapping[str, Any]) -> str:
+    sparsifier = recipe["sparsifier"]
+    knobs = [f"{_KNOBS[key]} = {value:g}" for key, value in sparsifier.items() if key in _KNOBS]
+    return ", ".join([recipe["teacher"]["name"], " ".join([sparsifier["name"], *knobs])])
+
+
+def about_the_sample(sample: Sample) -> str:
+    """One sentence: all positions, or which of them."""
+    if sample.whole:
+        return f"Counted over all {sample.n_positions:,} positions."
+    return (
+        f"Counted over {sample.n_positions:,} of {sample.n_all_positions:,} positions: the {sample.n_units:,} of "
+        f"{sample.n_all_units:,} work units whose ids have the smallest SHA-256, so always the same ones."
     )

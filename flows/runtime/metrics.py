@@ -10,9 +10,7 @@ from functools import cache
 from opentelemetry import metrics
 from opentelemetry.metrics import Meter, NoOpMeterProvider, get_meter_provider, set_meter_provider
 
-from logitlake.flows.maintain.run import MaintainReport
-from logitlake.flows.redistill.run import RedistillReport
-from logitlake.flows.reports import CaptureReport
+from logitlake.flows.reports import CaptureReport, MaintainReport, RedistillReport
 from logitlake.flows.terminal.output import say
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")

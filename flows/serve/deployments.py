@@ -4,14 +4,17 @@ The settings file is read when a run starts, so that an edit holds from the next
 hand may replace whole sections of it, by a form that is validated.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, tags
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.events import DeploymentEventTrigger
+from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
 from prefect.runtime import flow_run
 
@@ -31,6 +34,8 @@ from logitlake.pipeline.settings.models import (
     Settings,
     TrainingSettings,
 )
+from logitlake.storage.errors import SettingsError
+from logitlake.storage.lake.location import LakeLocation
 
 # A scheduled run that meets another one of its kind waits for it, and then finds little left to do.
 _PATIENCE = 24 * 3600.0
@@ -146,3 +151,28 @@ def _settings(config_file: Path | None, overrides: list[str] | None, **sections:
     """The settings as they are in the file now, with the sections that a run was started with in place of its own."""
     config = settings(config_file, overrides)
     return config.model_copy(update={name: section for name, section in sections.items() if section is not None})
+
+
+_PREFIX = "logitlake.lake."
+
+
+def refuse_another_lake(wanted: Iterable[RunnerDeployment], location: LakeLocation) -> None:
+    """Raises SettingsError if the server runs one of these deployments for another lake; one that is paused is free.
+
+    Whose a deployment is, its tag tells (`resource_of`).
+    """
+    own = resource_of(location)
+    with get_client(sync_client=True) as client:
+        for deployment in wanted:
+            name = f"{deployment.flow_name}/{deployment.name}"
+            try:
+                there = client.read_deployment_by_name(name)
+            except ObjectNotFound:
+                continue
+            others = [tag for tag in there.tags if tag.startswith(_PREFIX) and tag != own]
+            if others and not there.paused:
+                raise SettingsError(
+                    f"the Prefect server at {client.api_url} runs {name} for another lake ({others[0]}, not {own}): "
+                    "give this one a server of its own, or stop the other; if its `serve` is dead, say "
+                    f"`prefect deployment delete {name}`"
+                )

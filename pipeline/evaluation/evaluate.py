@@ -17,8 +17,7 @@ import pyarrow as pa
 import torch
 from transformers import AutoModelForCausalLM
 
-from logitlake.pipeline.evaluation.document_losses import document_losses
-from logitlake.pipeline.evaluation.tally import Tally
+from logitlake.pipeline.evaluation.tally import Tally, document_losses
 from logitlake.pipeline.reading.batches import TARGET_COLUMNS, TargetBatch, make_batch
 from logitlake.pipeline.reading.reader import Fetch
 from logitlake.pipeline.targets.arrow_lists import flat_lists

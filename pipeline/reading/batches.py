@@ -12,8 +12,7 @@ import pyarrow as pa
 import torch
 
 from logitlake.pipeline.targets.arrow_lists import running_sums
-from logitlake.pipeline.targets.decoded_rows import DecodedTable, PickedRow
-from logitlake.pipeline.targets.decoding import CutMass
+from logitlake.pipeline.targets.decoding import CutMass, DecodedTable, PickedRow
 
 # What a batch is made of; a reader of rows needs no other columns.
 TARGET_COLUMNS = ("n_tokens", "n_targets", "levels", "input_ids", "target_ids", "head_codes")

@@ -19,8 +19,7 @@ import pyarrow as pa
 from logitlake.pipeline.reading.background import in_background
 from logitlake.pipeline.reading.batches import TARGET_COLUMNS, TargetBatch, batch_of
 from logitlake.pipeline.reading.row_order import Block, Draw, UnitWeights, in_order, order_rows, plan_blocks
-from logitlake.pipeline.targets.decoded_rows import DecodedTable
-from logitlake.pipeline.targets.decoding import CutMass
+from logitlake.pipeline.targets.decoding import CutMass, DecodedTable
 from logitlake.storage.errors import LakeError, MismatchError, SettingsError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.row_set import RowSet, fetch

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from logitlake.pipeline.targets.sparsifiers.blocks import Statistics
 from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets, offsets_of
-from logitlake.pipeline.targets.statistics import segment_means, statistic_codes
 from logitlake.pipeline.tokens.sequences import TokenSequence
-from logitlake.storage.lake.schema import SEQUENCES, with_checksums
+from logitlake.storage.lake.schema import SEQUENCES, STATISTIC_STEP, with_checksums
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,3 +85,26 @@ def _nullable(wanted_L: NDArray[np.bool_], nats_P: NDArray[np.float64]) -> pa.Ar
 
 def _means(nats_P: NDArray[np.float64], counts_S: NDArray[np.int64]) -> pa.Array:
     return pa.array(segment_means(nats_P, counts_S).astype(np.float32), mask=counts_S == 0)
+
+
+_TOP = np.iinfo(np.uint16).max
+
+
+def statistic_codes(nats_P: NDArray[np.floating]) -> NDArray[np.uint16]:
+    """Codes `uint16[P]` of non-negative values in nats: off by at most half a step, except above 2,047 nats.
+
+    Infinity (the teacher gave the real next token no probability) becomes the top code. ValueError for NaN.
+    """
+    if np.isnan(nats_P).any():
+        raise ValueError("statistics: NaN has no code")
+    return np.clip(np.rint(nats_P / STATISTIC_STEP), 0, _TOP).astype(np.uint16)
+
+
+def segment_means(values_P: NDArray[np.float64], counts_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Mean of each run of `counts_N[i]` values; NaN where a run is empty. An infinite value makes its mean infinite."""
+    offsets = np.concatenate(([0], np.cumsum(counts_N)))
+    means = np.full(len(counts_N), np.nan)
+    filled = counts_N > 0
+    if filled.any():
+        means[filled] = np.add.reduceat(values_P, offsets[:-1][filled]) / counts_N[filled]
+    return means

@@ -7,6 +7,7 @@ Arrays carry a shape suffix: L tokens of a document, n tokens of one sequence.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,14 @@ from logitlake.pipeline.corpus.document import Chat, Document, Pair, Reject, Rej
 from logitlake.pipeline.settings.models import TokenizationSettings
 from logitlake.pipeline.tokens.chat_template import UnusableChatError
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
-from logitlake.pipeline.tokens.windows import windows
 from logitlake.storage.errors import SettingsError
 
 __all__ = ["TextTokenizer", "TokenSequence", "TokenizedDocument", "tokenize", "tokenize_documents"]
 
+
 Int32Array = npt.NDArray[np.int32]
+
+
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -195,3 +198,26 @@ def _cut(
 
 def _reject(document: Document, reason: RejectReason, detail: str) -> Reject:
     return Reject(document.corpus, document.source, document.line, reason, detail)
+
+
+class Window(NamedTuple):
+    """Tokens [start, end) of the document; its own labels are the tokens [first_label, end)."""
+
+    start: int
+    end: int
+    first_label: int
+
+
+def windows(n_tokens: int, length: int, overlap: int) -> list[Window]:
+    """Windows that start every `length - overlap` tokens, until one reaches the end of the document.
+
+    A label belongs to the first window that contains it; later ones hold it as context only. Windows share one token
+    even if `overlap` is 0, since a window's first token has nothing before it to be predicted from: so the tokens
+    1..n_tokens-1 are split among the windows without gap or double. Cost: O(number of windows).
+    """
+    stride = length - max(overlap, 1)
+    found = [Window(0, min(length, n_tokens), 1)]
+    while found[-1].end < n_tokens:
+        start = found[-1].start + stride
+        found.append(Window(start, min(start + length, n_tokens), found[-1].end))
+    return found

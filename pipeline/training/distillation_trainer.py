@@ -5,8 +5,9 @@ fast-forwards it. A checkpoint holds the reader's state; it is written last, so 
 """
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,11 @@ from logitlake.pipeline.training.model_loss import LossSettings, attach_loss, ba
 from logitlake.storage.errors import MismatchError
 
 READER_STATE = "reader.json"
+
+
 _STEP_TARGETS = "step_targets"
+
+
 _SEEN = "seen"
 
 
@@ -203,3 +208,38 @@ class _Report(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs and "loss" in logs:
             self._on_progress(Progress(step=state.global_step, max_steps=state.max_steps, loss=float(logs["loss"])))
+
+
+POINTS = 200
+
+
+_MOST_STEPS_A_POINT = 10
+
+
+_LEAST_POINTS = 50
+
+
+def logging_steps(total_steps: int) -> int:
+    """Steps between two records of the loss: ten, and fewer where the training is so short that ten would hide it."""
+    return max(1, min(_MOST_STEPS_A_POINT, total_steps // _LEAST_POINTS))
+
+
+def training_curve(log_history: Sequence[Mapping[str, Any]], *, points: int = POINTS) -> list[list[float]]:
+    """`[step, mean loss of the steps up to it]`, at most `points` of them: neighbours are averaged, never left out.
+
+    `log_history` is that of transformers' TrainerState; what a resumed training logged before it was stopped is in it.
+    Where the loss is no number there is no point.
+    """
+    entries = [entry for entry in log_history if math.isfinite(entry.get("loss", math.nan))]
+    logged = [(int(entry["step"]), float(entry["loss"])) for entry in entries]
+    steps = [step for step, _ in logged]
+    each = -(-len(logged) // points) or 1
+    curve = []
+    for begin in range(0, len(logged), each):
+        before = steps[begin - 1] if begin else 0
+        total, last = 0.0, before
+        for step, loss in logged[begin : begin + each]:
+            total += loss * (step - last)
+            last = step
+        curve.append([last, round(total / (last - before), 6)])
+    return curve

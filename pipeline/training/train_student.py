@@ -24,9 +24,14 @@ from logitlake.pipeline.students.tokenizer import check_tokenizer, copy_tokenize
 from logitlake.pipeline.teachers.devices import device_has_bfloat16, resolve_device
 from logitlake.pipeline.teachers.dtype import resolve_dtype
 from logitlake.pipeline.teachers.files import TeacherFiles
-from logitlake.pipeline.training.distillation_trainer import DistillationTrainer, OnProgress, last_checkpoint
+from logitlake.pipeline.training.distillation_trainer import (
+    DistillationTrainer,
+    OnProgress,
+    last_checkpoint,
+    logging_steps,
+    training_curve,
+)
 from logitlake.pipeline.training.model_loss import LossSettings
-from logitlake.pipeline.training.training_curve import logging_steps, training_curve
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.row_sets.row_set import RowSet
 

@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import duckdb
-import filelock
 import pyarrow as pa
 
 from logitlake.storage.errors import LakeBusyError, LakeError, LakeMissingError, LostRaceError
@@ -20,10 +19,15 @@ from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.creation import NAME, check_format, has_tables, make_or_mend, mend, needs_mending
 from logitlake.storage.lake.extensions import load_extension
 from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.locks import commit_lock
 from logitlake.storage.lake.object_store import configure_object_store
 
 _CATALOG_RETRIES = 100
+
+
 _ATTEMPTS = 20
+
+
 Result = TypeVar("Result")
 
 
@@ -214,40 +218,6 @@ class Lake:
                 "`logitlake capture` makes what is missing"
             )
         return values["held_out_salt"], float(values["held_out_share"])
-
-
-@contextmanager
-def commit_lock(location: LakeLocation, timeout: float) -> Iterator[None]:
-    """Hold the one lock for writers of an embedded catalog; a server needs none."""
-    if location.catalog_file is None:
-        yield
-        return
-    lock = filelock.FileLock(f"{location.catalog_file}.lock")
-    try:
-        with lock.acquire(timeout=timeout):
-            yield
-    except filelock.Timeout:
-        raise LakeBusyError(
-            f"the commit lock {lock.lock_file} was not free within {timeout:g} s: another process is committing; "
-            "try again, or raise lake.lock_timeout_seconds"
-        ) from None
-
-
-@contextmanager
-def single_writer(location: LakeLocation, task: str, *, patience: float = 0.0) -> Iterator[None]:
-    """Refuse to run `task` (such as "capture") twice at once on an embedded lake: by name, after `patience` seconds."""
-    if location.state_directory is None:
-        yield
-        return
-    location.state_directory.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(location.state_directory / f"{task}.lock")
-    try:
-        with lock.acquire(timeout=patience):
-            yield
-    except filelock.Timeout:
-        raise LakeBusyError(
-            f"another {task} is running on this lake (it holds {lock.lock_file}): wait for it, or stop it"
-        ) from None
 
 
 @contextmanager

@@ -10,6 +10,11 @@ from logitlake.storage.row_sets.relation import ask, relation, relation_paramete
 
 if TYPE_CHECKING:
     from logitlake.storage.row_sets.row_set import RowSet
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from logitlake.storage.errors import IntegrityError, LakeError
+from logitlake.storage.row_sets.row_set import RowSet, resolve_row_set
 
 
 def list_documents(lake: Lake, transaction: Transaction, row_set: "RowSet") -> None:
@@ -57,3 +62,56 @@ def _unlisted(lake: Lake) -> dict[str, tuple[Any, ...]]:
         """
     ).to_pylist()
     return {row["row_set_id"]: (row["recipe_ids"], row["up_to_commit"], row["filter"], None) for row in older}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reread:
+    """A row set as it can be read today; `n_missing` sequences that were there at first are forgotten since."""
+
+    rows: RowSet
+    n_missing: int
+
+
+def read_again(lake: Lake, row_set_id: str) -> Reread:
+    """The row set with this id (or its beginning), by its own rule. Raises LakeError if there is none, or nothing left.
+
+    Raises IntegrityError if no row is missing and yet the content is another one: rows never change.
+    """
+    found = lake.row("SELECT * FROM row_sets WHERE starts_with(row_set_id, ?) ORDER BY created_at DESC", [row_set_id])
+    if not found:
+        raise LakeError(f"no row set {row_set_id!r} in this lake; `logitlake show row-sets` lists those there are")
+    rows = resolve_row_set(
+        lake,
+        recipe_id=found["recipe_ids"],
+        where=found["filter"],
+        up_to_commit=found["up_to_commit"],
+        **chosen_then(lake, found),
+    )
+    n_missing = found["n_sequences"] - rows.n_sequences
+    if n_missing <= 0 and rows.content_hash != found["content_hash"]:
+        raise IntegrityError(
+            f"row set {found['row_set_id']}: expected content {found['content_hash']}, found {rows.content_hash} in "
+            f"{rows.n_sequences} sequences ({found['n_sequences']} then): `logitlake verify` names what is damaged"
+        )
+    return Reread(rows=rows, n_missing=n_missing)
+
+
+def register_row_set(lake: Lake, row_set: RowSet) -> None:
+    """Make a row set known, so that a student can name it. Idempotent."""
+
+    def known() -> bool:
+        return bool(lake.row("SELECT 1 AS found FROM store.row_sets WHERE row_set_id = ?", [row_set.row_set_id]))
+
+    def register(transaction: Transaction) -> None:
+        if known():
+            return
+        list_documents(lake, transaction, row_set)
+        rule = (list(row_set.recipe_ids), row_set.up_to_commit, row_set.where, row_set.weight)
+        counts = (row_set.n_sequences, row_set.n_tokens, row_set.n_targets)
+        transaction.connection.execute(
+            "INSERT INTO store.row_sets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [row_set.row_set_id, *rule, *counts, row_set.content_hash, datetime.now(UTC)],
+        )
+
+    if not known():
+        lake.change(register)

@@ -8,18 +8,15 @@ is the same rows, less what was forgotten since, and the content hash tells.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from logitlake.storage.errors import IntegrityError, LakeError, SettingsError
+from logitlake.storage.errors import LakeError, SettingsError
 from logitlake.storage.identity import canonical_json, digest
-from logitlake.storage.lake.lake import Lake, Transaction
+from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.schema import SEQUENCES
-from logitlake.storage.row_sets.registered import chosen_then, list_documents
 from logitlake.storage.row_sets.relation import ask, relation, relation_parameters
-from logitlake.storage.row_sets.row_expressions import check_expression
-from logitlake.storage.row_sets.selection import choose_documents
+from logitlake.storage.row_sets.selection import check_expression, choose_documents
 from logitlake.storage.shards.reading import read_shard_rows
 
 # The column that the documents of a query bring to their rows.
@@ -127,38 +124,6 @@ def resolve_row_set(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reread:
-    """A row set as it can be read today; `n_missing` sequences that were there at first are forgotten since."""
-
-    rows: RowSet
-    n_missing: int
-
-
-def read_again(lake: Lake, row_set_id: str) -> Reread:
-    """The row set with this id (or its beginning), by its own rule. Raises LakeError if there is none, or nothing left.
-
-    Raises IntegrityError if no row is missing and yet the content is another one: rows never change.
-    """
-    found = lake.row("SELECT * FROM row_sets WHERE starts_with(row_set_id, ?) ORDER BY created_at DESC", [row_set_id])
-    if not found:
-        raise LakeError(f"no row set {row_set_id!r} in this lake; `logitlake show row-sets` lists those there are")
-    rows = resolve_row_set(
-        lake,
-        recipe_id=found["recipe_ids"],
-        where=found["filter"],
-        up_to_commit=found["up_to_commit"],
-        **chosen_then(lake, found),
-    )
-    n_missing = found["n_sequences"] - rows.n_sequences
-    if n_missing <= 0 and rows.content_hash != found["content_hash"]:
-        raise IntegrityError(
-            f"row set {found['row_set_id']}: expected content {found['content_hash']}, found {rows.content_hash} in "
-            f"{rows.n_sequences} sequences ({found['n_sequences']} then): `logitlake verify` names what is damaged"
-        )
-    return Reread(rows=rows, n_missing=n_missing)
-
-
 def fetch(lake: Lake, row_set: RowSet, unit_ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
     """The rows of some units by (unit_id, doc_id, window_index), with a column `weight` if the row set has one."""
     extra = f", ({row_set.weight})::DOUBLE AS weight" if row_set.weight else ""
@@ -186,27 +151,6 @@ def fetch(lake: Lake, row_set: RowSet, unit_ids: Sequence[str], columns: Sequenc
         return pa.schema([SEQUENCES.field(column) for column in columns]).empty_table()
     rows = read_shard_rows(places, columns)
     return rows.append_column("weight", places["weight"]) if row_set.weight else rows
-
-
-def register_row_set(lake: Lake, row_set: RowSet) -> None:
-    """Make a row set known, so that a student can name it. Idempotent."""
-
-    def known() -> bool:
-        return bool(lake.row("SELECT 1 AS found FROM store.row_sets WHERE row_set_id = ?", [row_set.row_set_id]))
-
-    def register(transaction: Transaction) -> None:
-        if known():
-            return
-        list_documents(lake, transaction, row_set)
-        rule = (list(row_set.recipe_ids), row_set.up_to_commit, row_set.where, row_set.weight)
-        counts = (row_set.n_sequences, row_set.n_tokens, row_set.n_targets)
-        transaction.connection.execute(
-            "INSERT INTO store.row_sets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [row_set.row_set_id, *rule, *counts, row_set.content_hash, datetime.now(UTC)],
-        )
-
-    if not known():
-        lake.change(register)
 
 
 def _last_commit(lake: Lake, recipe_ids: tuple[str, ...]) -> int:

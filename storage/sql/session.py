@@ -4,19 +4,23 @@ Two walls: a statement is judged before it is run (`read_only`), and the session
 no extension and change no setting.
 """
 
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from logitlake.storage.errors import QueryError
 from logitlake.storage.lake.creation import NAME
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.sql.interruptible import interruptible
 from logitlake.storage.sql.read_only import check_query
 from logitlake.storage.sql.scope import MEMORY, Scope, forgotten_since, narrow
 
@@ -27,6 +31,8 @@ _SETTINGS = (
     "enable_external_access = false",
     "lock_configuration = true",
 )
+
+
 _BATCH_ROWS = 100_000
 
 
@@ -115,3 +121,67 @@ def query(location: LakeLocation, sql: str) -> pa.Table:
     """Answer one SELECT over the views of the lake. Raises QueryError for anything else, or with what DuckDB said."""
     with ReadSession(location) as session:
         return session.ask(sql)
+
+
+@contextmanager
+def interruptible(connection: duckdb.DuckDBPyConnection, timeout: float | None) -> Iterator[None]:
+    """What runs inside is stopped by Ctrl-C (KeyboardInterrupt) or when `timeout` seconds are over (QueryError).
+
+    DuckDB's own way with a signal gives the connection back while the query still runs, and the next one waits for it;
+    its `interrupt` does not.
+    """
+    over, asked = threading.Event(), threading.Event()
+
+    def stop_for(reason: threading.Event) -> None:
+        reason.set()
+        connection.interrupt()
+
+    timer = threading.Timer(timeout or 0, stop_for, [over])
+    if timeout:
+        timer.start()
+    handled = _handle_interrupts(lambda: stop_for(asked))
+    try:
+        yield
+    except (duckdb.Error, pa.ArrowException):
+        if over.is_set():
+            raise QueryError(f"the query took longer than {timeout:g} s and was stopped (--timeout)") from None
+        if not asked.is_set():
+            raise
+    finally:
+        if handled is not None:
+            signal.signal(signal.SIGINT, handled)
+        timer.cancel()
+        if timeout:
+            timer.join()
+    if asked.is_set():
+        raise KeyboardInterrupt
+
+
+def _handle_interrupts(stop: Any) -> Any:
+    """Let SIGINT call `stop`, and return what handled it before; None in a thread, which gets no signals."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGINT, lambda *_: stop())
+
+
+def write_parquet(session: ReadSession, sql: str, path: Path, *, timeout: float | None = None) -> int:
+    """Write it, and return the number of rows.
+
+    Raises QueryError for a query that fails or a place that can't be written.
+    """
+    staged = path.with_name(f".{path.name}.tmp")
+    n_rows = 0
+    try:
+        with (
+            session.batches(sql, timeout=timeout) as batches,
+            pq.ParquetWriter(staged, batches.schema, compression="zstd") as writer,
+        ):
+            for batch in batches:
+                writer.write_batch(batch)
+                n_rows += batch.num_rows
+        staged.replace(path)
+    except OSError as error:
+        raise QueryError(f"{path}: can't be written ({error.strerror or error})") from None
+    finally:
+        staged.unlink(missing_ok=True)
+    return n_rows

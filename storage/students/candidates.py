@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.writing.registry import note_run
+from logitlake.storage.writing.runs import note_run
 
 KIND = "redistill"
 _PLANNED = "planned"

@@ -12,7 +12,6 @@ import pyarrow as pa
 from logitlake.storage.errors import LakeBusyError, LakeError
 from logitlake.storage.json_text import json_text
 from logitlake.storage.lake.lake import Lake, Transaction
-from logitlake.storage.writing.registry import find_student
 
 CURRENT = "current"
 
@@ -27,20 +26,6 @@ def decisions(lake: Lake) -> dict[str, str]:
     """What was decided about each student last, in words such as `promoted (current)`."""
     rows = lake.sql("SELECT student_id, decision, alias FROM promotions ORDER BY commit_number").to_pylist()
     return {row["student_id"]: f"{row['decision']} ({row['alias']})" for row in rows}
-
-
-def named_student(lake: Lake, name: str) -> dict[str, Any]:
-    """A student by its alias, its id, or the beginning of that. Raises LakeError unless it is one."""
-    named = student_of(lake, name) or name
-    found = lake.sql("SELECT student_id FROM students WHERE starts_with(student_id, ?) ORDER BY created_at", [named])
-    ids = found["student_id"].to_pylist()
-    if not ids or not named:
-        raise LakeError(
-            f"no student and no alias {name!r} in this lake; `logitlake show students` lists those there are"
-        )
-    if len(ids) > 1:
-        raise LakeError(f"{name!r} means {len(ids)} students: {', '.join(ids[:5])}; give more of the id")
-    return find_student(lake, ids[0])
 
 
 def promote(

@@ -16,7 +16,7 @@ from logitlake.storage.errors import LakeError, SettingsError
 from logitlake.storage.lake.lake import Lake, Transaction
 from logitlake.storage.lake.object_store import list_paths, read_all, write_note
 from logitlake.storage.sql.session import query
-from logitlake.storage.writing.registry import note_run
+from logitlake.storage.writing.runs import note_run
 
 _REMOVED = "forgotten rows removed"
 _ID_LENGTH = 32

@@ -20,7 +20,7 @@ from logitlake.storage.lake.creation import NAME
 from logitlake.storage.lake.lake import Lake, Transaction
 from logitlake.storage.lake.schema import SEQUENCES, with_checksums
 from logitlake.storage.shards.writing import write_shard
-from logitlake.storage.writing.registry import insert_sightings
+from logitlake.storage.writing.sightings import insert_sightings
 
 _ATTEMPTS = 20
 

@@ -30,7 +30,7 @@ from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.identity import document_id, recipe_id
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.writing.registry import register_recipe
+from logitlake.storage.writing.recipes import register_recipe
 from logitlake.storage.lake.schema import SEQUENCES
 
 directory, n_units = Path(sys.argv[1]), int(sys.argv[2])

@@ -17,7 +17,7 @@ from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.schema import SEQUENCES
 from logitlake.storage.sql.session import query
 from logitlake.storage.writing.commits import commit_unit
-from logitlake.storage.writing.registry import register_recipe, register_vocabulary
+from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 
 README = Path("README.md").read_text(encoding="utf-8")
 VOCABULARY = 211

@@ -12,12 +12,14 @@ from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.schema import SEQUENCES
-from logitlake.storage.row_sets.row_set import register_row_set, resolve_row_set
+from logitlake.storage.row_sets.registered import register_row_set
+from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.sql.reference import with_dictionary
 from logitlake.storage.sql.session import ReadSession
 from logitlake.storage.students.losses import LOSSES, record_losses
+from logitlake.storage.students.registry import register_student
 from logitlake.storage.writing.commits import SOURCES, commit_unit
-from logitlake.storage.writing.registry import register_recipe, register_student, register_vocabulary
+from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 
 PAGE = Path("docs/sql.md").read_text(encoding="utf-8")
 VOCABULARY = 20

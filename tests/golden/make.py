@@ -17,11 +17,13 @@ from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.schema import FORMAT_VERSION, SEQUENCES
-from logitlake.storage.row_sets.row_set import register_row_set, resolve_row_set
+from logitlake.storage.row_sets.registered import register_row_set
+from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.students.promotions import promote
+from logitlake.storage.students.registry import register_student
 from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.writing.commits import commit_unit
-from logitlake.storage.writing.registry import register_recipe, register_student, register_vocabulary
+from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 
 HERE = Path(__file__).resolve().parent
 RECIPES: tuple[dict[str, Any], ...] = tuple(

@@ -12,7 +12,7 @@ from logitlake.storage.identity import document_id
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.schema import FORMAT_VERSION
-from logitlake.storage.row_sets.row_set import read_again
+from logitlake.storage.row_sets.registered import read_again
 from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.upkeep.rebuild import rebuild
 from logitlake.storage.upkeep.verify import verify

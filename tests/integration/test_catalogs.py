@@ -24,7 +24,8 @@ from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.upkeep.sweeping import sweep
 from logitlake.storage.upkeep.verify import verify
 from logitlake.storage.writing.commits import commit_unit
-from logitlake.storage.writing.registry import note_run, register_recipe, register_vocabulary
+from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
+from logitlake.storage.writing.runs import note_run
 
 pytestmark = pytest.mark.slow
 

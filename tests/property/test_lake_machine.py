@@ -17,7 +17,7 @@ from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.schema import SEQUENCES
 from logitlake.storage.upkeep.rebuild import rebuild
 from logitlake.storage.writing.commits import commit_unit
-from logitlake.storage.writing.registry import register_recipe
+from logitlake.storage.writing.recipes import register_recipe
 
 RECIPES: list[dict[str, Any]] = [
     {"teacher": {"name": "tiny"}, "tokenizer": "t", "sparsifier": {"name": "varopt"}, "temperature": temperature}

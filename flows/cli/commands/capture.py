@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from logitlake.flows.runtime.environment import arrange_prefect, run_flow
-from logitlake.flows.settings import (
+from logitlake.flows.cli.options import (
     ConfigFile,
     Debug,
     LakePath,
@@ -14,10 +13,9 @@ from logitlake.flows.settings import (
     OutputFormat,
     Overrides,
     TargetBytes,
-    location_of,
-    require_capture_settings,
-    settings,
 )
+from logitlake.flows.runtime.environment import arrange_prefect, run_flow
+from logitlake.flows.settings import location_of, require_capture_settings, settings
 from logitlake.flows.terminal.comparison import comparison_rows
 from logitlake.flows.terminal.output import Format, print_record, print_rows, say
 from logitlake.flows.terminal.quantities import named_text

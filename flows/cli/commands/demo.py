@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from logitlake.flows.cli.options import Debug
 from logitlake.flows.demo.settings import DemoPaths
 from logitlake.flows.runtime.environment import arrange_prefect
-from logitlake.flows.settings import Debug
 
 
 def demo(

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from logitlake.flows.cli.completion import offer
+from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides
 from logitlake.flows.distill.directories import directory_of
-from logitlake.flows.settings import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
+from logitlake.flows.settings import location_of, settings
 from logitlake.flows.terminal.output import Format, print_rows, say
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import LakeError, LogitlakeError, SettingsError
@@ -17,7 +18,8 @@ from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.students.losses import record_losses
 from logitlake.storage.students.promotions import student_of
-from logitlake.storage.writing.registry import find_recipe, find_student
+from logitlake.storage.students.registry import find_student
+from logitlake.storage.writing.recipes import find_recipe
 
 
 def evaluate(

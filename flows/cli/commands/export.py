@@ -6,14 +6,16 @@ from typing import Annotated
 import typer
 
 from logitlake.flows.cli.completion import offer
-from logitlake.flows.settings import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
+from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides
+from logitlake.flows.settings import location_of, settings
 from logitlake.flows.terminal.output import Format, print_record, say
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.export import export_rows
-from logitlake.storage.row_sets.row_set import Reread, read_again, resolve_row_set
-from logitlake.storage.students.promotions import named_student
-from logitlake.storage.writing.registry import find_recipe
+from logitlake.storage.row_sets.registered import Reread, read_again
+from logitlake.storage.row_sets.row_set import resolve_row_set
+from logitlake.storage.students.registry import named_student
+from logitlake.storage.writing.recipes import find_recipe
 
 
 def export(

@@ -5,14 +5,15 @@ from typing import Annotated
 import typer
 
 from logitlake.flows.cli.completion import offer
-from logitlake.flows.settings import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
+from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides
+from logitlake.flows.settings import location_of, settings
 from logitlake.flows.terminal.output import Format, Row, print_record, print_rows, say
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import LakeError, SettingsError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.upkeep.forgetting import find_documents, retire_recipe, sources_of, students_that_saw, whole_id
 from logitlake.storage.upkeep.forgetting import forget as forget_documents
-from logitlake.storage.writing.registry import find_recipe
+from logitlake.storage.writing.recipes import find_recipe
 
 _SHOWN = 10
 

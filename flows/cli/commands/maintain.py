@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides
 from logitlake.flows.runtime.environment import arrange_prefect, run_flow
-from logitlake.flows.settings import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
+from logitlake.flows.settings import location_of, settings
 from logitlake.flows.terminal.output import Format, print_record
 from logitlake.storage.lake.lake import Lake
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from logitlake.flows.capture.estimate import Rates, estimate, spread_of
-from logitlake.flows.settings import (
+from logitlake.flows.cli.options import (
     ConfigFile,
     Debug,
     LakePath,
@@ -14,10 +14,8 @@ from logitlake.flows.settings import (
     OutputFormat,
     Overrides,
     TargetBytes,
-    location_of,
-    require_capture_settings,
-    settings,
 )
+from logitlake.flows.settings import location_of, require_capture_settings, settings
 from logitlake.flows.terminal.output import Format, print_record, say
 from logitlake.flows.terminal.progress import progress_bar
 from logitlake.flows.terminal.quantities import named_text
@@ -77,7 +75,7 @@ def plan(
 
 def _plan(config: Config, tokens_per_second: float | None) -> dict[str, Any]:
     # Imported here: a tokenizer and a hub client are no business of the other commands.
-    from logitlake.flows.capture.expectation import expected_rates
+    from logitlake.flows.capture.estimate import expected_rates
     from logitlake.flows.capture.preparation import prepare
     from logitlake.pipeline.capture.planning import count_plan
 

@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from logitlake.flows.cli.completion import offer
-from logitlake.flows.settings import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
+from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides
+from logitlake.flows.settings import location_of, settings
 from logitlake.flows.terminal.output import Format, print_record
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.students.promotions import named_student, roll_back, student_of
 from logitlake.storage.students.promotions import promote as promote_student
+from logitlake.storage.students.promotions import roll_back, student_of
+from logitlake.storage.students.registry import named_student
 
 Alias = Annotated[
     str | None, typer.Option("--alias", help="Name of the line of students (redistill.alias).", show_default=False)

@@ -2,7 +2,8 @@
 
 from dataclasses import asdict
 
-from logitlake.flows.settings import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
+from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides
+from logitlake.flows.settings import location_of, settings
 from logitlake.flows.terminal.output import Format, print_record, say
 from logitlake.flows.terminal.progress import progress_bar
 from logitlake.storage.upkeep.rebuild import rebuild as make_again

@@ -5,19 +5,10 @@ from typing import Annotated
 import typer
 
 from logitlake.flows.cli.commands.capture import find_cheap_mistakes
+from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, MaxHours, MaxTokens, OutputFormat, Overrides
 from logitlake.flows.redistill.run import require_redistill_settings
 from logitlake.flows.runtime.environment import arrange_prefect, run_flow
-from logitlake.flows.settings import (
-    ConfigFile,
-    Debug,
-    LakePath,
-    MaxHours,
-    MaxTokens,
-    OutputFormat,
-    Overrides,
-    location_of,
-    settings,
-)
+from logitlake.flows.settings import location_of, settings
 from logitlake.flows.terminal.output import Format, print_record, say
 
 

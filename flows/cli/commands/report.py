@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, Overrides
 from logitlake.flows.report.place import default_path
-from logitlake.flows.settings import ConfigFile, Debug, LakePath, Overrides, location_of, settings
+from logitlake.flows.settings import location_of, settings
 from logitlake.flows.terminal.output import say
 from logitlake.storage.lake.lake import Lake
 

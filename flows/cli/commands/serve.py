@@ -7,18 +7,10 @@ from typing import Annotated
 
 import typer
 
+from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, Overrides
 from logitlake.flows.runtime.environment import arrange_prefect, prefect_home, server_is_configured
 from logitlake.flows.serve.local_server import local_server
-from logitlake.flows.settings import (
-    DEFAULT_CONFIG,
-    ConfigFile,
-    Debug,
-    LakePath,
-    Overrides,
-    location_of,
-    require_capture_settings,
-    settings,
-)
+from logitlake.flows.settings import DEFAULT_CONFIG, location_of, require_capture_settings, settings
 from logitlake.flows.terminal.output import say
 
 
@@ -56,8 +48,7 @@ def serve(
 
         from logitlake.flows.runtime.limits import ensure_limit
         from logitlake.flows.serve.automations import arrange_automations
-        from logitlake.flows.serve.deployments import deployments
-        from logitlake.flows.serve.one_lake import refuse_another_lake
+        from logitlake.flows.serve.deployments import deployments, refuse_another_lake
 
         wanted = deployments(config, config_file, given)
         refuse_another_lake(wanted, location)

@@ -7,15 +7,16 @@ from typing import Annotated
 import typer
 
 from logitlake.flows.cli.completion import offer, offer_what_is_shown
+from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides
 from logitlake.flows.cli.screens.document import show_document
 from logitlake.flows.cli.screens.lake import show_lake
 from logitlake.flows.cli.screens.lineage import show_lineage
 from logitlake.flows.cli.screens.recipe import show_recipe
 from logitlake.flows.cli.screens.run import show_run
 from logitlake.flows.cli.screens.student import show_student
-from logitlake.flows.settings import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
-from logitlake.flows.terminal.lists import print_list
+from logitlake.flows.settings import location_of, settings
 from logitlake.flows.terminal.output import Format, print_record, print_rows, say
+from logitlake.flows.terminal.screen import print_list
 from logitlake.pipeline.settings.models import Config
 from logitlake.pipeline.settings.yaml_file import documented_yaml
 from logitlake.storage.answers.listings import listing

@@ -6,21 +6,12 @@ from typing import Annotated
 
 import typer
 
-from logitlake.flows.settings import (
-    ConfigFile,
-    Debug,
-    LakePath,
-    OutputFormat,
-    Overrides,
-    location_of,
-    read_query,
-    settings,
-)
+from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides
+from logitlake.flows.settings import location_of, read_query, settings
 from logitlake.flows.terminal.output import Format, print_rows, say
 from logitlake.storage.errors import QueryError
 from logitlake.storage.sql.client_setup import client_lines
-from logitlake.storage.sql.result_file import write_parquet
-from logitlake.storage.sql.session import ReadSession
+from logitlake.storage.sql.session import ReadSession, write_parquet
 
 
 def sql(

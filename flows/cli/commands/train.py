@@ -6,17 +6,9 @@ from typing import Annotated
 import typer
 
 from logitlake.flows.cli.completion import offer
+from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides
 from logitlake.flows.runtime.environment import arrange_prefect, run_flow
-from logitlake.flows.settings import (
-    ConfigFile,
-    Debug,
-    LakePath,
-    OutputFormat,
-    Overrides,
-    location_of,
-    read_query,
-    settings,
-)
+from logitlake.flows.settings import location_of, read_query, settings
 from logitlake.flows.terminal.output import Format, print_record, say
 from logitlake.storage.errors import SettingsError
 

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from logitlake.flows.settings import ConfigFile, Debug, LakePath, OutputFormat, Overrides, location_of, settings
+from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides
+from logitlake.flows.settings import location_of, settings
 from logitlake.flows.terminal.output import Format, print_rows, say
 from logitlake.flows.terminal.progress import watched
 from logitlake.storage.errors import IntegrityError

@@ -4,9 +4,9 @@ from typing import Any
 
 from logitlake.flows.terminal.output import Format
 from logitlake.flows.terminal.screen import print_screen
-from logitlake.storage.answers.facts import recipe_facts
+from logitlake.storage.answers.details import recipe_facts
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.writing.registry import find_recipe
+from logitlake.storage.writing.recipes import find_recipe
 
 
 def show_recipe(lake: Lake, beginning: str, form: Format) -> None:

@@ -6,8 +6,8 @@ from logitlake.flows.cli.screens.recipe import flat
 from logitlake.flows.terminal.comparison import compared, comparison_rows
 from logitlake.flows.terminal.output import Format
 from logitlake.flows.terminal.screen import print_screen
-from logitlake.storage.answers.facts import find_run
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.writing.runs import find_run
 
 
 def show_run(lake: Lake, beginning: str, form: Format) -> None:

@@ -6,9 +6,9 @@ from logitlake.flows.cli.screens.recipe import flat
 from logitlake.flows.terminal.output import Format
 from logitlake.flows.terminal.screen import print_screen
 from logitlake.pipeline.settings.models import TrainingSettings
-from logitlake.storage.answers.facts import student_facts
+from logitlake.storage.answers.details import student_facts
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.students.promotions import named_student
+from logitlake.storage.students.registry import named_student
 
 _MEASURED = ("before", "after", "teacher")
 

@@ -3,9 +3,8 @@
 from typing import Any
 
 from logitlake.flows.report.blocks import Chart, Row, Section, Table
-from logitlake.flows.report.findings import Findings
-from logitlake.flows.report.sampled import about_the_sample
-from logitlake.flows.report.shares import share_chart
+from logitlake.flows.report.charts import share_chart
+from logitlake.flows.report.findings import Findings, about_the_sample
 from logitlake.storage.answers.report.distributions import BIN_NATS, LAST_BIN_NATS
 
 _MEASURES = {

@@ -7,9 +7,8 @@ import altair as alt
 
 from logitlake.flows.report import charts
 from logitlake.flows.report.blocks import Chart, Row, Section, Table
-from logitlake.flows.report.findings import Findings
-from logitlake.flows.report.sampled import about_the_sample
-from logitlake.flows.report.shares import share_chart
+from logitlake.flows.report.charts import share_chart
+from logitlake.flows.report.findings import Findings, about_the_sample
 from logitlake.storage.answers.report.fidelity import CALIBRATION_BINS
 
 _MOST_ENTRIES = 40

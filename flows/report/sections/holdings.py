@@ -7,8 +7,8 @@ import altair as alt
 
 from logitlake.flows.report import charts
 from logitlake.flows.report.blocks import Chart, Figure, Row, Section, Table
-from logitlake.flows.report.figures import big
 from logitlake.flows.report.findings import Findings
+from logitlake.flows.report.text import big
 from logitlake.flows.terminal.quantities import bytes_text, duration_text
 
 

@@ -5,9 +5,8 @@ from functools import partial
 from typing import Any
 
 from logitlake.flows.report.blocks import Section
-from logitlake.flows.report.findings import Findings
-from logitlake.flows.report.marks import passage_text, token_text
-from logitlake.flows.report.sampled import about_the_sample
+from logitlake.flows.report.findings import Findings, about_the_sample
+from logitlake.flows.report.text import passage_text, token_text
 from logitlake.pipeline.tokens.token_text import decoded
 from logitlake.storage.answers.report.passages import SPAN, Passage, PassageToken
 

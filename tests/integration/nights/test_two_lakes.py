@@ -7,8 +7,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from logitlake.flows.serve.deployments import deployments
-from logitlake.flows.serve.one_lake import refuse_another_lake
+from logitlake.flows.serve.deployments import deployments, refuse_another_lake
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import SettingsError

@@ -16,7 +16,8 @@ from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.upkeep.compaction import merge_small_tables
 from logitlake.storage.upkeep.sweeping import sweep
 from logitlake.storage.writing.commits import commit_unit
-from logitlake.storage.writing.registry import note_run, register_recipe
+from logitlake.storage.writing.recipes import register_recipe
+from logitlake.storage.writing.runs import note_run
 
 RECIPE = {
     "teacher": {"name": "llama-1M", "weights": "w" * 32, "adapter": None},

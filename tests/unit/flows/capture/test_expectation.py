@@ -13,9 +13,9 @@ from logitlake.flows.capture.run import CaptureRun
 from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.comparison import compared
 from logitlake.pipeline.settings.models import Config
-from logitlake.storage.answers.facts import find_run
 from logitlake.storage.answers.history import earlier_estimates
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.writing.runs import find_run
 
 EXPECTED = {"tokens_per_second": 100.0, "bytes_per_token": 20.0, "price_per_hour": 3.6, "tokens": 1000}
 TOOK = {"n_tokens": 500, "n_bytes": 5000, "teacher_seconds": 10.0, "seconds": 20.0}

@@ -14,9 +14,10 @@ from logitlake.flows.cli.screens.document import coloured, token_rows
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.row_sets.row_set import register_row_set, resolve_row_set
+from logitlake.storage.row_sets.registered import register_row_set
+from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.students.promotions import promote
-from logitlake.storage.writing.registry import register_student
+from logitlake.storage.students.registry import register_student
 
 STUDENT = "5" * 32
 

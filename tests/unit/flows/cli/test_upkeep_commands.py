@@ -10,9 +10,10 @@ from logitlake.flows.reports import CaptureReport
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.row_sets.row_set import register_row_set, resolve_row_set
+from logitlake.storage.row_sets.registered import register_row_set
+from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.students.promotions import student_of
-from logitlake.storage.writing.registry import register_student
+from logitlake.storage.students.registry import register_student
 
 
 @pytest.fixture

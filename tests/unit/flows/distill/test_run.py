@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from logitlake.flows.distill.run import DistillReport, DistillRun
-from logitlake.flows.reports import CaptureReport
+from logitlake.flows.distill.run import DistillRun
+from logitlake.flows.reports import CaptureReport, DistillReport
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.answers.listings import ancestry
 from logitlake.storage.errors import LakeError, SettingsError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.writing.registry import find_student
+from logitlake.storage.students.registry import find_student
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import duckdb
 import pytest
 
 from logitlake.flows.capture.run import CaptureRun
-from logitlake.flows.maintain.run import MaintainReport, MaintainRun
-from logitlake.flows.reports import CaptureReport
+from logitlake.flows.maintain.run import MaintainRun
+from logitlake.flows.reports import CaptureReport, MaintainReport
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import IntegrityError, LakeBusyError

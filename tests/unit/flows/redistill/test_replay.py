@@ -21,9 +21,11 @@ from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.schema import SEQUENCES
 from logitlake.storage.row_sets.increments import increment_for, mixed_rows
-from logitlake.storage.row_sets.row_set import register_row_set, resolve_row_set
+from logitlake.storage.row_sets.registered import register_row_set
+from logitlake.storage.row_sets.row_set import resolve_row_set
+from logitlake.storage.students.registry import register_student
 from logitlake.storage.writing.commits import commit_unit
-from logitlake.storage.writing.registry import register_recipe, register_student
+from logitlake.storage.writing.recipes import register_recipe
 
 TOLERANCE = 0.15
 LENGTH = 24

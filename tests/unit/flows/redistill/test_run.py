@@ -13,14 +13,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from logitlake.flows.capture.run import CaptureRun
-from logitlake.flows.distill.run import DistillReport, DistillRun
-from logitlake.flows.redistill.run import Attempt, RedistillReport, RedistillRun
-from logitlake.flows.reports import CaptureReport
+from logitlake.flows.distill.run import DistillRun
+from logitlake.flows.redistill.run import Attempt, RedistillRun
+from logitlake.flows.reports import CaptureReport, DistillReport, RedistillReport
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import LakeBusyError, MismatchError, SettingsError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.row_sets.row_set import read_again
+from logitlake.storage.row_sets.registered import read_again
 from logitlake.storage.students.promotions import roll_back, student_of
 from logitlake.storage.upkeep.forgetting import forget, retire_recipe
 

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from logitlake.flows.report import page
-from logitlake.flows.report.figures import big
 from logitlake.flows.report.findings import find_out
-from logitlake.flows.report.marks import passage_text, token_text
 from logitlake.flows.report.page import render, write_report
+from logitlake.flows.report.text import big, passage_text, token_text
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from tests.strange_lake import STRANGE, make_strange_lake

@@ -11,9 +11,10 @@ import orjson
 import pytest
 
 from logitlake.flows.capture.run import CaptureRun
-from logitlake.flows.distill.run import DistillReport, DistillRun
-from logitlake.flows.maintain.run import MaintainReport, MaintainRun
-from logitlake.flows.redistill.run import RedistillReport, RedistillRun
+from logitlake.flows.distill.run import DistillRun
+from logitlake.flows.maintain.run import MaintainRun
+from logitlake.flows.redistill.run import RedistillRun
+from logitlake.flows.reports import DistillReport, MaintainReport, RedistillReport
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.lake.lake import Lake
@@ -30,7 +31,10 @@ READERS_OF_CLOCKS = (
     *(
         "logitlake.storage.upkeep.forgetting",
         "logitlake.storage.students.promotions",
-        "logitlake.storage.writing.registry",
+        "logitlake.storage.writing.recipes",
+        "logitlake.storage.writing.runs",
+        "logitlake.storage.writing.sightings",
+        "logitlake.storage.students.registry",
         "logitlake.storage.row_sets.row_set",
         "logitlake.storage.upkeep.sweeping",
     ),

@@ -4,9 +4,7 @@ from typing import Any
 
 import pytest
 
-from logitlake.flows.maintain.run import MaintainReport
-from logitlake.flows.redistill.run import RedistillReport
-from logitlake.flows.reports import CaptureReport
+from logitlake.flows.reports import CaptureReport, MaintainReport, RedistillReport
 from logitlake.flows.runtime import metrics
 
 

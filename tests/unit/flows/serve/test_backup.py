@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from logitlake.flows.capture.run import CaptureRun
-from logitlake.flows.distill.run import DistillReport, DistillRun
+from logitlake.flows.distill.run import DistillRun
 from logitlake.flows.maintain.run import MaintainRun
 from logitlake.flows.redistill.run import RedistillRun
-from logitlake.flows.reports import CaptureReport
+from logitlake.flows.reports import CaptureReport, DistillReport
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.row_sets.row_set import read_again
+from logitlake.storage.row_sets.registered import read_again
 from logitlake.storage.students.promotions import student_of
 from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.upkeep.verify import verify

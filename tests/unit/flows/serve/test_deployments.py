@@ -18,7 +18,8 @@ from logitlake.flows.serve import deployments as entries
 from logitlake.flows.serve.automations import crash_zombies
 from logitlake.flows.serve.deployments import deployments
 from logitlake.flows.settings import location_of
-from logitlake.pipeline.settings.models import Config, ScheduleSettings, load_config
+from logitlake.pipeline.settings.loading import load_config
+from logitlake.pipeline.settings.models import Config, ScheduleSettings
 from logitlake.storage.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parents[4]

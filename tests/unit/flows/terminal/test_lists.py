@@ -6,8 +6,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from logitlake.flows.terminal.lists import what_fits
-from logitlake.flows.terminal.screen import table_of
+from logitlake.flows.terminal.screen import table_of, what_fits
 
 ROWS = [
     {

@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 
 from logitlake.pipeline.reading.batches import batch_of, make_batch
-from logitlake.pipeline.targets.decoded_rows import DecodedTable
+from logitlake.pipeline.targets.decoding import DecodedTable
 from logitlake.storage.errors import IntegrityError
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from logitlake.pipeline.targets.statistics import segment_means, statistic_codes
+from logitlake.pipeline.targets.encoding import segment_means, statistic_codes
 from logitlake.storage.lake.schema import STATISTIC_STEP
 
 

@@ -1,7 +1,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from logitlake.pipeline.tokens.windows import windows
+from logitlake.pipeline.tokens.sequences import windows
 
 shapes = st.integers(8, 40).flatmap(lambda length: st.tuples(st.just(length), st.integers(0, length // 2)))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from logitlake.pipeline.training.training_curve import logging_steps, training_curve
+from logitlake.pipeline.training.distillation_trainer import logging_steps, training_curve
 
 
 def test_every_loss_of_a_short_training_is_kept() -> None:

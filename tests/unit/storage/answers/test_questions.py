@@ -12,9 +12,11 @@ from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.schema import SEQUENCES
-from logitlake.storage.row_sets.row_set import register_row_set, resolve_row_set
+from logitlake.storage.row_sets.registered import register_row_set
+from logitlake.storage.row_sets.row_set import resolve_row_set
+from logitlake.storage.students.registry import register_student
 from logitlake.storage.writing.commits import commit_unit
-from logitlake.storage.writing.registry import register_recipe, register_student
+from logitlake.storage.writing.recipes import register_recipe
 
 LEVELS = 1000
 
@@ -211,7 +213,7 @@ def test_every_view_carries_its_note_as_a_comment(lake):
 
 
 def test_the_text_around_a_position_is_read_from_its_row(lake, make_rows, recipe):
-    from logitlake.storage.writing.registry import register_vocabulary
+    from logitlake.storage.writing.recipes import register_vocabulary
 
     register_recipe(lake, recipe)
     register_vocabulary(lake, "words", [f"<{number}>" for number in range(12)], set())

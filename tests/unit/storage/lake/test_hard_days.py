@@ -19,7 +19,8 @@ from logitlake.storage.upkeep.rebuild import rebuild
 from logitlake.storage.upkeep.sweeping import sweep
 from logitlake.storage.upkeep.verify import verify
 from logitlake.storage.writing.commits import SOURCES, commit_unit
-from logitlake.storage.writing.registry import note_sightings, register_recipe, register_vocabulary
+from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
+from logitlake.storage.writing.sightings import note_sightings
 
 NOW = timedelta(0)
 

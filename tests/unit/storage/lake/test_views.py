@@ -8,7 +8,7 @@ import pytest
 from logitlake.storage.identity import document_id
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.writing.commits import commit_unit
-from logitlake.storage.writing.registry import register_recipe, register_vocabulary
+from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 
 
 @pytest.fixture

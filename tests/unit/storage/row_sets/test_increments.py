@@ -5,13 +5,15 @@ import pytest
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.row_sets.increments import Increment, has_held_out, increment_for, mixed_rows, tokenizer_of
-from logitlake.storage.row_sets.row_set import register_row_set, resolve_row_set
+from logitlake.storage.row_sets.registered import register_row_set
+from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.students.candidates import Candidate, is_decided, note_planned, undecided
 from logitlake.storage.students.promotions import promote, reject
+from logitlake.storage.students.registry import register_student
 from logitlake.storage.upkeep.compaction import compact, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.writing.commits import commit_unit
-from logitlake.storage.writing.registry import register_recipe, register_student
+from logitlake.storage.writing.recipes import register_recipe
 
 OLD = [f"old {number}" for number in range(40)]
 NEW = [f"new {number}" for number in range(10)]

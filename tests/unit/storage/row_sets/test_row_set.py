@@ -6,9 +6,10 @@ from logitlake.storage.errors import LakeError, SettingsError
 from logitlake.storage.identity import document_id, held_out
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.row_sets.row_set import fetch, register_row_set, resolve_row_set
+from logitlake.storage.row_sets.registered import register_row_set
+from logitlake.storage.row_sets.row_set import fetch, resolve_row_set
 from logitlake.storage.writing.commits import commit_unit
-from logitlake.storage.writing.registry import note_run
+from logitlake.storage.writing.runs import note_run
 
 NAMES = [f"document {number}" for number in range(30)]
 

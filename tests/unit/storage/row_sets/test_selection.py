@@ -7,11 +7,13 @@ from logitlake.storage.identity import document_id, held_out
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.export import export_rows
-from logitlake.storage.row_sets.row_set import fetch, read_again, register_row_set, resolve_row_set
+from logitlake.storage.row_sets.registered import read_again, register_row_set
+from logitlake.storage.row_sets.row_set import fetch, resolve_row_set
+from logitlake.storage.students.registry import register_student
 from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.upkeep.rebuild import rebuild
 from logitlake.storage.writing.commits import commit_unit
-from logitlake.storage.writing.registry import register_recipe, register_student
+from logitlake.storage.writing.recipes import register_recipe
 
 NAMES = [f"document {number}" for number in range(30)]
 HELD = {document_id(name) for name in NAMES if held_out(document_id(name), salt="salt", share=0.3)}

@@ -10,10 +10,9 @@ import pytest
 
 from logitlake.storage.errors import QueryError
 from logitlake.storage.sql.read_only import check_query
-from logitlake.storage.sql.result_file import write_parquet
-from logitlake.storage.sql.session import ReadSession, query
+from logitlake.storage.sql.session import ReadSession, query, write_parquet
 from logitlake.storage.writing.commits import commit_unit
-from logitlake.storage.writing.registry import register_recipe, register_vocabulary
+from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 
 WRITES = [
     "DELETE FROM store.sequences",

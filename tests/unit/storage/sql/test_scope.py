@@ -6,12 +6,14 @@ from logitlake.storage.errors import QueryError
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.row_sets.row_set import register_row_set, resolve_row_set
+from logitlake.storage.row_sets.registered import register_row_set
+from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.sql.scope import Scope, narrow
 from logitlake.storage.sql.session import ReadSession
+from logitlake.storage.students.registry import register_student
 from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.writing.commits import commit_unit
-from logitlake.storage.writing.registry import register_recipe, register_student, register_vocabulary
+from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 
 SHOWN = {
     "sequences": "SELECT doc_id, window_index, commit_number FROM sequences ORDER BY ALL",

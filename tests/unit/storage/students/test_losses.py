@@ -11,7 +11,7 @@ from logitlake.storage.students.losses import LOSSES, record_losses
 from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.upkeep.rebuild import rebuild
 from logitlake.storage.writing.commits import commit_unit
-from logitlake.storage.writing.registry import register_recipe
+from logitlake.storage.writing.recipes import register_recipe
 
 
 @pytest.fixture

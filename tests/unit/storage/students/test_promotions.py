@@ -3,8 +3,8 @@
 import pytest
 
 from logitlake.storage.errors import LakeBusyError, LakeError
-from logitlake.storage.students.promotions import named_student, promote, reject, roll_back, student_of
-from logitlake.storage.writing.registry import register_student
+from logitlake.storage.students.promotions import promote, reject, roll_back, student_of
+from logitlake.storage.students.registry import named_student, register_student
 
 
 def _promote(lake, student_id):

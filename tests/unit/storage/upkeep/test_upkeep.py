@@ -10,14 +10,16 @@ from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.creation import NAME
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.row_sets.row_set import fetch, register_row_set, resolve_row_set
+from logitlake.storage.row_sets.registered import register_row_set
+from logitlake.storage.row_sets.row_set import fetch, resolve_row_set
+from logitlake.storage.students.registry import register_student
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import find_documents, forget, retire_recipe
 from logitlake.storage.upkeep.rebuild import rebuild
 from logitlake.storage.upkeep.sweeping import sweep
 from logitlake.storage.upkeep.verify import verify
 from logitlake.storage.writing.commits import commit_unit
-from logitlake.storage.writing.registry import register_recipe, register_student
+from logitlake.storage.writing.recipes import register_recipe
 
 NOW = timedelta(0)
 OTHER = {"teacher": {"name": "big"}, "tokenizer": "words", "sparsifier": {"name": "top_k"}, "temperature": 1.0}
@@ -202,7 +204,7 @@ def test_documents_to_forget_are_found_by_source_folder_or_condition(filled, mak
     import pyarrow as pa
 
     from logitlake.storage.writing.commits import SOURCES
-    from logitlake.storage.writing.registry import note_sightings
+    from logitlake.storage.writing.sightings import note_sightings
 
     sources = [
         {"doc_id": document_id(name), "corpus": "books", "source": f"shelf/{name}.txt", "line": None} for name in "abc"

@@ -10,17 +10,13 @@ import pytest
 
 from logitlake.storage.errors import LakeBusyError, LakeError, LostRaceError
 from logitlake.storage.identity import document_id
-from logitlake.storage.lake.lake import Lake, single_writer
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.locks import single_writer
+from logitlake.storage.students.registry import find_student, register_student
 from logitlake.storage.writing.commits import REJECTS, SOURCES, commit_unit
 from logitlake.storage.writing.known_documents import KnownDocuments
-from logitlake.storage.writing.registry import (
-    find_recipe,
-    find_student,
-    note_run,
-    register_recipe,
-    register_student,
-    register_vocabulary,
-)
+from logitlake.storage.writing.recipes import find_recipe, register_recipe, register_vocabulary
+from logitlake.storage.writing.runs import note_run
 
 
 def _commit(lake: Lake, rows: pa.Table, recipe: dict[str, Any], **more: Any) -> Any:

@@ -1,8 +1,19 @@
-"""Text of documents on a page: white space is marked, and what has no glyph or turns a line around is written out."""
+"""Counts and text of documents as the page writes them."""
 
 from logitlake.flows.terminal.visible import visible
 
+
+def big(number: float) -> str:
+    """A count to three figures once there are millions: 63,024, 1.2 million."""
+    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if abs(number) >= size:
+            return f"{number / size:.3g} {word}"
+    return f"{number:,.0f}"
+
+
 _LONGEST = 48
+
+
 _MARKS = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
 
 

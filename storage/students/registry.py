@@ -1,0 +1,66 @@
+"""Students and their lineage, registered and found again."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from logitlake.storage.errors import LakeError
+from logitlake.storage.json_text import json_text
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.object_store import write_note
+from logitlake.storage.students.promotions import student_of
+
+
+def register_student(
+    lake: Lake,
+    *,
+    student_id: str,
+    parent_id: str,
+    row_set_id: str,
+    run_id: str,
+    directory: str,
+    settings: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+) -> None:
+    """Make a trained student and its lineage known. Registering it again with new metrics replaces what is shown."""
+    values = [student_id, parent_id, row_set_id, run_id, directory]
+    texts = [json_text(value) for value in (settings, metrics)]
+    write_note(
+        lake.location,
+        f"students/{student_id}.json",
+        {
+            "student_id": student_id,
+            "parent_id": parent_id,
+            "row_set_id": row_set_id,
+            "directory": directory,
+            "settings": json.loads(texts[0]),
+            "metrics": json.loads(texts[1]),
+        },
+    )
+    row = [*values, *texts, datetime.now(UTC)]
+    lake.change(
+        lambda transaction: transaction.connection.execute(
+            "INSERT INTO store.students VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row
+        )
+    )
+
+
+def find_student(lake: Lake, prefix: str) -> dict[str, Any]:
+    """The student whose id starts with `prefix`, settings and metrics decoded; empty if there is none."""
+    row = lake.row("SELECT * FROM students WHERE starts_with(student_id, ?) ORDER BY created_at DESC", [prefix])
+    return row and {**row, "settings": json.loads(row["settings"]), "metrics": json.loads(row["metrics"])}
+
+
+def named_student(lake: Lake, name: str) -> dict[str, Any]:
+    """A student by its alias, its id, or the beginning of that. Raises LakeError unless it is one."""
+    named = student_of(lake, name) or name
+    found = lake.sql("SELECT student_id FROM students WHERE starts_with(student_id, ?) ORDER BY created_at", [named])
+    ids = found["student_id"].to_pylist()
+    if not ids or not named:
+        raise LakeError(
+            f"no student and no alias {name!r} in this lake; `logitlake show students` lists those there are"
+        )
+    if len(ids) > 1:
+        raise LakeError(f"{name!r} means {len(ids)} students: {', '.join(ids[:5])}; give more of the id")
+    return find_student(lake, ids[0])
