@@ -17,10 +17,10 @@ from logitlake.flows.reports import CaptureReport
 from logitlake.flows.runtime.artifacts import ProgressArtifact, named_rows, table_artifact
 from logitlake.flows.runtime.limits import one_teacher
 from logitlake.flows.runtime.metrics import record_capture
+from logitlake.flows.runtime.pace import Pace
 from logitlake.flows.runtime.retries import worth_retrying
 from logitlake.flows.runtime.run_names import last_commit, settings_of_run
 from logitlake.flows.terminal.comparison import comparison_rows
-from logitlake.flows.terminal.pace import Pace
 from logitlake.flows.terminal.progress import Bar, progress_bar
 from logitlake.flows.terminal.quantities import bytes_text
 from logitlake.pipeline.settings.models import Config

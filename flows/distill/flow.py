@@ -10,9 +10,9 @@ from logitlake.flows.distill.run import DistillRun
 from logitlake.flows.report.link import link_report
 from logitlake.flows.reports import DistillReport
 from logitlake.flows.runtime.artifacts import ProgressArtifact, named_rows, table_artifact
+from logitlake.flows.runtime.pace import TrainingPace
 from logitlake.flows.runtime.retries import worth_retrying
 from logitlake.flows.runtime.run_names import last_commit, settings_of_run
-from logitlake.flows.terminal.pace import TrainingPace
 from logitlake.flows.terminal.progress import Bar, progress_bar
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.failpoints import reach

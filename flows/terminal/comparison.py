@@ -1,4 +1,4 @@
-"""What was expected of a capture (see logitlake.flows.capture.expectation) and what it took."""
+"""What was expected of a capture (see flows.capture.estimate) and what it took."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

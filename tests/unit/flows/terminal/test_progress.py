@@ -3,7 +3,7 @@
 import pytest
 
 from logitlake.flows.reports import CaptureReport
-from logitlake.flows.terminal.pace import Pace, TrainingPace
+from logitlake.flows.runtime.pace import Pace, TrainingPace
 from logitlake.flows.terminal.progress import LoggedBar, progress_bar, watched
 
 REPORT = CaptureReport(
