@@ -19,7 +19,7 @@ from logitlake.pipeline.targets.counter_random import document_keys, uniforms
 from logitlake.pipeline.targets.encoding import encode_rows
 from logitlake.pipeline.targets.sparsifiers import Sparsifier, make_sparsifier
 from logitlake.pipeline.targets.sparsifiers.blocks import Blocks
-from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets
+from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets
 from logitlake.pipeline.tokens.sequences import TokenSequence
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.shards.writing import encode_shard
@@ -48,7 +48,7 @@ class Watched:
     def streams(self) -> int:
         return self._inner.streams
 
-    def __call__(self, blocks: Blocks, uniforms_PS: NDArray[np.float64]) -> SparseTargets:
+    def __call__(self, blocks: Blocks, uniforms_PS: NDArray[np.float64]) -> CodedTargets:
         targets = self._inner(blocks, uniforms_PS)
         probs_PV = blocks.logits_PV.float().softmax(-1)
         self.noise.append(squared_error(decode(targets, renormalise=self._renormalise), probs_PV))

@@ -20,7 +20,7 @@ from logitlake.pipeline.targets.counter_random import document_keys, uniforms
 from logitlake.pipeline.targets.encoding import RowOrigin, encode_rows
 from logitlake.pipeline.targets.sparsifiers import Sparsifier, make_sparsifier
 from logitlake.pipeline.targets.sparsifiers.blocks import Blocks, Statistics
-from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets, concatenate
+from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets, concatenate
 from logitlake.pipeline.teachers.engine import Engine
 from logitlake.pipeline.tokens.sequences import TokenSequence
 from logitlake.storage.errors import MismatchError
@@ -106,7 +106,7 @@ def batch_targets(
     *,
     temperature: float,
     seed: int,
-) -> tuple[list[SparseTargets], Statistics]:
+) -> tuple[list[CodedTargets], Statistics]:
     """One forward over a batch: the targets of each sparsifier at `temperature`, and statistics at temperature 1.
 
     Uniforms are keyed by document and by the label's absolute position in it: how windows and batches are cut does not
@@ -117,7 +117,7 @@ def batch_targets(
     keys_P2 = np.repeat(document_keys(seed, [sequence.doc_id for sequence in batch]), counts, axis=0)
     labels_P = np.concatenate([sequence.start + place + 1 for sequence, place in zip(batch, places, strict=True)])
     next_ids_P = np.concatenate([sequence.input_ids[place + 1] for sequence, place in zip(batch, places, strict=True)])
-    found: list[list[SparseTargets]] = [[] for _ in sparsifiers]
+    found: list[list[CodedTargets]] = [[] for _ in sparsifiers]
     entropies, nlls = [np.zeros(0)], [np.zeros(0)]
     begin = 0
     for logits_pV in engine.forward([s.input_ids for s in batch], [s.has_target for s in batch]):

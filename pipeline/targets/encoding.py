@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from logitlake.pipeline.targets.sparsifiers.blocks import Statistics
-from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets, offsets_of
+from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets, offsets_of
 from logitlake.pipeline.tokens.sequences import TokenSequence
 from logitlake.storage.lake.schema import SEQUENCES, STATISTIC_STEP, with_checksums
 
@@ -27,7 +27,7 @@ class RowOrigin:
 
 
 def encode_rows(
-    sequences: Sequence[TokenSequence], targets: SparseTargets, statistics: Statistics, origin: RowOrigin
+    sequences: Sequence[TokenSequence], targets: CodedTargets, statistics: Statistics, origin: RowOrigin
 ) -> pa.Table:
     """One row per sequence. The P positions of `targets` and `statistics` are those with `has_target`, in order.
 

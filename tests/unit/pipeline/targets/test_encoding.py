@@ -3,7 +3,7 @@ import pytest
 
 from logitlake.pipeline.targets.encoding import RowOrigin, encode_rows
 from logitlake.pipeline.targets.sparsifiers.blocks import Statistics
-from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets
+from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets
 from logitlake.pipeline.tokens.sequences import TokenSequence
 from logitlake.storage.lake.schema import SEQUENCES, sequence_checksums
 
@@ -14,8 +14,8 @@ def sequence(doc_id: str, ids: list[int], has_target: list[int], window: int = 0
     return TokenSequence(doc_id, window, start, np.array(ids, np.int32), np.array(has_target, bool))
 
 
-def three_targets() -> tuple[SparseTargets, Statistics]:
-    targets = SparseTargets(
+def three_targets() -> tuple[CodedTargets, Statistics]:
+    targets = CodedTargets(
         id_offsets=np.array([0, 3, 4, 6]),
         ids=np.array([70_000, 2, 2, 9, 5, 6], np.int32),
         code_offsets=np.array([0, 1, 2, 2]),
