@@ -142,16 +142,19 @@ class RedistillRun:
         if not self.report.candidate:
             self.report = replace(self.report, new_documents=increment.new_documents, new_tokens=increment.new_tokens)
         if not increment.new_documents:
-            return self._ended("nothing new", "the current student has seen everything")
+            self._ended("nothing new", "the current student has seen everything")
+            return None
         if increment.new_documents < settings.min_new_documents or increment.new_tokens < settings.min_new_tokens:
             found = f"{increment.new_documents:,} new documents and {increment.new_tokens:,} new tokens"
             wanted = f"{settings.min_new_documents:,} and {settings.min_new_tokens:,}"
-            return self._ended("waiting for more", f"{found}, of {wanted}")
+            self._ended("waiting for more", f"{found}, of {wanted}")
+            return None
         self._check_comparable(current, recipe_id)
         rule = mixed_rows(increment, settings.replay_share, where=where)
         attempt = self._attempt(current, rule, increment.up_to)
         if is_decided(self._lake, attempt.candidate.student_id, settings.alias):
-            return self._ended("decided before", f"student {attempt.candidate.student_id} was compared already")
+            self._ended("decided before", f"student {attempt.candidate.student_id} was compared already")
+            return None
         note_planned(self._lake, self.report.run_id, attempt.candidate)
         reach("candidate-planned")
         return attempt

@@ -6,17 +6,18 @@ hand may replace whole sections of it, by a form that is validated.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow, tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.deployments.runner import RunnerDeployment
 from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
 from prefect.runtime import flow_run
+from prefect.types.entrypoint import EntrypointType
 
 from logitlake.flows.capture.flow import capture as capture_flow
 from logitlake.flows.maintain.flow import maintain as maintain_flow
@@ -135,16 +136,18 @@ def _deployment(
     triggers: list[DeploymentEventTrigger] | None = None,
     collision: ConcurrencyLimitStrategy = ConcurrencyLimitStrategy.CANCEL_NEW,
 ) -> RunnerDeployment:
-    return entry.to_deployment(
+    # Outside of a coroutine Prefect answers at once; its signature allows both.
+    deployment = entry.to_deployment(
         entry.fn.__name__,
         schedules=[CronSchedule(cron=cron, timezone=config.schedule.timezone)] if cron else [],
         parameters=parameters,
-        triggers=triggers or [],
+        triggers=[*(triggers or [])],
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=collision),
         tags=[TAG, resource_of(location_of(config))],
         description=entry.description,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    return cast(RunnerDeployment, deployment)
 
 
 def _settings(config_file: Path | None, overrides: list[str] | None, **sections: Settings | None) -> Config:

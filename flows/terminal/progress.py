@@ -56,7 +56,7 @@ class _TerminalBar(Bar):
         self._progress.update(self._task, completed=done, total=total)
 
     def expect(self, total: int | None, note: str = "") -> None:
-        self._progress.update(self._task, note=note, **({} if total is None else {"total": total}))
+        self._progress.update(self._task, total=total, note=note)
 
 
 class LoggedBar(Bar):

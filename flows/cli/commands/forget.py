@@ -1,6 +1,6 @@
 """`logitlake forget` and `logitlake retire`: what must, or may, be gone."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,7 +62,7 @@ def forget(
             raise LakeError(f"forget: no document of {source or where} is in the lake; nothing was forgotten")
         known = sources_of(opened, found)
         if dry_run:
-            record = {"doc_ids": found, "student_ids": students_that_saw(opened, found)}
+            record: dict[str, Any] = {"doc_ids": found, "student_ids": students_that_saw(opened, found)}
         else:
             done = forget_documents(opened, found, reason=reason)
             record = {"doc_ids": done.doc_ids, "n_sequences": done.n_sequences, "student_ids": done.student_ids}

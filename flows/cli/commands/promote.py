@@ -42,8 +42,9 @@ def promote(
     with _writable(config) as opened:
         found = named_student(opened, student)
         before = student_of(opened, name)
-        how = {"expected": before, "figures": {"reason": reason}, "run_id": _run_id(), "alias": name}
-        promote_student(opened, found["student_id"], **how)
+        promote_student(
+            opened, found["student_id"], expected=before, figures={"reason": reason}, run_id=_run_id(), alias=name
+        )
     print_record({"alias": name, "before": before, "now": found["student_id"]}, form)
 
 
