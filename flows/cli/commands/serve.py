@@ -32,7 +32,6 @@ def serve(
     config = settings(config_file, overrides, {"lake.path": lake, "schedule.port": port})
     require_capture_settings(config)
     location = location_of(config)
-    given = [*(overrides or []), *([f"lake.path={lake.absolute()}"] if lake else [])]
     if config_file is None and DEFAULT_CONFIG.is_file():
         config_file = DEFAULT_CONFIG
     with ExitStack() as stack:
@@ -50,7 +49,7 @@ def serve(
         from logitlake.flows.serve.automations import arrange_automations
         from logitlake.flows.serve.deployments import deployments, refuse_another_lake
 
-        wanted = deployments(config, config_file, given)
+        wanted = deployments(config, config_file, overrides or (), lake)
         refuse_another_lake(wanted, location)
         ensure_limit(config.schedule.teachers)
         arrange_automations(config.schedule)
