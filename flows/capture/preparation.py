@@ -53,13 +53,14 @@ class Prepared:
         )
 
 
-def prepare(config: Config) -> Prepared:
-    """Resolve teacher, tokenizer and recipe. Raises SettingsError or MismatchError for what does not fit together.
+def prepare(config: Config, files: TeacherFiles | None = None) -> Prepared:
+    """Resolve tokenizer and recipe, and the teacher unless its `files` are given.
 
-    A probe's answer is taken from the lake's data path if it was asked there before.
+    Raises SettingsError or MismatchError for what does not fit together. The target size that an earlier capture probed
+    is taken from the lake's data path.
     """
     assert config.teacher is not None
-    files = resolve_teacher(config.teacher)
+    files = files or resolve_teacher(config.teacher)
     tokenizer = TextTokenizer.load(files.tokenizer_directory, chat_template=config.tokenization.chat_template)
     recipe = make_recipe(
         files=files,

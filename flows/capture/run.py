@@ -3,13 +3,11 @@
 The flow calls `units`, `compute` and `commit` in turn; everything that was committed stays, however the run ends.
 """
 
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +17,7 @@ from logitlake.flows.capture.estimate import expected_rates
 from logitlake.flows.capture.plan_count import PlanCount
 from logitlake.flows.capture.preparation import Prepared, prepare
 from logitlake.flows.reports import CaptureReport
+from logitlake.flows.run_ids import new_run_id
 from logitlake.flows.settings import location_of, require_capture_settings
 from logitlake.flows.terminal.output import say
 from logitlake.flows.terminal.progress import quiet_transformers
@@ -60,7 +59,7 @@ class CaptureRun:
         self._patience = patience
         self.config = config
         self.location = location_of(config)
-        self.run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        self.run_id = new_run_id()
         self._on_tokens = on_tokens
         self._planned_all = False
         self._began = time.monotonic()

@@ -1,6 +1,5 @@
 """One execution of upkeep, without Prefect: verify, merge, sweep. Captures and readers may run meanwhile."""
 
-import secrets
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -8,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from logitlake.flows.reports import MaintainReport
+from logitlake.flows.run_ids import new_run_id
 from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.output import say
 from logitlake.flows.terminal.progress import watched
@@ -34,8 +34,7 @@ class MaintainRun:
         self._lock_timeout = config.lake.lock_timeout_seconds
         self._sample = 1.0 if verify_all else self.settings.verify_sample
         self._began = datetime.now(UTC)
-        run_id = f"{self._began:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-        self.report = MaintainReport(run_id=run_id, dry_run=dry_run)
+        self.report = MaintainReport(run_id=new_run_id(self._began), dry_run=dry_run)
         self._open = ExitStack()
 
     def __enter__(self) -> "MaintainRun":

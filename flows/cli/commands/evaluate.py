@@ -1,7 +1,5 @@
 """`logitlake evaluate`: how good a student is on documents that no student was trained on."""
 
-import secrets
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +8,7 @@ import typer
 from logitlake.flows.cli.completion import offer
 from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides
 from logitlake.flows.distill.directories import directory_of
+from logitlake.flows.run_ids import new_run_id
 from logitlake.flows.settings import location_of, settings
 from logitlake.flows.terminal.output import Format, print_rows, say
 from logitlake.pipeline.settings.models import Config
@@ -95,8 +94,7 @@ def _directory(lake: Lake, student: str | None, config: Config) -> Path:
 
 def _keep(config: Config, student_id: str, recipe_id: str, found: Any) -> None:
     """The losses by document, for SQL; a lake that can't be written to costs them, and not the figures."""
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-    which = {"student_id": student_id, "recipe_id": recipe_id, "run_id": run_id, "exact": found.exact}
+    which = {"student_id": student_id, "recipe_id": recipe_id, "run_id": new_run_id(), "exact": found.exact}
     try:
         timeout = config.lake.lock_timeout_seconds
         with Lake.open(location_of(config), read_only=False, lock_timeout=timeout) as lake:
@@ -109,7 +107,7 @@ def _measure(
     config: Config, lake: Lake, directory: Path, wanted: str | None, where: str | None
 ) -> list[dict[str, Any]]:
     # Imported here: torch is no business of the other commands.
-    from logitlake.flows.distill.evaluation import evaluate_models, held_out_row_set, metric_rows
+    from logitlake.flows.distill.evaluation import evaluate_models, held_out_row_set, metric_rows, teacher_engine
     from logitlake.pipeline.evaluation.evaluate import load_student
     from logitlake.pipeline.students.identity import read_facts
 
@@ -120,7 +118,12 @@ def _measure(
         return []
     trusted = config.student is not None and config.student.trust_remote_code
     student = load_student(directory, trust_remote_code=trusted)
-    found = evaluate_models(config, lake, rows, recipe, {"student": student})
+    found = evaluate_models(
+        *(lake, rows, recipe, {"student": student}),
+        settings=config.evaluation,
+        device=config.training.device,
+        engine=teacher_engine(config.evaluation, config.teacher, recipe),
+    )
     if known := find_student(lake, read_facts(directory).get("student_id", "-")):
         _keep(config, known["student_id"], recipe_id, found)
     measured_on = "sequences that students may train on: no measure of a student" if where else "held-out sequences"

@@ -1,13 +1,12 @@
 """`logitlake promote` and `logitlake rollback`: which student an alias stands for, by hand."""
 
-import secrets
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from logitlake.flows.cli.completion import offer
 from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides
+from logitlake.flows.run_ids import new_run_id
 from logitlake.flows.settings import location_of, settings
 from logitlake.flows.terminal.output import Format, print_record
 from logitlake.pipeline.settings.models import Config
@@ -43,7 +42,7 @@ def promote(
         found = named_student(opened, student)
         before = student_of(opened, name)
         promote_student(
-            opened, found["student_id"], expected=before, figures={"reason": reason}, run_id=_run_id(), alias=name
+            opened, found["student_id"], expected=before, figures={"reason": reason}, run_id=new_run_id(), alias=name
         )
     print_record({"alias": name, "before": before, "now": found["student_id"]}, form)
 
@@ -72,12 +71,8 @@ def rollback(
     name = config.redistill.alias
     with _writable(config) as opened:
         before = named_student(opened, from_student)["student_id"] if from_student else student_of(opened, name)
-        now = roll_back(opened, expected=before, run_id=_run_id(), alias=name)
+        now = roll_back(opened, expected=before, run_id=new_run_id(), alias=name)
     print_record({"alias": name, "before": before, "now": now}, form)
-
-
-def _run_id() -> str:
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
 def _writable(config: Config) -> Lake:

@@ -1,5 +1,6 @@
 """`logitlake train`: a student from the cache, the teacher switched off."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,6 @@ from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, OutputForma
 from logitlake.flows.runtime.environment import arrange_prefect, run_flow
 from logitlake.flows.settings import location_of, read_query, settings
 from logitlake.flows.terminal.output import Format, print_record, say
-from logitlake.storage.errors import SettingsError
 
 
 def train(
@@ -71,20 +71,17 @@ def train(
         "student.layers": layers,
     }
     config = settings(config_file, overrides, flags)
-    if config.student is None:
-        raise SettingsError(
-            "student: expected where the student comes from, found nothing: set student.layers (cut from the teacher), "
-            "or student.source and student.model"
-        )
     # Imported here: `--help` needs no tokenizer.
-    from logitlake.flows.distill.run import known_student
+    from logitlake.flows.distill.job import require_student
+    from logitlake.flows.distill.run import plan_student
 
-    report = known_student(config)
+    require_student(config)
+    job, report = plan_student(config)
     if report is None:
         arrange_prefect(location_of(config))
         from logitlake.flows.distill.flow import distill as flow
 
-        report = run_flow(flow, config)
+        report = run_flow(partial(flow, job=job), config)
     print_record(report.as_record(), form, title="Student")
     if not report.trained:
         say(f"nothing to do: student {report.student_id} is in {report.directory} already")
