@@ -15,7 +15,7 @@ from logitlake.pipeline.corpus.document import Document, Reject
 from logitlake.pipeline.corpus.readers.registry import read_corpus
 from logitlake.pipeline.corpus.rejects import RejectGuard
 from logitlake.pipeline.settings.models import Config, TeacherSettings
-from logitlake.pipeline.teachers.files import TeacherFiles, resolve_teacher
+from logitlake.pipeline.teachers.files import TeacherFiles, TeacherSource, resolve_teacher
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.writing.target_size_answers import kept_probe
 
@@ -34,6 +34,11 @@ class Prepared:
     tokenizer: TextTokenizer
     recipe: Recipe
     question: str | None = None
+
+    @property
+    def source(self) -> TeacherSource:
+        """What loads the teacher."""
+        return TeacherSource(settings=self.teacher, files=self.files, vocabulary=self.tokenizer.vocab_size)
 
     def answered(self, value: float) -> "Prepared":
         """The same with the value that the probe chose."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -27,12 +27,15 @@ from logitlake.storage.errors import LogitlakeError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
-from logitlake.storage.lake.schema import SEQUENCES
-from logitlake.storage.writing.commits import REJECTS, SOURCES, Receipt, commit_unit, unit_id_of
+from logitlake.storage.lake.schema import CAPTURED
+from logitlake.storage.writing.commits import REJECTS, SOURCES, Receipt, commit_unit
 from logitlake.storage.writing.known_documents import KnownDocuments
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 from logitlake.storage.writing.runs import note_run
 from logitlake.storage.writing.target_size_answers import keep_probe
+
+if TYPE_CHECKING:
+    from logitlake.pipeline.teachers.engine import Engine
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +72,7 @@ class CaptureRun:
         self._writing = threading.Lock()
         self._tried: set[int] = set()
         self._receipts: dict[int, Receipt] = {}
-        self._engine: Any = None
+        self._engine: dict[str, str] = {}
         self._introduced = False
 
     def __enter__(self) -> "CaptureRun":
@@ -100,7 +103,7 @@ class CaptureRun:
     ) -> None:
         with self._open:
             if error is not None:
-                self._commit_what_waits()
+                self._commit_computed_units()
             self._count_plan()
             if error is None:
                 self._note("finished")
@@ -137,17 +140,17 @@ class CaptureRun:
         """Run the teacher over a unit; its rows wait here until `commit`. May be called again after an error."""
         unit = self._units[number]
         if not unit.documents:
-            self._waiting[number] = _Computed(unit, SEQUENCES.empty_table(), 0.0)
+            self._waiting[number] = _Computed(unit, CAPTURED.empty_table(), 0.0)
             return number
         if self.config.capture.count_ahead:
             self._ahead.start()
         # Imported here, so that a run with nothing to do loads no torch.
-        from logitlake.pipeline.capture.unit import capture_unit
+        from logitlake.pipeline.capture.compute import compute_unit
 
-        captured = capture_unit(
+        self._introduce()
+        captured = compute_unit(
+            self.prepared.source,
             unit,
-            unit_id=unit_id_of(self.report.recipe_id, [document.document.doc_id for document in unit.documents]),
-            engine=self._teacher(),
             recipe=self.prepared.recipe,
             settings=self.config.capture,
             on_progress=self._on_tokens,
@@ -181,7 +184,7 @@ class CaptureRun:
                 self._count(receipt, computed.seconds)
             return receipt
 
-    def _commit_what_waits(self) -> None:
+    def _commit_computed_units(self) -> None:
         """Wait for the commit that another thread is making, and make those that none has begun."""
         with self._writing:
             numbers = [number for number in self._waiting if number not in self._tried]
@@ -201,8 +204,8 @@ class CaptureRun:
         keep_probe(self.location, question, {"setting": result.setting, "value": result.value})
         return prepared.answered(result.value)
 
-    def _teacher(self) -> Any:
-        """The engine, and the lake told whose targets are coming: once, when the first unit needs them."""
+    def _introduce(self) -> None:
+        """Load the teacher and register its recipe and vocabulary: once, when the first unit needs them."""
         if not self._introduced:
             prepared = self.prepared
             self._load(prepared)
@@ -211,16 +214,16 @@ class CaptureRun:
                 register_recipe(self._lake, prepared.recipe.to_dict())
                 register_vocabulary(self._lake, prepared.tokenizer.fingerprint, tokens, special)
             self._introduced = True
-        return self._engine
 
-    def _load(self, prepared: Prepared) -> Any:
-        if self._engine is None:
-            from logitlake.pipeline.teachers.engines.transformers_engine import load_teacher
+    def _load(self, prepared: Prepared) -> "Engine":
+        """The teacher, loaded once; unloaded when the run ends."""
+        from logitlake.pipeline.capture.compute import loaded_teacher, unload_teacher
 
-            quiet_transformers()
-            size = prepared.tokenizer.vocab_size
-            self._engine = load_teacher(prepared.teacher, prepared.files, vocab_size=size)
-        return self._engine
+        quiet_transformers()
+        self._open.callback(unload_teacher)
+        engine = loaded_teacher(prepared.source)
+        self._engine = engine.description
+        return engine
 
     def _create_lake(self) -> Lake:
         lake = self.config.lake
@@ -259,8 +262,7 @@ class CaptureRun:
             self.report = replace(self.report, expected=counted)
 
     def _note(self, event: str, **more: Any) -> None:
-        engine = {} if self._engine is None else self._engine.description
-        detail = {"report": self.report.as_record(), "expected": self.report.expected, "engine": engine, **more}
+        detail = {"report": self.report.as_record(), "expected": self.report.expected, "engine": self._engine, **more}
         note_run(self._lake, self.run_id, event, kind="capture", recipe_id=self.report.recipe_id, **detail)
 
 

@@ -23,10 +23,8 @@ from logitlake.storage.students.promotions import student_of
 
 READERS_OF_CLOCKS = (
     *(
-        "logitlake.flows.capture.run",
-        "logitlake.flows.distill.run",
+        "logitlake.flows.run_ids",
         "logitlake.flows.maintain.run",
-        "logitlake.flows.redistill.run",
         "logitlake.storage.writing.commits",
     ),
     *(
