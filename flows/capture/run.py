@@ -3,6 +3,7 @@
 The flow calls `units`, `compute` and `commit` in turn; everything that was committed stays, however the run ends.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,6 @@ from logitlake.flows.capture.preparation import Prepared, prepare
 from logitlake.flows.reports import CaptureReport
 from logitlake.flows.run_ids import new_run_id
 from logitlake.flows.settings import location_of, require_capture_settings
-from logitlake.flows.terminal.output import say
 from logitlake.flows.terminal.progress import quiet_transformers
 from logitlake.pipeline.capture.planning import Plan, WorkUnit
 from logitlake.pipeline.settings.models import Config
@@ -33,6 +33,8 @@ from logitlake.storage.writing.known_documents import KnownDocuments
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 from logitlake.storage.writing.runs import note_run
 from logitlake.storage.writing.target_size_answers import keep_probe
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from logitlake.pipeline.teachers.engine import Engine
@@ -192,7 +194,7 @@ class CaptureRun:
             for number in numbers:
                 self.commit(number)
         except (LogitlakeError, OSError) as error:
-            say(f"a computed unit could not be committed: {error}")
+            log.warning("a computed unit could not be committed: %s", error)
 
     def _probed(self, prepared: Prepared, question: str) -> Prepared:
         """Let the teacher choose the value that gives `target.target_bytes`, and keep it beside the data."""

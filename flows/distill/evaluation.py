@@ -1,12 +1,12 @@
 """Measuring models on the held-out documents: against the teacher where it is at hand, else against the cache."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from logitlake.flows.terminal.output import say
 from logitlake.flows.terminal.progress import Bar, progress_bar, quiet_transformers
 from logitlake.pipeline.evaluation.evaluate import Evaluation, evaluate, held_out_rows
 from logitlake.pipeline.reading.reader import lake_fetch
@@ -19,13 +19,18 @@ from logitlake.storage.errors import LakeError, LogitlakeError, MismatchError, S
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.row_set import RowSet, resolve_row_set
 
+log = logging.getLogger(__name__)
+
 
 def held_out_row_set(lake: Lake, recipe_id: str) -> RowSet | None:
-    """The held-out rows of a recipe; None if there are none, which is said."""
+    """The held-out rows of a recipe; None, with a warning in the log, if there are none."""
     try:
         return resolve_row_set(lake, recipe_id=recipe_id, held_out=True)
     except LakeError:
-        say("no held-out documents under this recipe: nothing to evaluate on (lake.held_out.share, or a larger corpus)")
+        log.warning(
+            "this recipe has no held-out documents, so nothing is evaluated: capture more documents, or make a "
+            "new lake with a larger lake.held_out.share"
+        )
         return None
 
 
@@ -79,7 +84,7 @@ def teacher_engine(
     except LogitlakeError as error:
         if settings.teacher:
             raise
-        say(f"the teacher is not at hand ({error}): its divergence is estimated from the cache")
+        log.warning("the teacher could not be loaded (%s): KL is estimated from the cache", error)
         return None
 
 

@@ -61,7 +61,7 @@ def distill(config: Config, job: StudentJob | None = None) -> DistillReport:
     shown = _Shown()
     with DistillRun(config, job, on_progress=shown.update) as run:
         if not run.student_exists:
-            with progress_bar("train", unit="steps", log=False) as shown.bar:
+            with progress_bar("train", unit="steps", logged=False) as shown.bar:
                 train(run)
             evaluate(run)
             commit(run)
