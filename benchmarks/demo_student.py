@@ -19,7 +19,7 @@ def demo_student() -> Path:
     """Its directory. The first call trains it, which takes minutes; killed, it starts again."""
     captured_lake()
     with DistillRun(student_config()) as run:
-        if not run.known:
+        if not run.student_exists:
             print("benchmarks: training the demo's student, once", file=sys.stderr, flush=True)
             run.train()
             run.commit()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets
+from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,7 +23,7 @@ class Estimate:
     probs: NDArray[np.float64]
 
 
-def decode(targets: SparseTargets, *, renormalise: bool = False) -> Estimate:
+def decode(targets: CodedTargets, *, renormalise: bool = False) -> Estimate:
     """What targets say, duplicates of a tail added up; `renormalise` makes heads without tails sum to 1."""
     n_ids, n_heads = np.diff(targets.id_offsets), np.diff(targets.code_offsets)
     running = np.concatenate([[0], np.cumsum(targets.codes, dtype=np.int64)])
@@ -68,7 +68,7 @@ def squared_bias(draws: Sequence[Estimate], probs_PV: torch.Tensor) -> NDArray[n
     return (n * n * squared_error(mean, probs_PV) - alone_P) / (n * (n - 1))
 
 
-def rounding_divergence(targets: SparseTargets, probs_PV: torch.Tensor) -> NDArray[np.float64]:
+def rounding_divergence(targets: CodedTargets, probs_PV: torch.Tensor) -> NDArray[np.float64]:
     """KL in nats of the heads' codes, and one bucket for the rest, from their exact probabilities, float64 [P].
 
     KL(rounded ‖ exact): finite where a code is 0, which drops the head.

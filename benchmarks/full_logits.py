@@ -19,7 +19,7 @@ from benchmarks.replay import ReplayedTeacher
 from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.targets.encoding import encode_rows
 from logitlake.pipeline.targets.sparsifiers.blocks import Statistics
-from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets
+from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets
 from logitlake.pipeline.tokens.sequences import TokenSequence
 from logitlake.pipeline.training.distillation_trainer import DistillationTrainer
 from logitlake.pipeline.training.model_loss import LossSettings
@@ -31,7 +31,7 @@ def place_rows(sequences: Sequence[TokenSequence], teacher: ReplayedTeacher) -> 
     places = teacher.positions([s.input_ids for s in sequences], [s.has_target for s in sequences])
     offsets = np.arange(len(places) + 1, dtype=np.int64)
     ones = np.ones(len(places), np.uint16)
-    targets = SparseTargets(id_offsets=offsets, ids=places.astype(np.int32), code_offsets=offsets, codes=ones, levels=1)
+    targets = CodedTargets(id_offsets=offsets, ids=places.astype(np.int32), code_offsets=offsets, codes=ones, levels=1)
     nothing = np.zeros(len(places))
     return encode_rows(sequences, targets, Statistics(entropy=nothing, nll=nothing), origin_of(sequences))
 

@@ -107,4 +107,4 @@ class HeldOutGradient:
 def origin_of(batch: Sequence[TokenSequence]) -> RowOrigin:
     """Rows that only a benchmark sees come from nowhere."""
     names = [""] * len(batch)
-    return RowOrigin(recipe_id="0" * ID_LENGTH, unit_id="0" * ID_LENGTH, corpora=names, sources=names)
+    return RowOrigin(recipe_id="0" * ID_LENGTH, corpora=names, sources=names)

@@ -19,10 +19,11 @@ from logitlake.pipeline.targets.counter_random import document_keys, uniforms
 from logitlake.pipeline.targets.encoding import encode_rows
 from logitlake.pipeline.targets.sparsifiers import Sparsifier, make_sparsifier
 from logitlake.pipeline.targets.sparsifiers.blocks import Blocks
-from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets
+from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets
 from logitlake.pipeline.tokens.sequences import TokenSequence
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.shards.writing import encode_shard
+from logitlake.storage.writing.commits import stored_rows
 from logitlake.storage.writing.recipes import find_recipe
 
 BATCH_TOKENS = 4096
@@ -48,7 +49,7 @@ class Watched:
     def streams(self) -> int:
         return self._inner.streams
 
-    def __call__(self, blocks: Blocks, uniforms_PS: NDArray[np.float64]) -> SparseTargets:
+    def __call__(self, blocks: Blocks, uniforms_PS: NDArray[np.float64]) -> CodedTargets:
         targets = self._inner(blocks, uniforms_PS)
         probs_PV = blocks.logits_PV.float().softmax(-1)
         self.noise.append(squared_error(decode(targets, renormalise=self._renormalise), probs_PV))
@@ -96,12 +97,12 @@ def _shard_bytes(
         (targets,), statistics = batch_targets(teacher, batch, [sparsifier], temperature=1.0, seed=0)
         tables.append(encode_rows(batch, targets, statistics, origin_of(batch)))
     encoded = pa.concat_tables(tables).combine_chunks()
-    for name in ("recipe_id", "unit_id", "corpus", "source"):
+    for name in ("recipe_id", "corpus", "source"):
         number = encoded.schema.get_field_index(name)
         encoded = encoded.set_column(number, encoded.schema.field(number), rows[name])
     with Lake.open(captured_lake()) as lake:
         _, recipe = find_recipe(lake)
-    return len(encode_shard(encoded, recipe))
+    return len(encode_shard(stored_rows(encoded), recipe))
 
 
 def _bias(

@@ -1,9 +1,7 @@
 """From a file, overrides and flags to the validated configuration of a command."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from logitlake.pipeline.settings.loading import load_config
 from logitlake.pipeline.settings.models import Config
@@ -13,15 +11,17 @@ from logitlake.storage.lake.location import LakeLocation
 DEFAULT_CONFIG = Path("logitlake.yaml")
 
 
-def settings(config_file: Path | None, overrides: Sequence[str] | None, flags: dict[str, Any] | None = None) -> Config:
-    """The configuration of a command: file, then `--set`, then the command's own flags, which are None if not given.
+def settings(
+    config_file: Path | None, overrides: Sequence[str] | None, flags: Mapping[str, object] | None = None
+) -> Config:
+    """The configuration of a command: file, then `--set`, then the command's flags by setting; None is not given.
 
     Raises SettingsError for a file that is missing, an unknown setting, or a value out of bounds.
     """
     if config_file is None and DEFAULT_CONFIG.is_file():
         config_file = DEFAULT_CONFIG
-    given = [f"{key}={json.dumps(_plain(value))}" for key, value in (flags or {}).items() if value is not None]
-    return load_config(config_file, (*(overrides or ()), *given))
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    return load_config(config_file, overrides or (), given)
 
 
 def read_query(path: Path) -> str:
@@ -29,7 +29,7 @@ def read_query(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise QueryError(f"query file {path}: can't be read ({error})") from None
+        raise QueryError(f"query file {path}: could not be read ({error})") from None
 
 
 def location_of(config: Config) -> LakeLocation:
@@ -49,7 +49,3 @@ def require_capture_settings(config: Config) -> None:
             "corpora: expected at least one source of documents, found none: list one in logitlake.yaml with name, "
             "kind and path (`logitlake show config` prints every setting)"
         )
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value

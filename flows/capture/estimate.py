@@ -43,7 +43,7 @@ class Basis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """What a token is expected to take, and the price of an hour of the machine, None if nobody said."""
+    """What a token is expected to take, and the price of an hour of the machine, None if it is not set."""
 
     tokens_per_second: Basis
     bytes_per_token: Basis
@@ -91,14 +91,14 @@ def assumed_speed(n_parameters: int, *, accelerator: bool, n_cores: int) -> Basi
     machine = "one accelerator at 100 TFLOP/s" if accelerator else f"{n_cores} CPU cores at 0.2 TFLOP/s each"
     return Basis(
         value=flops / (_FLOPS_PER_PARAMETER * n_parameters),
-        source=f"assumed: {n_parameters / 1e6:,.0f} M parameters on {machine}; --tokens-per-second says it better",
+        source=f"assumed: {n_parameters / 1e6:,.0f} M parameters on {machine}; --tokens-per-second sets it",
     )
 
 
 def assumed_bytes(target: TargetSettings) -> Basis:
     """Bytes per token of a target that this lake has never stored."""
     if target.target_bytes is not None:
-        return Basis(value=target.target_bytes, source="asked for by target.target_bytes")
+        return Basis(value=target.target_bytes, source="set by target.target_bytes")
     size = _BYTES_BESIDE_ENTRIES + _BYTES_PER_ENTRY * assumed_entries(target)
     return Basis(
         value=size, source=f"assumed: about {assumed_entries(target):.0f} entries per token for this sparsifier"
@@ -116,15 +116,15 @@ def assumed_entries(target: TargetSettings) -> float:
     return min(float(target.max_k), 2.5 / (1 - target.p))
 
 
-def expected_rates(prepared: Prepared, lake: Lake | None, *, said_speed: float | None = None) -> Rates:
-    """The rates to expect: what was said, else measured in this lake, else assumed; each says which."""
+def expected_rates(prepared: Prepared, lake: Lake | None, *, given_speed: float | None = None) -> Rates:
+    """The rates to expect: given, else measured in this lake, else assumed; each names its source."""
     stored = speed = None
     if lake is not None:
         speed = teacher_speed(lake, prepared.files.teacher_hash)
         if prepared.question is None:
             stored = stored_bytes_per_token(lake, prepared.recipe.recipe_id)
     return Rates(
-        tokens_per_second=_speed(prepared, said_speed, speed),
+        tokens_per_second=_speed(prepared, given_speed, speed),
         bytes_per_token=_size(prepared, stored),
         price_per_hour=prepared.config.capture.price_per_hour,
     )
@@ -136,13 +136,13 @@ def _size(prepared: Prepared, stored: tuple[float, int] | None) -> Basis:
     return Basis(value=stored[0], source=f"measured over {stored[1]:,} tokens of this recipe in the lake")
 
 
-def _speed(prepared: Prepared, said: float | None, known: tuple[float, int] | None) -> Basis:
-    if said is not None:
-        return Basis(value=said, source="said: --tokens-per-second")
-    if known is not None:
+def _speed(prepared: Prepared, given: float | None, measured: tuple[float, int] | None) -> Basis:
+    if given is not None:
+        return Basis(value=given, source="given: --tokens-per-second")
+    if measured is not None:
         return Basis(
-            value=known[0],
-            source=f"measured in {known[1]:,} earlier run{'s' * (known[1] > 1)} of this teacher in the lake",
+            value=measured[0],
+            source=f"measured in {measured[1]:,} earlier run{'s' * (measured[1] > 1)} of this teacher in the lake",
         )
     return assumed_speed(
         prepared.files.n_parameters, accelerator=_accelerator(prepared.teacher.device), n_cores=os.cpu_count() or 1

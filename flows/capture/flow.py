@@ -65,7 +65,7 @@ def capture(config: Config, patience: float = 0.0) -> CaptureReport:
     retries = config.capture.unit_retries
     cap = config.capture.max_tokens
     with (
-        progress_bar("capture", total=cap, log=False) as bar,
+        progress_bar("capture", total=cap, logged=False) as bar,
         ExitStack() as place,
         CaptureRun(config, on_tokens=lambda n: _move(bar, run, n), patience=patience) as run,
     ):

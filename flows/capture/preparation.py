@@ -15,7 +15,7 @@ from logitlake.pipeline.corpus.document import Document, Reject
 from logitlake.pipeline.corpus.readers.registry import read_corpus
 from logitlake.pipeline.corpus.rejects import RejectGuard
 from logitlake.pipeline.settings.models import Config, TeacherSettings
-from logitlake.pipeline.teachers.files import TeacherFiles, resolve_teacher
+from logitlake.pipeline.teachers.files import TeacherFiles, TeacherSource, resolve_teacher
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.writing.target_size_answers import kept_probe
 
@@ -35,6 +35,11 @@ class Prepared:
     recipe: Recipe
     question: str | None = None
 
+    @property
+    def source(self) -> TeacherSource:
+        """What loads the teacher."""
+        return TeacherSource(settings=self.teacher, files=self.files, vocabulary=self.tokenizer.vocab_size)
+
     def answered(self, value: float) -> "Prepared":
         """The same with the value that the probe chose."""
         return replace(self, recipe=replace(self.recipe, target=with_value(self.recipe.target, value)), question=None)
@@ -53,13 +58,14 @@ class Prepared:
         )
 
 
-def prepare(config: Config) -> Prepared:
-    """Resolve teacher, tokenizer and recipe. Raises SettingsError or MismatchError for what does not fit together.
+def prepare(config: Config, files: TeacherFiles | None = None) -> Prepared:
+    """Resolve tokenizer and recipe, and the teacher unless its `files` are given.
 
-    A probe's answer is taken from the lake's data path if it was asked there before.
+    Raises SettingsError or MismatchError for what does not fit together. The target size that an earlier capture probed
+    is taken from the lake's data path.
     """
     assert config.teacher is not None
-    files = resolve_teacher(config.teacher)
+    files = files or resolve_teacher(config.teacher)
     tokenizer = TextTokenizer.load(files.tokenizer_directory, chat_template=config.tokenization.chat_template)
     recipe = make_recipe(
         files=files,

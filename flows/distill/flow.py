@@ -4,8 +4,10 @@ from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 from prefect.tasks import exponential_backoff
 
+from logitlake.flows.distill.job import StudentJob
 from logitlake.flows.distill.run import DistillRun
 from logitlake.flows.report.link import link_report
 from logitlake.flows.reports import DistillReport
@@ -46,19 +48,20 @@ def commit(run: DistillRun) -> None:
 
 def _run_name() -> str:
     """Where the student comes from, and the commit number of the lake that it sees."""
-    config = settings_of_run()
-    student = config.student
+    config, job = settings_of_run(), flow_run.parameters.get("job")
+    student = job.student if isinstance(job, StudentJob) else config.student
     source = "student" if student is None else student.model or f"{student.layers} layers of the teacher"
     return f"{source.rstrip('/').split('/')[-1]} at commit {last_commit(config)}"
 
 
-@flow(name="distill", flow_run_name=_run_name)
-def distill(config: Config) -> DistillReport:
-    """Train, measure and register one student. Raises what the last retry of a task raised."""
+# Not validated: Prefect would copy the job, which holds tables.
+@flow(name="distill", flow_run_name=_run_name, validate_parameters=False)
+def distill(config: Config, job: StudentJob | None = None) -> DistillReport:
+    """Train, measure and register the student of `job`, or of the settings. Raises what a task's last retry raised."""
     shown = _Shown()
-    with DistillRun(config, on_progress=shown.update) as run:
-        if not run.known:
-            with progress_bar("train", unit="steps", log=False) as shown.bar:
+    with DistillRun(config, job, on_progress=shown.update) as run:
+        if not run.student_exists:
+            with progress_bar("train", unit="steps", logged=False) as shown.bar:
                 train(run)
             evaluate(run)
             commit(run)

@@ -1,6 +1,6 @@
 """One execution of upkeep, without Prefect: verify, merge, sweep. Captures and readers may run meanwhile."""
 
-import secrets
+import logging
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Any
 
 from logitlake.flows.reports import MaintainReport
+from logitlake.flows.run_ids import new_run_id
 from logitlake.flows.settings import location_of
-from logitlake.flows.terminal.output import say
 from logitlake.flows.terminal.progress import watched
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import IntegrityError, LogitlakeError
@@ -21,6 +21,8 @@ from logitlake.storage.upkeep.forgetting import forget_again, n_forgotten, n_rem
 from logitlake.storage.upkeep.sweeping import Holdings, Swept, holdings, sweep
 from logitlake.storage.upkeep.verify import UnitCheck, count_units, verify
 from logitlake.storage.writing.runs import note_run
+
+log = logging.getLogger(__name__)
 
 KIND = "maintain"
 
@@ -34,8 +36,7 @@ class MaintainRun:
         self._lock_timeout = config.lake.lock_timeout_seconds
         self._sample = 1.0 if verify_all else self.settings.verify_sample
         self._began = datetime.now(UTC)
-        run_id = f"{self._began:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-        self.report = MaintainReport(run_id=run_id, dry_run=dry_run)
+        self.report = MaintainReport(run_id=new_run_id(self._began), dry_run=dry_run)
         self._open = ExitStack()
 
     def __enter__(self) -> "MaintainRun":
@@ -121,9 +122,10 @@ class MaintainRun:
             foreign_files=len(swept.foreign_files),
         )
         if swept.foreign_files:
-            say(
-                f"{len(swept.foreign_files)} Parquet files under the data path are not the lake's, such as "
-                f"{swept.foreign_files[0]}: files that nothing names are left alone until these are moved elsewhere"
+            log.warning(
+                "%d Parquet files under the data path do not belong to this lake, such as %s: no orphaned file is "
+                "removed until they are moved elsewhere",
+                *(len(swept.foreign_files), swept.foreign_files[0]),
             )
         if due and not self.report.dry_run:
             note_removed(self._lake, self.report.run_id, kind=KIND, forgotten=self._n_forgotten)

@@ -55,7 +55,7 @@ def redistill(config: Config, patience: float = 0.0) -> RedistillReport:
     with RedistillRun(config, patience=patience) as run:
         run.captured(capture(config, patience))
         while (attempt := run.next()) is not None:
-            decide(run, attempt, distill(attempt.config))
+            decide(run, attempt, distill(config, attempt.job))
     _report(run.report, students_directory(config))
     if run.report.candidate:
         link_report(config)

@@ -4,20 +4,19 @@ Everything is found in the lake: killed anywhere, the next run plans the same ca
 and goes on where this one was. A night with nothing new costs a few queries and loads no torch.
 """
 
-import secrets
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
 from logitlake.flows.distill.directories import directory_of, students_directory
+from logitlake.flows.distill.job import StudentJob, require_student, teacher_files
 from logitlake.flows.reports import CaptureReport, DistillReport, RedistillReport
+from logitlake.flows.run_ids import new_run_id
 from logitlake.flows.settings import location_of, require_capture_settings
 from logitlake.pipeline.evaluation.promotion import Verdict, judge
 from logitlake.pipeline.settings.models import Config, StudentSettings
 from logitlake.pipeline.students.identity import find_parent, student_id
-from logitlake.pipeline.teachers.files import resolve_teacher
 from logitlake.storage.errors import LakeError, LogitlakeError, MismatchError, SettingsError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
@@ -34,25 +33,21 @@ from logitlake.storage.writing.runs import note_run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """A candidate, and the settings with which the student flow trains, measures and registers it."""
+    """A candidate, and the job with which the student flow trains, measures and registers it."""
 
     candidate: Candidate
-    config: Config
+    job: StudentJob
 
 
 def require_redistill_settings(config: Config) -> StudentSettings:
     """What a night can't do without. Raises SettingsError that names the section."""
     require_capture_settings(config)
-    if config.student is None:
-        raise SettingsError(
-            "student: expected where the first student comes from, found nothing: set student.layers (cut from "
-            "the teacher), or student.source and student.model"
-        )
+    student = require_student(config)
     if config.training.query is not None:
         raise SettingsError(
             "training.query: not for nights, which choose rows by what is new to the student; use training.where"
         )
-    return config.student
+    return student
 
 
 class RedistillRun:
@@ -65,8 +60,7 @@ class RedistillRun:
         self._patience = patience
         self.location = location_of(config)
         self.settings = config.redistill
-        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-        self.report = RedistillReport(run_id=run_id, alias=self.settings.alias)
+        self.report = RedistillReport(run_id=new_run_id(), alias=self.settings.alias)
         self._open = ExitStack()
 
     def __enter__(self) -> "RedistillRun":
@@ -142,16 +136,19 @@ class RedistillRun:
         if not self.report.candidate:
             self.report = replace(self.report, new_documents=increment.new_documents, new_tokens=increment.new_tokens)
         if not increment.new_documents:
-            return self._ended("nothing new", "the current student has seen everything")
+            self._ended("nothing new", "the current student has seen everything")
+            return None
         if increment.new_documents < settings.min_new_documents or increment.new_tokens < settings.min_new_tokens:
             found = f"{increment.new_documents:,} new documents and {increment.new_tokens:,} new tokens"
             wanted = f"{settings.min_new_documents:,} and {settings.min_new_tokens:,}"
-            return self._ended("waiting for more", f"{found}, of {wanted}")
+            self._ended("waiting for more", f"{found}, of {wanted}")
+            return None
         self._check_comparable(current, recipe_id)
         rule = mixed_rows(increment, settings.replay_share, where=where)
         attempt = self._attempt(current, rule, increment.up_to)
         if is_decided(self._lake, attempt.candidate.student_id, settings.alias):
-            return self._ended("decided before", f"student {attempt.candidate.student_id} was compared already")
+            self._ended("decided before", f"student {attempt.candidate.student_id} was compared already")
+            return None
         note_planned(self._lake, self.report.run_id, attempt.candidate)
         reach("candidate-planned")
         return attempt
@@ -167,43 +164,46 @@ class RedistillRun:
         return attempt if attempt.candidate == planned else None
 
     def _attempt(self, current: str | None, where: str | None, up_to_commit: int) -> Attempt:
-        recipe_id = self.report.recipe_id
-        _, recipe = find_recipe(self._lake, recipe_id)
-        student = self._parent_settings(current)
-        training = self.config.training.model_copy(
-            update={"where": where, "up_to_commit": up_to_commit, "recipe": recipe_id}
+        """The candidate that learns these rows, starting from the current student."""
+        job = self._job(current, where, up_to_commit)
+        register_row_set(self._lake, job.rows)
+        candidate = Candidate(
+            student_id=job.student_id,
+            alias=self.settings.alias,
+            current=current,
+            recipe_id=job.recipe_id,
+            row_set_id=job.rows.row_set_id,
+            where=where,
+            up_to_commit=up_to_commit,
         )
+        return Attempt(candidate=candidate, job=job)
+
+    def _job(self, current: str | None, where: str | None, up_to_commit: int) -> StudentJob:
+        """Named by its id, with checkpoints to resume from, and measured without the teacher by default."""
+        recipe_id, recipe = find_recipe(self._lake, self.report.recipe_id)
+        student, training, evaluation = self._parent_settings(current), self.config.training, self.config.evaluation
+        training = training.model_copy(update={"where": where, "up_to_commit": up_to_commit, "recipe": recipe_id})
         if current is not None and self.settings.learning_rate is not None:
             training = training.model_copy(update={"learning_rate": self.settings.learning_rate})
         rows = resolve_row_set(
             self._lake, recipe_id=recipe_id, where=where, weight=training.weight, up_to_commit=up_to_commit
         )
-        teacher = resolve_teacher(self.config.teacher) if student.source == "teacher" and self.config.teacher else None
-        own_id = student_id(find_parent(student, recipe, teacher), rows, student, training)
-        register_row_set(self._lake, rows)
-        candidate = Candidate(
+        teacher = teacher_files(self.config, student)
+        parent = find_parent(student, recipe, teacher)
+        own_id = student_id(parent, rows, student, training)
+        directory = students_directory(self.config) / own_id
+        steps = training.save_steps or self.settings.checkpoint_steps
+        return StudentJob(
             student_id=own_id,
-            alias=self.settings.alias,
-            current=current,
+            student=student,
+            training=training.model_copy(update={"output": directory, "save_steps": steps}),
+            evaluation=evaluation.model_copy(update={"teacher": evaluation.teacher or False}),
             recipe_id=recipe_id,
-            row_set_id=rows.row_set_id,
-            where=where,
-            up_to_commit=up_to_commit,
+            recipe=recipe,
+            rows=rows,
+            parent=parent,
+            teacher=teacher,
         )
-        return Attempt(candidate=candidate, config=self._settings_of(student, training, own_id))
-
-    def _settings_of(self, student: StudentSettings, training: Any, own_id: str) -> Config:
-        """The student flow's settings: a directory of its own, checkpoints to go on from, the teacher left alone."""
-        training = training.model_copy(
-            update={
-                "output": students_directory(self.config) / own_id,
-                "save_steps": training.save_steps or self.settings.checkpoint_steps,
-            }
-        )
-        evaluation = self.config.evaluation
-        if evaluation.teacher is None:
-            evaluation = evaluation.model_copy(update={"teacher": False})
-        return self.config.model_copy(update={"student": student, "training": training, "evaluation": evaluation})
 
     def _parent_settings(self, current: str | None) -> StudentSettings:
         if current is None:

@@ -6,35 +6,28 @@ from typing import Any
 
 import altair as alt
 
-from logitlake.flows.report import charts
-
 COLOURS = [f"var(--series-{number})" for number in range(1, 7)]
-
 
 ACCENT, MUTED, INK = "var(--series-1)", "var(--muted)", "var(--ink)"
 
-
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
-
 
 # For text that starts at the left edge: cut where the chart ends, however narrow it is.
 WHOLE_WIDTH = alt.ExprRef("width")
 
-
 # Names of the signals that the page sets; empty means all.
 RECIPE, CORPUS = "shown_recipe", "shown_corpus"
-
 
 _JUDGED_BY = {RECIPE: "recipe", CORPUS: "corpus"}
 
 
-def data(rows: Sequence[Mapping[str, Any]]) -> alt.Data:
+def data(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
     """Rows as they go into the page; times as milliseconds."""
     plain = [
         {key: value.timestamp() * 1000 if isinstance(value, datetime) else value for key, value in row.items()}
         for row in rows
     ]
-    return alt.Data(values=plain)
+    return alt.InlineData(values=plain)
 
 
 def chart(rows: Sequence[Mapping[str, Any]], *filters: str) -> alt.Chart:
@@ -83,7 +76,6 @@ _AXIS_TITLE: dict[str, Any] = {
     "offset": 10,
 }
 
-
 _LOOKS: dict[str, Any] = {
     "font": FONT,
     "view": {"stroke": None},
@@ -106,7 +98,6 @@ _LOOKS: dict[str, Any] = {
     "range": {"category": COLOURS},
 }
 
-
 _BAR_GAP = 0.08
 
 
@@ -118,7 +109,7 @@ def share_chart(
     Bins are `width` wide; the axis, called `title`, goes from 0 to `end`.
     """
     shares = (
-        charts.chart(rows, charts.RECIPE, charts.CORPUS)
+        chart(rows, RECIPE, CORPUS)
         .transform_aggregate(n="sum(n)", groupby=["name", "bin", "label"])
         .transform_joinaggregate(all="sum(n)", groupby=["name"])
         .transform_calculate(
@@ -129,7 +120,7 @@ def share_chart(
             high=f"datum.bin + {width * (1 - _BAR_GAP / 2)}",
         )
     )
-    axis = {
+    axis: dict[str, Any] = {
         "title": title,
         "scale": alt.Scale(domain=[0, end], nice=False),
         "axis": alt.Axis(format="d", tickMinStep=1),
@@ -141,11 +132,11 @@ def share_chart(
         alt.Tooltip("share:Q", title="share", format=".2%"),
         alt.Tooltip("n:Q", title="positions", format=","),
     ]
-    shared: dict[str, Any] = {"color": charts.colour_by_name(names), "tooltip": tooltip}
+    shared: dict[str, Any] = {"color": colour_by_name(names), "tooltip": tooltip}
     if len(names) < 2:
         bars = shares.mark_bar(cornerRadius=1)
         made = bars.encode(x=alt.X("low:Q", **axis), x2="high:Q", y=y, y2="floor:Q", **shared)
     else:
         lines = shares.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=30, filled=True))
         made = lines.encode(x=alt.X("middle:Q", **axis), y=y, **shared)
-    return charts.specification(made, charts.RECIPE, charts.CORPUS, title="share of positions", height=220)
+    return specification(made, RECIPE, CORPUS, title="share of positions", height=220)

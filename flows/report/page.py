@@ -16,7 +16,7 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from logitlake.flows.report.blocks import Section
+from logitlake.flows.report.blocks import Chart, Section
 from logitlake.flows.report.findings import Findings, find_out
 from logitlake.flows.report.sections.cost import cost_section
 from logitlake.flows.report.sections.distributions import distributions_section
@@ -66,7 +66,9 @@ def render(found: Findings) -> str:
         .render(
             found=found,
             sections=sections,
-            specs={block.key: block.spec for section in sections for block in section.blocks if hasattr(block, "spec")},
+            specs={
+                block.key: block.spec for section in sections for block in section.blocks if isinstance(block, Chart)
+            },
             style=Markup(_own("report.css")),
             scripts=[Markup(script) for script in scripts],
             policy=_policy(scripts),
@@ -102,7 +104,7 @@ def _policy(scripts: list[str]) -> str:
 @cache
 def _plotting() -> str:
     """Vega, Vega-Lite and Vega-Embed in one script, from the installed wheel: nothing is fetched."""
-    bundle: str = vl_convert.javascript_bundle()
+    bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub is out of date
     return bundle.replace("</script", "<\\/script")
 
 

@@ -15,10 +15,11 @@ from typing import TypeVar
 import platformdirs
 
 from logitlake.flows.runtime.termination import TerminatedError
-from logitlake.flows.terminal.output import say
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import LogitlakeError, ServerStartError
 from logitlake.storage.lake.location import LakeLocation
+
+log = logging.getLogger(__name__)
 
 _STARTUP = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
 _DEFAULTS = {
@@ -92,7 +93,7 @@ def arrange_prefect(location: LakeLocation) -> None:
         home.mkdir(parents=True, exist_ok=True)
         os.environ["PREFECT_HOME"] = str(home)
         if sys.stderr.isatty():
-            say("starting (with no Prefect server configured, one is started for this run: some seconds)")
+            log.info("no Prefect server is configured: starting one for this run, which takes some seconds")
 
 
 def server_is_configured() -> bool:

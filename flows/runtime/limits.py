@@ -1,5 +1,6 @@
 """One teacher at a time on one Prefect server, whichever lake it works for; the lake's own lock holds in any case."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,35 +11,38 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.settings import get_current_settings
 
-from logitlake.flows.terminal.output import say
+log = logging.getLogger(__name__)
 
 TEACHERS = "logitlake-teachers"
-# A run that was killed gives its place back after this time.
+# The slot of a killed run is free again after this time.
 _LEASE_SECONDS = 60
 
 
 @contextmanager
 def one_teacher(limit: int) -> Iterator[None]:
-    """Wait until fewer than `limit` teachers run, and keep one place for the time of the block.
+    """Wait for one of `limit` teacher slots, and hold it for the time of the block.
 
-    `limit` is what a new limit is made with: one that exists stays as somebody may have set it. With no server there is
-    nobody to wait for. A server that goes away while the teacher runs costs the place, not the run.
+    An existing limit on the server is not changed by `limit`. Without a server there is nothing to wait for. If the
+    server goes away while the teacher runs, the slot is lost and the run goes on.
     """
     if not get_current_settings().api.url:
         yield
         return
     ensure_limit(limit)
-    place = concurrency(
+    slot = concurrency(
         TEACHERS, occupy=1, strict=True, lease_duration=_LEASE_SECONDS, raise_on_lease_renewal_failure=False
     )
-    place.__enter__()
+    slot.__enter__()
     try:
         yield
     finally:
         try:
-            place.__exit__(None, None, None)
+            slot.__exit__(None, None, None)
         except (httpx.HTTPError, PrefectException, OSError) as error:
-            say(f"a place among the teachers is free again in {_LEASE_SECONDS} s: Prefect's server is gone ({error})")
+            log.warning(
+                "could not release the teacher slot; it expires in %d s: Prefect's server did not answer (%s)",
+                *(_LEASE_SECONDS, error),
+            )
 
 
 def ensure_limit(limit: int) -> None:

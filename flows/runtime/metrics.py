@@ -4,6 +4,7 @@ Without an endpoint in the environment (OTEL_EXPORTER_OTLP_ENDPOINT, or what `op
 it costs nothing. A flow's process is short, so numbers are sent when they are made.
 """
 
+import logging
 import os
 from functools import cache
 
@@ -11,7 +12,8 @@ from opentelemetry import metrics
 from opentelemetry.metrics import Meter, NoOpMeterProvider, get_meter_provider, set_meter_provider
 
 from logitlake.flows.reports import CaptureReport, MaintainReport, RedistillReport
-from logitlake.flows.terminal.output import say
+
+log = logging.getLogger(__name__)
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
 
@@ -69,7 +71,7 @@ def _arrange() -> None:
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
     except ImportError:
-        say(f"{endpoint} is set, but the exporter is not installed: pip install 'logitlake[metrics]'")
+        log.warning("%s is set, but the exporter is not installed: pip install 'logitlake[metrics]'", endpoint)
         set_meter_provider(NoOpMeterProvider())
         return
     set_meter_provider(MeterProvider(metric_readers=[PeriodicExportingMetricReader(OTLPMetricExporter())]))

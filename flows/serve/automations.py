@@ -1,14 +1,15 @@
 """What the Prefect server does by itself: runs whose process died are marked as crashed, and somebody is told."""
 
 from datetime import timedelta
+from typing import cast
 from uuid import UUID
 
 from prefect.automations import Automation
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
-from prefect.states import StateType
 
 from logitlake.flows.runtime.environment import TAG
 from logitlake.flows.runtime.events import PROMOTED, REJECTED
@@ -106,9 +107,10 @@ def _block_id(block: str) -> UUID:
 
 def _put(automation: Automation) -> None:
     try:
-        found = Automation.read(name=automation.name)
+        # Outside of a coroutine Prefect answers at once; its signature allows both.
+        existing = cast(Automation, Automation.read(name=automation.name))
     except ValueError:
         automation.create()
         return
-    automation.id = found.id
+    automation.id = existing.id
     automation.update()

@@ -4,19 +4,20 @@ The settings file is read when a run starts, so that an edit holds from the next
 hand may replace whole sections of it, by a form that is validated.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow, tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.deployments.runner import RunnerDeployment
 from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
 from prefect.runtime import flow_run
+from prefect.types.entrypoint import EntrypointType
 
 from logitlake.flows.capture.flow import capture as capture_flow
 from logitlake.flows.maintain.flow import maintain as maintain_flow
@@ -44,7 +45,7 @@ _PATIENCE = 24 * 3600.0
 def _run_name() -> str:
     """Which teacher, and what the lake had seen when the run began."""
     given = flow_run.parameters
-    config = settings(given["config_file"] and Path(given["config_file"]), given["overrides"])
+    config = _settings(given["config_file"] and Path(given["config_file"]), given["overrides"], given.get("lake"))
     teacher = config.teacher.model.rstrip("/").split("/")[-1] if config.teacher else "no teacher"
     return f"{teacher} after commit {last_commit(config)}"
 
@@ -57,10 +58,11 @@ def _run_name() -> str:
 def capture(
     config_file: Path | None = None,
     overrides: list[str] | None = None,
+    lake: Path | None = None,
     capture: CaptureSettings | None = None,
 ) -> dict[str, Any]:
     """The teacher over what is new; tells that it has committed, if it has."""
-    config = _settings(config_file, overrides, capture=capture)
+    config = _settings(config_file, overrides, lake, capture=capture)
     with tags(TAG):
         report = capture_flow(config, _PATIENCE)
     if report.n_documents:
@@ -76,6 +78,7 @@ def capture(
 def redistill(
     config_file: Path | None = None,
     overrides: list[str] | None = None,
+    lake: Path | None = None,
     capture: CaptureSettings | None = None,
     training: TrainingSettings | None = None,
     evaluation: EvaluationSettings | None = None,
@@ -84,26 +87,36 @@ def redistill(
     """One night of new data."""
     sections = {"capture": capture, "training": training, "evaluation": evaluation, "redistill": redistill}
     with tags(TAG):
-        return redistill_flow(_settings(config_file, overrides, **sections), _PATIENCE).as_record()
+        return redistill_flow(_settings(config_file, overrides, lake, **sections), _PATIENCE).as_record()
 
 
 @flow(name="scheduled-maintain", flow_run_name=_run_name, description="Verify, merge, expire and sweep.")
 def maintain(
     config_file: Path | None = None,
     overrides: list[str] | None = None,
+    lake: Path | None = None,
     maintenance: MaintenanceSettings | None = None,
     dry_run: bool = False,
     verify_all: bool = False,
 ) -> dict[str, Any]:
     """Upkeep."""
-    config = _settings(config_file, overrides, maintenance=maintenance)
+    config = _settings(config_file, overrides, lake, maintenance=maintenance)
     with tags(TAG):
         return maintain_flow(config, dry_run=dry_run, verify_all=verify_all).as_record()
 
 
-def deployments(config: Config, config_file: Path | None, overrides: list[str]) -> list[RunnerDeployment]:
-    """The three of them with the schedules of the settings, for one machine (`prefect.yaml` has them for many)."""
-    parameters = {"config_file": str(config_file.absolute()) if config_file else None, "overrides": overrides}
+def deployments(
+    config: Config, config_file: Path | None, overrides: Sequence[str] = (), lake: Path | None = None
+) -> list[RunnerDeployment]:
+    """The three of them with the schedules of the settings, for one machine (`prefect.yaml` has them for many).
+
+    Each run reads the settings anew from `config_file`, `overrides` and `lake` (lake.path).
+    """
+    parameters = {
+        "config_file": str(config_file.absolute()) if config_file else None,
+        "overrides": [*overrides],
+        "lake": str(lake.absolute()) if lake else None,
+    }
     schedule = config.schedule
     captured = DeploymentEventTrigger(
         name=f"student after capture, {resource_of(location_of(config))}",
@@ -135,21 +148,25 @@ def _deployment(
     triggers: list[DeploymentEventTrigger] | None = None,
     collision: ConcurrencyLimitStrategy = ConcurrencyLimitStrategy.CANCEL_NEW,
 ) -> RunnerDeployment:
-    return entry.to_deployment(
+    # Outside of a coroutine Prefect answers at once; its signature allows both.
+    deployment = entry.to_deployment(
         entry.fn.__name__,
         schedules=[CronSchedule(cron=cron, timezone=config.schedule.timezone)] if cron else [],
         parameters=parameters,
-        triggers=triggers or [],
+        triggers=[*(triggers or [])],
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=collision),
         tags=[TAG, resource_of(location_of(config))],
         description=entry.description,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    return cast(RunnerDeployment, deployment)
 
 
-def _settings(config_file: Path | None, overrides: list[str] | None, **sections: Settings | None) -> Config:
+def _settings(
+    config_file: Path | None, overrides: list[str] | None, lake: Path | None = None, **sections: Settings | None
+) -> Config:
     """The settings as they are in the file now, with the sections that a run was started with in place of its own."""
-    config = settings(config_file, overrides)
+    config = settings(config_file, overrides, {"lake.path": lake})
     return config.model_copy(update={name: section for name, section in sections.items() if section is not None})
 
 

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import logging
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -35,6 +37,37 @@ class Format(StrEnum):
     TABLE = "table"
     JSON = "json"
     CSV = "csv"
+
+
+class _MessageHandler(logging.Handler):
+    """Prints what is logged as it is: no time, no level, no logger's name."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
+
+
+_LOGGER = logging.getLogger("logitlake.flows")
+
+
+@contextmanager
+def printed_messages() -> Iterator[None]:
+    """Print what the flows log, from INFO on, on stderr for the time of the block: what a command does."""
+    handler, level, propagate = _MessageHandler(), _LOGGER.level, _LOGGER.propagate
+    _LOGGER.addHandler(handler)
+    _LOGGER.setLevel(logging.INFO)
+    # Prefect prints what reaches the root logger.
+    _LOGGER.propagate = False
+    try:
+        yield
+    finally:
+        _LOGGER.removeHandler(handler)
+        _LOGGER.setLevel(level)
+        _LOGGER.propagate = propagate
+
+
+def messages_are_printed() -> bool:
+    """Whether a command runs, rather than a program that calls the flows' code."""
+    return any(isinstance(handler, _MessageHandler) for handler in _LOGGER.handlers)
 
 
 def say(message: str) -> None:

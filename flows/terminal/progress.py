@@ -1,9 +1,9 @@
-"""What a person at a terminal watches, and what a log has in its place.
+"""Progress: a bar at a terminal, and a line of `name=value` in the log every half minute elsewhere.
 
-On a terminal a bar: done, of how many, how fast, how long still. Elsewhere a line of `name=value` now and then, on
-standard error, and none at all for what is done at once.
+Work that ends within half a minute leaves no line.
 """
 
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -22,8 +22,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from logitlake.flows.terminal.output import say
+from logitlake.flows.terminal.output import messages_are_printed
 from logitlake.flows.terminal.quantities import duration_text
+
+log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
@@ -56,7 +58,7 @@ class _TerminalBar(Bar):
         self._progress.update(self._task, completed=done, total=total)
 
     def expect(self, total: int | None, note: str = "") -> None:
-        self._progress.update(self._task, note=note, **({} if total is None else {"total": total}))
+        self._progress.update(self._task, total=total, note=note)
 
 
 class LoggedBar(Bar):
@@ -85,7 +87,7 @@ class LoggedBar(Bar):
         now = time.monotonic()
         if now - self._said >= self._between:
             self._said = now
-            say(self._line(now - self._began))
+            log.info(self._line(now - self._began))
 
     def _line(self, seconds: float) -> str:
         rate = self._done / seconds if seconds else 0.0
@@ -131,10 +133,10 @@ def quiet_transformers() -> None:
 
 
 @contextmanager
-def progress_bar(title: str, *, total: int | None = None, unit: str = "tokens", log: bool = True) -> Iterator[Bar]:
-    """A bar on stderr for the time of the block; where that is no terminal, lines for a log, or none without `log`."""
-    if not sys.stderr.isatty():
-        yield LoggedBar(title, total, unit, _SECONDS_BETWEEN_LINES) if log else Bar()
+def progress_bar(title: str, *, total: int | None = None, unit: str = "tokens", logged: bool = True) -> Iterator[Bar]:
+    """A bar on stderr while a command runs at a terminal; else lines in the log, or none without `logged`."""
+    if not (messages_are_printed() and sys.stderr.isatty()):
+        yield LoggedBar(title, total, unit, _SECONDS_BETWEEN_LINES) if logged else Bar()
         return
     columns = (
         TextColumn("{task.description}"),

@@ -33,7 +33,10 @@ class Sighting(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WorkUnit:
-    """Whole documents to compute together; with none, there are only notes (rejects and duplicates) to commit."""
+    """Whole documents to compute together; with none, there are only notes (rejects and duplicates) to commit.
+
+    It can be pickled.
+    """
 
     documents: tuple[TokenizedDocument, ...]
     rejects: tuple[Reject, ...]

@@ -23,6 +23,7 @@ from logitlake.pipeline.tokens.sequences import TokenizedDocument, TokenSequence
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.identity import ID_LENGTH
 from logitlake.storage.shards.writing import encode_shard
+from logitlake.storage.writing.commits import stored_rows
 
 _PROBE_TOKENS = 4096
 # Of one long document only so many windows: a sample of the corpus, not of its longest text.
@@ -98,7 +99,7 @@ def _sizes(
         batch = [sample[i] for i in indices]
         found, statistics = batch_targets(engine, batch, sparsifiers, temperature=target.temperature, seed=target.seed)
         names = [""] * len(batch)
-        origin = RowOrigin(recipe_id="0" * ID_LENGTH, unit_id="0" * ID_LENGTH, corpora=names, sources=names)
+        origin = RowOrigin(recipe_id="0" * ID_LENGTH, corpora=names, sources=names)
         for rows, targets in zip(tables, found, strict=True):
             rows.append(encode_rows(batch, targets, statistics, origin))
     n_targets = sum(int(sequence.has_target.sum()) for sequence in sample)
@@ -106,7 +107,8 @@ def _sizes(
 
 
 def _bytes_of(rows: pa.Table) -> int:
-    return len(encode_shard(rows, {})) - len(encode_shard(rows.slice(0, 0), {}))
+    stored = stored_rows(rows)
+    return len(encode_shard(stored, {})) - len(encode_shard(stored.slice(0, 0), {}))
 
 
 def _interpolate(values: Sequence[float], sizes: Sequence[float], target: TargetSettings) -> tuple[float, float]:

@@ -20,11 +20,11 @@ from logitlake.pipeline.targets.counter_random import document_keys, uniforms
 from logitlake.pipeline.targets.encoding import RowOrigin, encode_rows
 from logitlake.pipeline.targets.sparsifiers import Sparsifier, make_sparsifier
 from logitlake.pipeline.targets.sparsifiers.blocks import Blocks, Statistics
-from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets, concatenate
+from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets, concatenate
 from logitlake.pipeline.teachers.engine import Engine
 from logitlake.pipeline.tokens.sequences import TokenSequence
 from logitlake.storage.errors import MismatchError
-from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.lake.schema import CAPTURED
 
 # Batches that may wait for the encoder: enough to overlap, few enough that memory stays flat.
 _WAITING = 2
@@ -32,9 +32,8 @@ _WAITING = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CapturedUnit:
-    """The rows of one work unit (SEQUENCES, checksums included) in the order of the unit, and what they took."""
+    """The rows of one work unit (CAPTURED) in the order of the unit, and what they took."""
 
-    unit_id: str
     rows: pa.Table
     n_tokens: int
     n_targets: int
@@ -44,7 +43,6 @@ class CapturedUnit:
 def capture_unit(
     unit: WorkUnit,
     *,
-    unit_id: str,
     engine: Engine,
     recipe: Recipe,
     settings: CaptureSettings,
@@ -77,7 +75,6 @@ def capture_unit(
                 )
                 origin = RowOrigin(
                     recipe_id=recipe.recipe_id,
-                    unit_id=unit_id,
                     corpora=[corpora[i] for i in indices],
                     sources=[sources[i] for i in indices],
                 )
@@ -91,7 +88,6 @@ def capture_unit(
             encoder.shutdown(wait=True, cancel_futures=True)
     rows = _in_order(tables, [i for indices in batches for i in indices])
     return CapturedUnit(
-        unit_id=unit_id,
         rows=rows,
         n_tokens=unit.n_tokens,
         n_targets=sum(int(sequence.has_target.sum()) for sequence in sequences),
@@ -106,7 +102,7 @@ def batch_targets(
     *,
     temperature: float,
     seed: int,
-) -> tuple[list[SparseTargets], Statistics]:
+) -> tuple[list[CodedTargets], Statistics]:
     """One forward over a batch: the targets of each sparsifier at `temperature`, and statistics at temperature 1.
 
     Uniforms are keyed by document and by the label's absolute position in it: how windows and batches are cut does not
@@ -117,7 +113,7 @@ def batch_targets(
     keys_P2 = np.repeat(document_keys(seed, [sequence.doc_id for sequence in batch]), counts, axis=0)
     labels_P = np.concatenate([sequence.start + place + 1 for sequence, place in zip(batch, places, strict=True)])
     next_ids_P = np.concatenate([sequence.input_ids[place + 1] for sequence, place in zip(batch, places, strict=True)])
-    found: list[list[SparseTargets]] = [[] for _ in sparsifiers]
+    found: list[list[CodedTargets]] = [[] for _ in sparsifiers]
     entropies, nlls = [np.zeros(0)], [np.zeros(0)]
     begin = 0
     for logits_pV in engine.forward([s.input_ids for s in batch], [s.has_target for s in batch]):
@@ -137,7 +133,7 @@ def batch_targets(
 def _in_order(tables: list[pa.Table], indices: list[int]) -> pa.Table:
     """The batches' rows, row i of them belonging at `indices[i]`."""
     if not tables:
-        return SEQUENCES.empty_table()
+        return CAPTURED.empty_table()
     places = np.empty(len(indices), np.int64)
     places[np.array(indices)] = np.arange(len(indices))
     return pa.concat_tables(tables).take(pa.array(places)).combine_chunks()

@@ -1,5 +1,6 @@
 """Settings from YAML: the file, then overrides, then validation with an explanation of what is wrong."""
 
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ from logitlake.pipeline.settings.models import Config, Settings
 from logitlake.storage.errors import SettingsError
 
 
-def load_config(path: Path | None, overrides: tuple[str, ...] = ()) -> Config:
-    """The settings of a YAML file with `section.key=value` overrides on top (values are YAML).
+def load_config(path: Path | None, overrides: Sequence[str] = (), flags: Mapping[str, object] | None = None) -> Config:
+    """The settings of a YAML file, then `section.key=value` overrides (the values are YAML), then flags.
 
-    Raises SettingsError for a file that can't be read, a key that does not exist, or a value out of bounds.
+    `flags` are values by dotted key, such as `lake.path`; they are set as they are. Raises SettingsError for a file
+    that can't be read, a key that does not exist, or a value out of bounds.
     """
     raw = _read_yaml(path) if path else {}
     for override in overrides:
-        _apply_override(raw, override)
+        _set(raw, *_parsed(override), f"override {override!r}")
+    for key, value in (flags or {}).items():
+        _set(raw, key, value, f"flag for {key}")
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
@@ -41,37 +45,41 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _apply_override(raw: dict[str, Any], override: str) -> None:
+def _parsed(override: str) -> tuple[str, Any]:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise SettingsError(f"override {override!r}: expected section.key=value, such as training.epochs=2")
-    *parents, last = key.strip().split(".")
+    try:
+        return key.strip(), yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"override {override!r}: the value is not valid YAML: {error}") from None
+
+
+def _set(raw: dict[str, Any], key: str, value: object, origin: str) -> None:
+    """Set one key; `origin` names where it comes from, for the message of an error."""
+    *parents, last = key.split(".")
     node: Any = raw
     for parent in parents:
         if isinstance(node, list):
-            node = _list_item(node, parent, override)
+            node = _list_item(node, parent, origin)
             continue
         if node.get(parent) is None:
             node[parent] = {}
         node = node[parent]
         if not isinstance(node, dict | list):
-            raise SettingsError(f"override {override!r}: {parent} is a value, not a section")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"override {override!r}: the value is not valid YAML: {error}") from None
+            raise SettingsError(f"{origin}: {parent} is a value, not a section")
     if isinstance(node, list):
-        node[node.index(_list_item(node, last, override))] = value
+        node[node.index(_list_item(node, last, origin))] = value
     else:
         node[last] = value
 
 
-def _list_item(items: list[Any], name: str, override: str) -> Any:
+def _list_item(items: list[Any], name: str, origin: str) -> Any:
     """An item of a list by its number or, for corpora, by its name."""
     for number, item in enumerate(items):
         if name == str(number) or (isinstance(item, dict) and item.get("name") == name):
             return item
-    raise SettingsError(f"override {override!r}: no item {name!r}; there are {len(items)}, named or counted from 0")
+    raise SettingsError(f"{origin}: no item {name!r}; there are {len(items)}, named or counted from 0")
 
 
 def _explain(error: ValidationError, path: Path | None) -> str:

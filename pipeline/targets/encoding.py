@@ -1,4 +1,4 @@
-"""Arrays of one batch to rows of the cache: SEQUENCES with checksums, built from buffers, no Python object a token.
+"""Arrays of one batch to rows of the cache (CAPTURED), built from buffers, with no Python object per token.
 
 Shapes: S sequences, L tokens of all of them, P positions with a target in row-major order, E entries, H heads.
 """
@@ -11,9 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from logitlake.pipeline.targets.sparsifiers.blocks import Statistics
-from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets, offsets_of
+from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets, offsets_of
 from logitlake.pipeline.tokens.sequences import TokenSequence
-from logitlake.storage.lake.schema import SEQUENCES, STATISTIC_STEP, with_checksums
+from logitlake.storage.lake.schema import CAPTURED, STATISTIC_STEP
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,13 +21,12 @@ class RowOrigin:
     """What the rows of a batch have in common, or one entry per sequence: where they come from."""
 
     recipe_id: str
-    unit_id: str
     corpora: Sequence[str]
     sources: Sequence[str]
 
 
 def encode_rows(
-    sequences: Sequence[TokenSequence], targets: SparseTargets, statistics: Statistics, origin: RowOrigin
+    sequences: Sequence[TokenSequence], targets: CodedTargets, statistics: Statistics, origin: RowOrigin
 ) -> pa.Table:
     """One row per sequence. The P positions of `targets` and `statistics` are those with `has_target`, in order.
 
@@ -44,7 +43,6 @@ def encode_rows(
     columns = {
         "recipe_id": pa.array([origin.recipe_id] * len(sequences), pa.string()),
         "doc_id": pa.array([sequence.doc_id for sequence in sequences], pa.string()),
-        "unit_id": pa.array([origin.unit_id] * len(sequences), pa.string()),
         "corpus": pa.array(origin.corpora, pa.string()),
         "source": pa.array(origin.sources, pa.string()),
         "window_index": pa.array([sequence.window for sequence in sequences], pa.int32()),
@@ -60,8 +58,7 @@ def encode_rows(
         "mean_entropy": _means(statistics.entropy, counts_S),
         "mean_nll": _means(statistics.nll, counts_S),
     }
-    fields = [SEQUENCES.field(name) for name in columns]
-    return with_checksums(pa.Table.from_arrays(list(columns.values()), schema=pa.schema(fields)))
+    return pa.Table.from_arrays([columns[name] for name in CAPTURED.names], schema=CAPTURED)
 
 
 def _lists(wanted_L: NDArray[np.bool_], offsets_P1: NDArray[np.int64], values: NDArray[np.generic]) -> pa.ListArray:

@@ -35,6 +35,15 @@ class TeacherFiles:
     adapter_hash: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherSource:
+    """What a process needs to load the teacher; it can be pickled. `vocabulary` is the tokenizer's size."""
+
+    settings: TeacherSettings
+    files: TeacherFiles
+    vocabulary: int
+
+
 def resolve_teacher(settings: TeacherSettings) -> TeacherFiles:
     """Find, fetch or convert the teacher's files, and hash them.
 

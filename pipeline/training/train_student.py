@@ -68,6 +68,7 @@ def train_student(
     fetch: Fetch,
     recipe: Mapping[str, Any],
     teacher: TeacherFiles | None = None,
+    parent: Parent | None = None,
     chat_template: Path | None = None,
     show_progress: bool = True,
     on_progress: OnProgress | None = None,
@@ -75,10 +76,11 @@ def train_student(
     """Train one student on one row set, in this process or in all that `accelerate launch` started.
 
     `fetch(unit_ids, columns)` reads rows and is called by one background thread at a time. `recipe` is the stored
-    recipe of the rows. `teacher` is needed only to cut the student from it, or for its tokenizer. Raises MismatchError
-    where recipe and student do not fit together, SettingsError where the settings do not.
+    recipe of the rows. `teacher` is needed only to cut the student from it, or for its tokenizer. `parent` is what
+    `find_parent` gives, if the caller has it already. Raises MismatchError where recipe and student do not fit
+    together, SettingsError where the settings do not.
     """
-    parent = find_parent(student, recipe, teacher)
+    parent = parent or find_parent(student, recipe, teacher)
     own_id = student_id(parent, row_set, student, training)
     output = training.output.expanduser().absolute()
     if (facts := _existing(output, own_id)) is not None:

@@ -37,6 +37,9 @@ SEQUENCES = pa.schema(
     ]
 )
 
+# What a capture hands to the commit, which adds the other two columns.
+CAPTURED = pa.schema([field for field in SEQUENCES if field.name not in ("unit_id", "checksum")])
+
 # Where a row lies and how it was reached may change by upkeep; what it says may not. `unit_id` stays out, so that the
 # same capture made twice has the same checksums wherever the engine repeats itself.
 _HASHED_TEXT = ("recipe_id", "doc_id")

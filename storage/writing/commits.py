@@ -18,7 +18,7 @@ from logitlake.storage.identity import digest
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.creation import NAME
 from logitlake.storage.lake.lake import Lake, Transaction
-from logitlake.storage.lake.schema import SEQUENCES, with_checksums
+from logitlake.storage.lake.schema import CAPTURED, SEQUENCES, with_checksums
 from logitlake.storage.shards.writing import write_shard
 from logitlake.storage.writing.sightings import insert_sightings
 
@@ -64,7 +64,7 @@ def commit_unit(
     sources: pa.Table | None = None,
     rejects: pa.Table | None = None,
 ) -> Receipt:
-    """Commit the sequences of whole documents (SEQUENCES; `unit_id` and `checksum` are set here).
+    """Commit the sequences of whole documents (CAPTURED): this is where they get their unit's id and their checksums.
 
     `seconds` is what the teacher took; `sources` (SOURCES) and `rejects` (REJECTS) were met on the way. Raises
     LakeBusyError if other writers win too often, LakeError if the disk is full; then nothing of it has landed.
@@ -77,7 +77,7 @@ def commit_unit(
         missing = rows.filter(pc.invert(pc.is_in(rows["doc_id"], value_set=present))) if len(present) else rows
         shard, n_bytes = None, 0
         if missing.num_rows:
-            missing = _ready(missing, recipe_id)
+            missing = stored_rows(missing)
             shard, n_bytes = write_shard(lake.location, missing, recipe)
         try:
             with lake.transaction() as transaction:
@@ -107,11 +107,11 @@ def _present(lake: Lake, recipe_id: str, rows: pa.Table) -> pa.Array:
     return found["doc_id"].combine_chunks()
 
 
-def _ready(rows: pa.Table, recipe_id: str) -> pa.Table:
-    """Rows in the order they are stored, with their unit and checksums."""
-    unit_id = unit_id_of(recipe_id, rows["doc_id"].unique().to_pylist())
-    named = rows.drop_columns(["unit_id"]) if "unit_id" in rows.column_names else rows
-    named = named.append_column(SEQUENCES.field("unit_id"), pa.array([unit_id] * rows.num_rows, pa.string()))
+def stored_rows(rows: pa.Table) -> pa.Table:
+    """Captured rows of one recipe (CAPTURED) as a shard holds them (SEQUENCES): sorted, with unit id and checksums."""
+    rows = rows.select(CAPTURED.names)
+    unit_id = unit_id_of(rows["recipe_id"][0].as_py(), rows["doc_id"].unique().to_pylist())
+    named = rows.append_column(SEQUENCES.field("unit_id"), pa.array([unit_id] * rows.num_rows, pa.string()))
     return with_checksums(named.sort_by([("doc_id", "ascending"), ("window_index", "ascending")]))
 
 

@@ -1,21 +1,11 @@
 """`logitlake capture`: run the teacher over what is new."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from logitlake.flows.cli.options import (
-    ConfigFile,
-    Debug,
-    LakePath,
-    MaxHours,
-    MaxTokens,
-    OutputFormat,
-    Overrides,
-    TargetBytes,
-)
+from logitlake.flows.cli.options import MaxHours, MaxTokens, ResultOptions, TargetBytes, flag
 from logitlake.flows.runtime.environment import arrange_prefect, run_flow
-from logitlake.flows.settings import location_of, require_capture_settings, settings
+from logitlake.flows.settings import location_of, require_capture_settings
 from logitlake.flows.terminal.comparison import comparison_rows
 from logitlake.flows.terminal.output import Format, print_record, print_rows, say
 from logitlake.flows.terminal.quantities import named_text
@@ -25,58 +15,48 @@ if TYPE_CHECKING:
     from logitlake.flows.reports import CaptureReport
 
 
-def capture(
-    max_tokens: MaxTokens = None,
-    max_hours: MaxHours = None,
-    unit_tokens: Annotated[
-        int | None,
-        typer.Option("--unit-tokens", help="Tokens per work unit (capture.unit_tokens).", show_default=False),
-    ] = None,
-    target_bytes: TargetBytes = None,
-    lake: LakePath = None,
-    config_file: ConfigFile = None,
-    overrides: Overrides = None,
-    form: OutputFormat = Format.TABLE,
-    debug: Debug = False,
-) -> None:
-    """Run the teacher over the documents that the lake does not hold yet, and commit what it thought of every token.
+@dataclass(frozen=True, kw_only=True)
+class CaptureOptions(ResultOptions):
+    """Caps, the size of a work unit, and the size of a target."""
 
-    Each work unit is committed by itself: stop it at any moment, run it again, and it goes on where it was. With
-    nothing new the teacher is not even loaded.
+    max_tokens: MaxTokens = None
+    max_hours: MaxHours = None
+    unit_tokens: Annotated[int | None, flag("capture.unit_tokens", "--unit-tokens", help="Tokens per work unit")] = None
+    target_bytes: TargetBytes = None
+
+
+def capture(options: CaptureOptions) -> None:
+    """Run the teacher over the documents that the lake does not hold yet, and commit its targets for every token.
+
+    Each work unit is committed by itself: stop the command at any moment and run it again to continue. The teacher is
+    not loaded if there is nothing new.
     """
-    flags = {
-        "lake.path": lake,
-        "capture.max_tokens": max_tokens,
-        "capture.max_hours": max_hours,
-        "capture.unit_tokens": unit_tokens,
-        "target.target_bytes": target_bytes,
-    }
-    config = settings(config_file, overrides, flags)
+    config = options.config()
     require_capture_settings(config)
     find_cheap_mistakes(config)
     arrange_prefect(location_of(config))
     from logitlake.flows.capture.flow import capture as flow
 
     report = run_flow(flow, config)
-    print_captured(report, form)
+    print_captured(report, options.form)
     for line in outcome(report):
         say(line)
 
 
 def print_captured(report: "CaptureReport", form: Format) -> None:
-    """What the run did, and beside what was expected of it."""
+    """What the run did, and what was expected of it."""
     if form is not Format.TABLE:
         print_record({**report.as_record(), "compared": report.comparison()}, form)
         return
     record = {name: named_text(name, value) or value for name, value in report.as_record().items()}
     print_record(record, form, title="Captured")
     if rows := comparison_rows(report.comparison()):
-        print_rows(rows, form, title="Expected, and what it took")
+        print_rows(rows, form, title="Expected and measured")
 
 
 def find_cheap_mistakes(config: Config) -> None:
-    """Raise what the flow would raise for a teacher or a corpus that is not there, before a server is started."""
-    # Imported here: `--help` needs neither a hub client nor the readers.
+    """Raise the flow's errors about a missing teacher or corpus before a Prefect server is started."""
+    # Imported here: the hub client and the readers are slow to import.
     from logitlake.pipeline.corpus.readers.registry import read_corpus
     from logitlake.pipeline.teachers.files import resolve_teacher
 
@@ -88,14 +68,14 @@ def find_cheap_mistakes(config: Config) -> None:
 
 
 def outcome(report: "CaptureReport") -> list[str]:
-    """What the numbers do not say by themselves: why no more was captured, and where rejects are to be seen."""
+    """Why no more was captured, and how to see the rejects."""
     lines = []
     if report.stopped:
-        lines.append(f"stopped: {report.stopped}; raise it and run again to go on")
+        lines.append(f"stopped: {report.stopped}; raise it and run again to continue")
     elif not report.n_units and not report.documents_seen:
-        lines.append("nothing captured: the corpora hold no document that can be read")
+        lines.append("nothing captured: the corpora hold no readable document")
     elif not report.n_units and report.documents_known + report.documents_repeated == report.documents_seen:
-        lines.append("nothing to do: every usable document of the corpora is in the lake under this recipe")
+        lines.append("nothing to do: the lake holds every usable document of the corpora under this recipe")
     if report.documents_rejected:
-        lines.append(f"{report.documents_rejected:,} rejected: `logitlake show rejects` says where and why")
+        lines.append(f"{report.documents_rejected:,} rejected: `logitlake show rejects` lists them with the reasons")
     return lines

@@ -1,14 +1,15 @@
 """`logitlake export`: the rows of a student, or of a query, as a data set."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from logitlake.flows.cli.completion import offer
-from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides
-from logitlake.flows.settings import location_of, settings
-from logitlake.flows.terminal.output import Format, print_record, say
+from logitlake.flows.cli.options import RecipeName, ResultOptions, Where, option
+from logitlake.flows.settings import location_of
+from logitlake.flows.terminal.output import print_record, say
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.export import export_rows
@@ -18,68 +19,53 @@ from logitlake.storage.students.registry import named_student
 from logitlake.storage.writing.recipes import find_recipe
 
 
-def export(
-    directory: Annotated[Path, typer.Argument(help="Where the data set goes; new or empty.", show_default=False)],
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(ResultOptions):
+    """The rows, and where they go."""
+
+    directory: Annotated[Path, typer.Argument(help="Directory to write to; new or empty.", show_default=False)]
     student: Annotated[
         str | None,
-        typer.Option(
-            "--student", help="What this student was trained on.", show_default=False, autocompletion=offer("student")
-        ),
-    ] = None,
+        option("--student", help="Export the rows that this student was trained on.", autocompletion=offer("student")),
+    ] = None
     row_set: Annotated[
         str | None,
-        typer.Option(
-            "--row-set",
-            help="This row set: its id or the beginning.",
-            show_default=False,
-            autocompletion=offer("row-set"),
-        ),
-    ] = None,
-    where: Annotated[
-        str | None,
-        typer.Option("--where", help="SQL condition over the view sequences (training.where).", show_default=False),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe",
-            help="Recipe id or its beginning (training.recipe).",
-            show_default=False,
-            autocompletion=offer("recipe"),
-        ),
-    ] = None,
-    held_out: Annotated[bool, typer.Option("--held-out", help="The held-out documents, and nothing else.")] = False,
-    lake: LakePath = None,
-    config_file: ConfigFile = None,
-    overrides: Overrides = None,
-    form: OutputFormat = Format.TABLE,
-    debug: Debug = False,
-) -> None:
-    """Write a row set as Parquet files that `datasets.load_dataset` and DuckDB load, with a note of where it is from.
+        option("--row-set", help="Export this row set: its id or the beginning.", autocompletion=offer("row-set")),
+    ] = None
+    where: Where = None
+    recipe: RecipeName = None
+    held_out: Annotated[bool, typer.Option("--held-out", help="Export the held-out documents and no others.")] = False
 
-    What was forgotten since a student saw it is missing, and reported.
+
+def export(options: ExportOptions) -> None:
+    """Write a row set as Parquet files that `datasets.load_dataset` and DuckDB read, with a file about its origin.
+
+    Rows that were forgotten since a student saw them are missing; the command counts them.
     """
-    flags = {"lake.path": lake, "training.where": where, "training.recipe": recipe}
-    config = settings(config_file, overrides, flags)
+    config, student, row_set = options.config(), options.student, options.row_set
     if student is not None and row_set is not None:
         raise SettingsError("export: expected --student or --row-set, found both")
-    with Lake.open(location_of(config)) as opened:
+    with Lake.open(location_of(config)) as lake:
         if student is not None:
-            row_set = named_student(opened, student)["row_set_id"]
+            row_set = named_student(lake, student)["row_set_id"]
         if row_set is not None:
-            again = read_again(opened, row_set)
+            again = read_again(lake, row_set)
         else:
             training = config.training
-            recipe_id, _ = find_recipe(opened, training.recipe)
-            rule = {"where": training.where, "weight": training.weight, "up_to_commit": training.up_to_commit}
-            again = Reread(
-                rows=resolve_row_set(opened, recipe_id=recipe_id, held_out=held_out, **rule),  # type: ignore[arg-type]
-                n_missing=0,
+            recipe_id, _ = find_recipe(lake, training.recipe)
+            rows = resolve_row_set(
+                lake,
+                recipe_id=recipe_id,
+                held_out=options.held_out,
+                where=training.where,
+                weight=training.weight,
+                up_to_commit=training.up_to_commit,
             )
-        written = export_rows(opened, again.rows, directory.absolute(), n_missing=again.n_missing)
+            again = Reread(rows=rows, n_missing=0)
+        written = export_rows(lake, again.rows, options.directory.absolute(), n_missing=again.n_missing)
     rows = again.rows
     counts = {"n_sequences": rows.n_sequences, "n_tokens": rows.n_tokens, "n_targets": rows.n_targets}
     record = {"directory": str(written), "row_set_id": rows.row_set_id, **counts, "n_missing": again.n_missing}
-    print_record(record, form, title="Exported")
+    print_record(record, options.form, title="Exported")
     if again.n_missing:
-        say(f"{again.n_missing:,} sequences that were seen then are forgotten now: they are not in the data set")
+        say(f"{again.n_missing:,} sequences of this row set were forgotten since: they are missing in the export")

@@ -1,21 +1,11 @@
 """`logitlake plan`: what a capture would compute, write and cost, before anything is paid for."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-import typer
-
 from logitlake.flows.capture.estimate import Rates, estimate, spread_of
-from logitlake.flows.cli.options import (
-    ConfigFile,
-    Debug,
-    LakePath,
-    MaxHours,
-    MaxTokens,
-    OutputFormat,
-    Overrides,
-    TargetBytes,
-)
-from logitlake.flows.settings import location_of, require_capture_settings, settings
+from logitlake.flows.cli.options import MaxHours, MaxTokens, ResultOptions, TargetBytes, flag, option
+from logitlake.flows.settings import location_of, require_capture_settings
 from logitlake.flows.terminal.output import Format, print_record, say
 from logitlake.flows.terminal.progress import progress_bar
 from logitlake.flows.terminal.quantities import named_text
@@ -26,55 +16,40 @@ from logitlake.storage.lake.lake import Lake
 from logitlake.storage.writing.known_documents import KnownDocuments
 
 
-def plan(
-    max_tokens: MaxTokens = None,
-    max_hours: MaxHours = None,
-    target_bytes: TargetBytes = None,
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(ResultOptions):
+    """The caps of a capture, and what a person knows about the machine."""
+
+    max_tokens: MaxTokens = None
+    max_hours: MaxHours = None
+    target_bytes: TargetBytes = None
     tokens_per_second: Annotated[
-        float | None,
-        typer.Option(
-            "--tokens-per-second", min=0.001, help="Speed of the teacher, if you know it.", show_default=False
-        ),
-    ] = None,
+        float | None, option("--tokens-per-second", min=0.001, help="Speed of the teacher, if you know it.")
+    ] = None
     price_per_hour: Annotated[
         float | None,
-        typer.Option(
-            "--price-per-hour",
-            min=0.0,
-            help="What an hour of the machine costs (capture.price_per_hour).",
-            show_default=False,
-        ),
-    ] = None,
-    lake: LakePath = None,
-    config_file: ConfigFile = None,
-    overrides: Overrides = None,
-    form: OutputFormat = Format.TABLE,
-    debug: Debug = False,
-) -> None:
-    """Say what a capture would compute, write and cost. Reads and tokenises the corpora; loads no teacher.
+        flag("capture.price_per_hour", "--price-per-hour", min=0.0, help="Price of one hour of the machine"),
+    ] = None
 
-    The counts are those of a capture, not an estimate; hours and bytes are estimates that say where they come from.
+
+def plan(options: PlanOptions) -> None:
+    """Show what a capture would compute, write and cost. Reads and tokenizes the corpora; does not load the teacher.
+
+    The counts are exactly those of a capture. Hours and bytes are estimates, each with its source.
     """
-    flags = {
-        "lake.path": lake,
-        "capture.max_tokens": max_tokens,
-        "capture.max_hours": max_hours,
-        "capture.price_per_hour": price_per_hour,
-        "target.target_bytes": target_bytes,
-    }
-    config = settings(config_file, overrides, flags)
+    config = options.config()
     require_capture_settings(config)
-    record = _plan(config, tokens_per_second)
-    print_record(_for_a_person(record) if form is Format.TABLE else record, form, title="Plan")
+    record = _plan(config, options.tokens_per_second)
+    print_record(_with_units(record) if options.form is Format.TABLE else record, options.form, title="Plan")
     if record["documents_rejected"]:
         say(
-            f"{record['documents_rejected']:,} of the documents can't be used: a capture notes where and why, and "
-            "`logitlake show rejects` shows it"
+            f"{record['documents_rejected']:,} documents can't be used; after a capture `logitlake show rejects` lists "
+            "them with the reasons"
         )
 
 
 def _plan(config: Config, tokens_per_second: float | None) -> dict[str, Any]:
-    # Imported here: a tokenizer and a hub client are no business of the other commands.
+    # Imported here: the tokenizer and the hub client are slow to import.
     from logitlake.flows.capture.estimate import expected_rates
     from logitlake.flows.capture.preparation import prepare
     from logitlake.pipeline.capture.planning import count_plan
@@ -85,18 +60,18 @@ def _plan(config: Config, tokens_per_second: float | None) -> dict[str, Any]:
     plan = prepared.plan(lambda doc_ids: set())
     try:
         with Lake.open(location_of(config)) as lake:
-            rates = expected_rates(prepared, lake, said_speed=tokens_per_second)
+            rates = expected_rates(prepared, lake, given_speed=tokens_per_second)
             earlier = earlier_estimates(lake)
             if recipe_id is not None:
                 plan = prepared.plan(KnownDocuments(lake, recipe_id))
     except LakeMissingError:
-        say("no lake yet: everything is new")
-        rates = expected_rates(prepared, None, said_speed=tokens_per_second)
+        say("there is no lake yet, so every document is new")
+        rates = expected_rates(prepared, None, given_speed=tokens_per_second)
     if recipe_id is None:
-        say("target_bytes: the first capture makes a probe, and its answer decides the recipe; until then all is new")
+        say("target_bytes: the first capture probes the teacher to settle the recipe; until then every document is new")
     with progress_bar("planning", unit="tokens") as bar:
         summary = count_plan(plan, on_tokens=bar.advance)
-    found = {"recipe_id": recipe_id, "teacher": prepared.files.name}
+    names = {"recipe_id": recipe_id, "teacher": prepared.files.name}
     counts = {
         "documents_seen": summary.documents,
         "documents_known": summary.known,
@@ -110,7 +85,7 @@ def _plan(config: Config, tokens_per_second: float | None) -> dict[str, Any]:
     }
     stops = f"at max_tokens {config.capture.max_tokens:,}" if summary.capped else "at the end of the corpora"
     costs = _costs(summary.tokens, rates, config.capture.max_hours)
-    return {**found, **counts, "ends": stops, **costs, "earlier_estimates": earlier}
+    return {**names, **counts, "ends": stops, **costs, "earlier_estimates": earlier}
 
 
 def _costs(n_tokens: int, rates: Rates, max_hours: float | None) -> dict[str, Any]:
@@ -126,17 +101,17 @@ def _costs(n_tokens: int, rates: Rates, max_hours: float | None) -> dict[str, An
     if taken.cost is not None:
         record["cost"] = taken.cost
     if max_hours is not None and taken.hours > max_hours:
-        record["max_hours"] = f"{max_hours:g} h stop it after about {max_hours / taken.hours:.0%} of the tokens"
+        record["max_hours"] = f"{max_hours:g} h are enough for about {max_hours / taken.hours:.0%} of the tokens"
     return record
 
 
-def _for_a_person(record: dict[str, Any]) -> dict[str, Any]:
-    """The same with units, and how good estimates of this lake were before: those that came from where these do."""
+def _with_units(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with units, and the errors of this lake's earlier estimates that had the same kind of source."""
     earlier = record["earlier_estimates"]
     shown = {name: named_text(name, value) or value for name, value in record.items() if name != "earlier_estimates"}
     for kind, basis in (("time", "tokens_per_second_from"), ("bytes", "bytes_per_token_from")):
-        way = record[basis].split()[0]
-        ratios = [row[f"{kind}_ratio"] for row in earlier if row[f"{kind}_from"].split()[0] == way]
+        source = record[basis].split()[0]
+        ratios = [row[f"{kind}_ratio"] for row in earlier if row[f"{kind}_from"].split()[0] == source]
         if ratios:
-            shown[f"{kind}_was_before"] = f"{spread_of(ratios)}, against what was expected ({way.rstrip(':')})"
+            shown[f"{kind}_in_earlier_runs"] = f"{spread_of(ratios)} against the estimate ({source.rstrip(':')})"
     return shown

@@ -1,83 +1,64 @@
-"""`logitlake promote` and `logitlake rollback`: which student an alias stands for, by hand."""
+"""`logitlake promote` and `logitlake rollback`: point an alias at a student by hand."""
 
-import secrets
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from logitlake.flows.cli.completion import offer
-from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides
-from logitlake.flows.settings import location_of, settings
-from logitlake.flows.terminal.output import Format, print_record
-from logitlake.pipeline.settings.models import Config
-from logitlake.storage.lake.lake import Lake
+from logitlake.flows.cli.options import Alias, ResultOptions, option, writable_lake
+from logitlake.flows.run_ids import new_run_id
+from logitlake.flows.terminal.output import print_record
 from logitlake.storage.students.promotions import promote as promote_student
 from logitlake.storage.students.promotions import roll_back, student_of
 from logitlake.storage.students.registry import named_student
 
-Alias = Annotated[
-    str | None, typer.Option("--alias", help="Name of the line of students (redistill.alias).", show_default=False)
-]
 
+@dataclass(frozen=True, kw_only=True)
+class PromoteOptions(ResultOptions):
+    """Which student, and why."""
 
-def promote(
     student: Annotated[
         str,
         typer.Argument(
             help="Student id, its beginning, or another alias.", show_default=False, autocompletion=offer("student")
         ),
-    ],
-    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept with the decision.")] = "by hand",
-    alias: Alias = None,
-    lake: LakePath = None,
-    config_file: ConfigFile = None,
-    overrides: Overrides = None,
-    form: OutputFormat = Format.TABLE,
-    debug: Debug = False,
-) -> None:
-    """Let an alias stand for a student of your choice, such as one that was rejected. One atomic change."""
-    config = settings(config_file, overrides, {"lake.path": lake, "redistill.alias": alias})
-    name = config.redistill.alias
-    with _writable(config) as opened:
-        found = named_student(opened, student)
-        before = student_of(opened, name)
-        how = {"expected": before, "figures": {"reason": reason}, "run_id": _run_id(), "alias": name}
-        promote_student(opened, found["student_id"], **how)
-    print_record({"alias": name, "before": before, "now": found["student_id"]}, form)
+    ]
+    reason: Annotated[str, typer.Option("--reason", help="Why; stored with the decision.")] = "by hand"
+    alias: Alias = None
 
 
-def rollback(
+def promote(options: PromoteOptions) -> None:
+    """Point an alias at a student, such as one that was rejected. One atomic change."""
+    config = options.config()
+    alias = config.redistill.alias
+    with writable_lake(config) as lake:
+        student, before = named_student(lake, options.student)["student_id"], student_of(lake, alias)
+        figures = {"reason": options.reason}
+        promote_student(lake, student, expected=before, figures=figures, run_id=new_run_id(), alias=alias)
+    print_record({"alias": alias, "before": before, "now": student}, options.form)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollbackOptions(ResultOptions):
+    """From which student."""
+
     from_student: Annotated[
         str | None,
-        typer.Option(
-            "--from",
-            help="Only from this student (id or its beginning): safe to repeat when an answer was lost.",
-            show_default=False,
-        ),
-    ] = None,
-    alias: Alias = None,
-    lake: LakePath = None,
-    config_file: ConfigFile = None,
-    overrides: Overrides = None,
-    form: OutputFormat = Format.TABLE,
-    debug: Debug = False,
-) -> None:
-    """Let an alias stand for the student before the one it stands for now. One atomic change; repeat it to go on.
+        option("--from", help="Only if the alias points at this student (id or its beginning): safe to repeat."),
+    ] = None
+    alias: Alias = None
 
-    The student that was left is not promoted again by itself; one that learns from newer documents may be.
+
+def rollback(options: RollbackOptions) -> None:
+    """Point an alias at the student that it pointed at before. One atomic change; repeat it to go further back.
+
+    The student that was left is not promoted again automatically; a later one, trained on newer documents, may be.
     """
-    config = settings(config_file, overrides, {"lake.path": lake, "redistill.alias": alias})
-    name = config.redistill.alias
-    with _writable(config) as opened:
-        before = named_student(opened, from_student)["student_id"] if from_student else student_of(opened, name)
-        now = roll_back(opened, expected=before, run_id=_run_id(), alias=name)
-    print_record({"alias": name, "before": before, "now": now}, form)
-
-
-def _run_id() -> str:
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-
-
-def _writable(config: Config) -> Lake:
-    return Lake.open(location_of(config), read_only=False, lock_timeout=config.lake.lock_timeout_seconds)
+    config = options.config()
+    alias = config.redistill.alias
+    with writable_lake(config) as lake:
+        left = options.from_student
+        before = named_student(lake, left)["student_id"] if left else student_of(lake, alias)
+        now = roll_back(lake, expected=before, run_id=new_run_id(), alias=alias)
+    print_record({"alias": alias, "before": before, "now": now}, options.form)

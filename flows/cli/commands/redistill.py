@@ -1,47 +1,35 @@
 """`logitlake redistill`: one night of new data."""
 
-from typing import Annotated
-
-import typer
+from dataclasses import dataclass
 
 from logitlake.flows.cli.commands.capture import find_cheap_mistakes
-from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, MaxHours, MaxTokens, OutputFormat, Overrides
+from logitlake.flows.cli.options import Alias, MaxHours, MaxTokens, ResultOptions
 from logitlake.flows.redistill.run import require_redistill_settings
 from logitlake.flows.runtime.environment import arrange_prefect, run_flow
-from logitlake.flows.settings import location_of, settings
-from logitlake.flows.terminal.output import Format, print_record, say
+from logitlake.flows.settings import location_of
+from logitlake.flows.terminal.output import print_record, say
 
 
-def redistill(
-    max_tokens: MaxTokens = None,
-    max_hours: MaxHours = None,
-    alias: Annotated[
-        str | None,
-        typer.Option("--alias", help="Name of the line of students (redistill.alias).", show_default=False),
-    ] = None,
-    lake: LakePath = None,
-    config_file: ConfigFile = None,
-    overrides: Overrides = None,
-    form: OutputFormat = Format.TABLE,
-    debug: Debug = False,
-) -> None:
-    """Capture what is missing, train the current student on it, and promote the result if it is no worse.
+@dataclass(frozen=True, kw_only=True)
+class RedistillOptions(ResultOptions):
+    """Caps of the capture, and the alias."""
 
-    Nothing new: done in seconds. Stopped at any moment, run it again: it goes on where it was.
+    max_tokens: MaxTokens = None
+    max_hours: MaxHours = None
+    alias: Alias = None
+
+
+def redistill(options: RedistillOptions) -> None:
+    """Capture new documents, train the current student on them, and promote the result if it is no worse.
+
+    With nothing new it ends within seconds. Stop it at any moment and run it again to continue.
     """
-    flags = {
-        "lake.path": lake,
-        "capture.max_tokens": max_tokens,
-        "capture.max_hours": max_hours,
-        "redistill.alias": alias,
-    }
-    config = settings(config_file, overrides, flags)
+    config = options.config()
     require_redistill_settings(config)
     find_cheap_mistakes(config)
-    location = location_of(config)
-    arrange_prefect(location)
+    arrange_prefect(location_of(config))
     from logitlake.flows.redistill.flow import redistill as flow
 
     report = run_flow(flow, config)
-    print_record(report.as_record(), form, title="Redistilled")
+    print_record(report.as_record(), options.form, title="Redistilled")
     say(f"{report.outcome}: {report.reason}")

@@ -1,39 +1,36 @@
-"""`logitlake report`: what a lake holds and what it taught, as one page."""
+"""`logitlake report`: the contents of a lake and its students as one HTML page."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, Overrides
+from logitlake.flows.cli.options import LakeOptions, option
 from logitlake.flows.report.place import default_path
-from logitlake.flows.settings import location_of, settings
+from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.output import say
+from logitlake.flows.terminal.quantities import bytes_text
 from logitlake.storage.lake.lake import Lake
 
 
-def report(
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(LakeOptions):
+    """Where the page goes."""
+
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="Where the page goes; default: report.html in the lake.", show_default=False
-        ),
-    ] = None,
-    lake: LakePath = None,
-    config_file: ConfigFile = None,
-    overrides: Overrides = None,
-    debug: Debug = False,
-) -> None:
-    """Write one HTML page that needs nothing but itself: what is in the lake, how it grew, bytes, fidelity, students,
-    costs, and the most instructive passages token by token. The path is printed on standard output.
+        Path | None, option("--output", "-o", help="File to write; default: report.html in the lake's folder.")
+    ] = None
+
+
+def report(options: ReportOptions) -> None:
+    """Write one self-contained HTML page: the lake's contents and growth, bytes per token, fidelity, students, costs,
+    and the most instructive passages token by token. Prints its path on standard output.
     """
-    config = settings(config_file, overrides, {"lake.path": lake})
-    location = location_of(config)
-    path = (output or default_path(location)).expanduser().absolute()
-    with Lake.open(location) as opened:
-        # Imported here: the plotting library is no business of the other commands.
+    location = location_of(options.config())
+    path = (options.output or default_path(location)).expanduser().absolute()
+    with Lake.open(location) as lake:
+        # Imported here: the plotting library is slow to import.
         from logitlake.flows.report.page import write_report
 
-        write_report(opened, path)
-    say(f"{path.stat().st_size / 1e6:.1f} MB, opens in any browser, from disk")
+        write_report(lake, path)
+    say(f"wrote {bytes_text(path.stat().st_size)}; the page opens in any browser, without a network")
     print(path)

@@ -1,44 +1,42 @@
-"""`logitlake serve`: everything by the clock, on one machine."""
+"""`logitlake serve`: every flow on its schedule, on one machine."""
 
 import os
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, Overrides
+from logitlake.flows.cli.options import LakeOptions, flag
 from logitlake.flows.runtime.environment import arrange_prefect, prefect_home, server_is_configured
 from logitlake.flows.serve.local_server import local_server
-from logitlake.flows.settings import DEFAULT_CONFIG, location_of, require_capture_settings, settings
+from logitlake.flows.settings import DEFAULT_CONFIG, location_of, require_capture_settings
 from logitlake.flows.terminal.output import say
 
 
-def serve(
-    port: Annotated[
-        int | None,
-        typer.Option("--port", help="Port of the server, if one is started (schedule.port).", show_default=False),
-    ] = None,
-    lake: LakePath = None,
-    config_file: ConfigFile = None,
-    overrides: Overrides = None,
-    debug: Debug = False,
-) -> None:
-    """Run capture, redistill and maintain by their schedules until it is stopped; Ctrl-C ends it, and schedules pause.
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(LakeOptions):
+    """The server's port."""
 
-    A Prefect server is started if none is configured (PREFECT_API_URL); its state lies under the lake's folder. Runs
-    read the settings file when they start: an edit holds from the next run on, but for the section `schedule`.
+    port: Annotated[
+        int | None, flag("schedule.port", "--port", help="Port of the Prefect server, if one is started")
+    ] = None
+
+
+def serve(options: ServeOptions) -> None:
+    """Run capture, redistill and maintain on their schedules until you stop it; Ctrl-C pauses the schedules.
+
+    Starts a Prefect server if none is configured (PREFECT_API_URL); its state is in the lake's folder. Each run reads
+    the settings file again: a change takes effect at the next run, except in the section `schedule`.
     """
-    config = settings(config_file, overrides, {"lake.path": lake, "schedule.port": port})
+    config, config_file = options.config(), options.config_file
     require_capture_settings(config)
     location = location_of(config)
-    given = [*(overrides or []), *([f"lake.path={lake.absolute()}"] if lake else [])]
     if config_file is None and DEFAULT_CONFIG.is_file():
         config_file = DEFAULT_CONFIG
     with ExitStack() as stack:
         home = Path(os.environ.get("PREFECT_HOME") or prefect_home(location))
         if not os.environ.get("PREFECT_API_URL") and ("PREFECT_HOME" in os.environ or not server_is_configured()):
-            say(f"starting a Prefect server, its state in {home}")
+            say(f"starting a Prefect server with its state in {home}")
             host, number = config.schedule.host, config.schedule.port
             os.environ["PREFECT_API_URL"] = stack.enter_context(local_server(home, host, number))
             os.environ["PREFECT_HOME"] = str(home)
@@ -50,10 +48,10 @@ def serve(
         from logitlake.flows.serve.automations import arrange_automations
         from logitlake.flows.serve.deployments import deployments, refuse_another_lake
 
-        wanted = deployments(config, config_file, given)
-        refuse_another_lake(wanted, location)
+        served = deployments(config, config_file, options.overrides or (), options.lake)
+        refuse_another_lake(served, location)
         ensure_limit(config.schedule.teachers)
         arrange_automations(config.schedule)
         api = get_current_settings().api.url or ""
-        say(f"serving the lake {location.data} in {config.schedule.timezone}; see {api.removesuffix('/api')}")
-        serve_forever(*wanted, print_starting_message=False)
+        say(f"serving lake {location.data}, time zone {config.schedule.timezone}; web page: {api.removesuffix('/api')}")
+        serve_forever(*served, print_starting_message=False)

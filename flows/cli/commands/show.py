@@ -1,20 +1,21 @@
 """`logitlake show`: what is in the lake, and what the settings are."""
 
 import sys
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from logitlake.flows.cli.completion import offer, offer_what_is_shown
-from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides
+from logitlake.flows.cli.options import ResultOptions, option
 from logitlake.flows.cli.screens.document import show_document
 from logitlake.flows.cli.screens.lake import show_lake
 from logitlake.flows.cli.screens.lineage import show_lineage
 from logitlake.flows.cli.screens.recipe import show_recipe
 from logitlake.flows.cli.screens.run import show_run
 from logitlake.flows.cli.screens.student import show_student
-from logitlake.flows.settings import location_of, settings
+from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.output import Format, print_record, print_rows, say
 from logitlake.flows.terminal.screen import print_list
 from logitlake.pipeline.settings.models import Config
@@ -56,85 +57,80 @@ _ONE_OF_MANY = {
 }
 
 
-def show(
-    what: Annotated[What, typer.Argument(help="What to show.", show_default=False)] = What.LAKE,
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions(ResultOptions):
+    """What, which one, and how much of it."""
+
+    what: Annotated[What, typer.Argument(help="What to show.", show_default=False)] = What.LAKE
     name: Annotated[
         str | None,
         typer.Argument(
-            help="Which one: the beginning of an id; for a student also an alias, for a document also its source.",
+            help="Which one: the beginning of an id; a student also by alias, a document also by source.",
             show_default=False,
             autocompletion=offer_what_is_shown,
         ),
-    ] = None,
+    ] = None
     limit: Annotated[
-        int | None,
-        typer.Option(
-            "--limit", "-n", min=1, help="Rows of a list, or tokens of a document, at most.", show_default=False
-        ),
-    ] = None,
+        int | None, option("--limit", "-n", min=1, help="Show at most this many rows, or tokens of a document.")
+    ] = None
     recipe: Annotated[
         str | None,
-        typer.Option(
-            "--recipe",
-            help="document: the recipe whose tokens are shown; default: the newest.",
-            show_default=False,
-            autocompletion=offer("recipe"),
+        option(
+            "--recipe", help="document: the recipe of the tokens; default: the newest.", autocompletion=offer("recipe")
         ),
-    ] = None,
-    lake: LakePath = None,
-    config_file: ConfigFile = None,
-    overrides: Overrides = None,
-    form: OutputFormat = Format.TABLE,
-    debug: Debug = False,
-) -> None:
-    """Show the lake on one screen, or one recipe, run, student or document, or a list of them.
+    ] = None
 
-    Lists: recipes, runs, commits, documents, rejects, row-sets, students, promotions, aliases; the newest first. One
-    thing by its name: recipe, run (`last` will do), student, lineage (of a student, as a tree), document (its text
-    coloured by how much it surprised the teacher). `config` prints the settings in effect as a documented
-    logitlake.yaml.
+
+def show(options: ShowOptions) -> None:
+    """Show the lake on one screen; or one recipe, run, student or document; or a list.
+
+    Lists, newest first: recipes, runs, commits, documents, rejects, row-sets, students, promotions, aliases. One thing
+    by name: recipe, run (`last` is the newest), student, lineage (a student's ancestors as a tree), document (its text,
+    coloured by the teacher's surprise). `config` prints the settings in effect as a documented logitlake.yaml.
     """
-    config = settings(config_file, overrides, {"lake.path": lake})
+    config, what, form = options.config(), options.what, options.form
     if what is What.CONFIG:
         _show_config(config, form)
         return
-    wanted = _required(what, name)
-    with Lake.open(location_of(config)) as opened:
+    name = _required(what, options.name)
+    with Lake.open(location_of(config)) as lake:
         if what is What.LAKE:
-            show_lake(opened, form)
+            show_lake(lake, form)
         elif what is What.RECIPE:
-            show_recipe(opened, wanted, form)
+            show_recipe(lake, name, form)
         elif what is What.RUN:
-            show_run(opened, wanted, form)
+            show_run(lake, name, form)
         elif what is What.STUDENT:
-            show_student(opened, wanted, form)
+            show_student(lake, name, form)
         elif what is What.LINEAGE:
-            show_lineage(opened, wanted, form)
+            show_lineage(lake, name, form)
         elif what is What.DOCUMENT:
-            show_document(opened, wanted, form, recipe=recipe, limit=limit)
+            show_document(lake, name, form, recipe=options.recipe, limit=options.limit)
         else:
-            _show_list(opened, what, limit or _ROWS, form)
+            _show_list(lake, what, options.limit or _ROWS, form)
 
 
 def _required(what: What, name: str | None) -> str:
-    """The name, which one kind must have and the other must not. Raises SettingsError."""
+    """The name: expected for one thing, refused for the lake and for lists. Raises SettingsError."""
     if what in _ONE_OF_MANY and name is None:
-        raise SettingsError(f"show {what}: expected which one; `logitlake show {_ONE_OF_MANY[what]}` lists them")
+        raise SettingsError(
+            f"show {what}: expected a name, found none; `logitlake show {_ONE_OF_MANY[what]}` lists the names"
+        )
     if what not in _ONE_OF_MANY and name is not None:
-        raise SettingsError(f"show {what}: shows all of it and takes no name, found {name!r}")
+        raise SettingsError(f"show {what}: expected no name, found {name!r}")
     return name or ""
 
 
 def _show_list(lake: Lake, what: What, limit: int, form: Format) -> None:
-    found = listing(lake, what.value, limit=limit)
-    if form is Format.TABLE and not found.n_rows:
+    page = listing(lake, what.value, limit=limit)
+    if form is Format.TABLE and not page.n_rows:
         say(f"no {what.value.replace('-', ' ')} yet")
     elif form is Format.TABLE and sys.stdout.isatty():
-        print_list(found.rows.to_pylist())
+        print_list(page.rows.to_pylist())
     else:
-        print_rows(found.rows, form)
-    if found.n_rows > found.rows.num_rows:
-        say(f"{found.n_rows - found.rows.num_rows:,} more: raise --limit")
+        print_rows(page.rows, form)
+    if page.n_rows > page.rows.num_rows:
+        say(f"{page.n_rows - page.rows.num_rows:,} more rows: raise --limit")
 
 
 def _show_config(config: Config, form: Format) -> None:

@@ -1,83 +1,78 @@
 """`logitlake sql`: read-only questions to the lake, one or a whole conversation."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides
-from logitlake.flows.settings import location_of, read_query, settings
-from logitlake.flows.terminal.output import Format, print_rows, say
+from logitlake.flows.cli.options import ResultOptions, option
+from logitlake.flows.settings import location_of, read_query
+from logitlake.flows.terminal.output import print_rows, say
 from logitlake.storage.errors import QueryError
 from logitlake.storage.sql.client_setup import client_lines
 from logitlake.storage.sql.session import ReadSession, write_parquet
 
 
-def sql(
+@dataclass(frozen=True, kw_only=True)
+class SqlOptions(ResultOptions):
+    """The query, and how it is run."""
+
     query: Annotated[
         str | None, typer.Argument(help="One SELECT over the views of the lake; `-` reads it from standard input.")
-    ] = None,
-    file: Annotated[Path | None, typer.Option("--file", help="Read the query from a file.", show_default=False)] = None,
+    ] = None
+    file: Annotated[Path | None, option("--file", help="Read the query from a file.")] = None
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="Write the result to this Parquet file, however large.", show_default=False
-        ),
-    ] = None,
+        Path | None, option("--output", "-o", help="Write the result to this Parquet file, of any size.")
+    ] = None
     as_of: Annotated[
-        int | None,
-        typer.Option("--as-of", metavar="COMMIT", help="The lake as it was at this commit number.", show_default=False),
-    ] = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option("--timeout", min=0.001, help="Stop a query after so many seconds.", show_default=False),
-    ] = None,
+        int | None, option("--as-of", metavar="COMMIT", help="Query the lake as it was at this commit number.")
+    ] = None
+    timeout: Annotated[float | None, option("--timeout", min=0.001, help="Stop the query after this many seconds.")] = (
+        None
+    )
     memory_limit: Annotated[
-        str | None,
-        typer.Option("--memory-limit", help="What DuckDB may use, such as 2GB; more goes to disk.", show_default=False),
-    ] = None,
-    init: Annotated[
-        bool, typer.Option("--init", help="Print the lines that let any other DuckDB client see the lake.")
-    ] = False,
-    lake: LakePath = None,
-    config_file: ConfigFile = None,
-    overrides: Overrides = None,
-    form: OutputFormat = Format.TABLE,
-    debug: Debug = False,
-) -> None:
-    """Ask the lake in SQL. It can only read. Without a query, on a terminal: a prompt with history and completion.
+        str | None, option("--memory-limit", help="Memory for DuckDB, such as 2GB; the rest goes to disk.")
+    ] = None
+    init: Annotated[bool, typer.Option("--init", help="Print the SQL that opens the lake in any DuckDB client.")] = (
+        False
+    )
 
-    `FROM dictionary` explains every view and column, and docs/sql.md has questions with their answers.
+
+def sql(options: SqlOptions) -> None:
+    """Query the lake in SQL, read-only. At a terminal and without a query: a prompt with history and completion.
+
+    `FROM dictionary` explains every view and column; docs/sql.md has questions with their answers.
     """
-    location = location_of(settings(config_file, overrides, {"lake.path": lake}))
-    if init:
+    location = location_of(options.config())
+    if options.init:
         print("\n".join(client_lines(location)))
         return
-    text = _text(query, file)
-    with ReadSession(location, as_of=as_of, memory_limit=memory_limit) as session:
+    text, timeout = _text(options.query, options.file), options.timeout
+    with ReadSession(location, as_of=options.as_of, memory_limit=options.memory_limit) as session:
         if session.forgotten_since:
-            say(f"{session.forgotten_since:,} documents were forgotten since commit {as_of}: they are missing here")
+            say(f"{session.forgotten_since:,} documents were forgotten since commit {options.as_of} and are missing")
         if text is None:
             # Imported here: a single question needs no prompt.
             from logitlake.flows.cli.sql_prompt import converse
 
-            converse(session, form, timeout=timeout)
-        elif output is not None:
-            say(f"{write_parquet(session, text, output, timeout=timeout):,} rows in {output}")
+            converse(session, options.form, timeout=timeout)
+        elif options.output is not None:
+            say(f"{write_parquet(session, text, options.output, timeout=timeout):,} rows in {options.output}")
         else:
-            print_rows(session.ask(text, timeout=timeout), form)
+            print_rows(session.ask(text, timeout=timeout), options.form)
 
 
 def _text(query: str | None, file: Path | None) -> str | None:
-    """The query that was given; None for a person at a terminal, who will be asked."""
+    """The query; None at a terminal without one, where the prompt starts."""
     if query is not None and file is not None:
-        raise QueryError("expected one query: as the argument, or --file FILE")
+        raise QueryError("expected one query, found two: give the argument or --file, not both")
     if file is not None:
         return read_query(file)
     if query is None and sys.stdin.isatty():
         return None
     text = sys.stdin.read() if query in (None, "-") else query
     if not text.strip():
-        raise QueryError("expected one query, found nothing: as the argument, on standard input, or --file FILE")
+        raise QueryError("expected a query, found none: give it as the argument, by --file FILE, or on standard input")
     return text

@@ -1,90 +1,57 @@
 """`logitlake train`: a student from the cache, the teacher switched off."""
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from logitlake.flows.cli.completion import offer
-from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides
+from logitlake.flows.cli.options import RecipeName, ResultOptions, Where, flag, option
 from logitlake.flows.runtime.environment import arrange_prefect, run_flow
-from logitlake.flows.settings import location_of, read_query, settings
-from logitlake.flows.terminal.output import Format, print_record, say
-from logitlake.storage.errors import SettingsError
+from logitlake.flows.settings import location_of, read_query
+from logitlake.flows.terminal.output import print_record, say
 
 
-def train(
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Where the student goes (training.output).", show_default=False),
-    ] = None,
-    where: Annotated[
-        str | None,
-        typer.Option("--where", help="SQL condition over the view sequences (training.where).", show_default=False),
-    ] = None,
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(ResultOptions):
+    """The rows, the student, and where it goes."""
+
+    output: Annotated[Path | None, flag("training.output", "--output", "-o", help="Directory of the student")] = None
+    where: Where = None
     weight: Annotated[
-        str | None,
-        typer.Option("--weight", help="SQL expression: sampling weight (training.weight).", show_default=False),
-    ] = None,
+        str | None, flag("training.weight", "--weight", help="SQL expression: sampling weight of a sequence")
+    ] = None
     query: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--query",
-            help="File with a SELECT of doc_id, and of a weight if wanted: the documents (training.query).",
-            show_default=False,
+            help="File with a SELECT of doc_id, and optionally weight: the documents to train on (training.query).",
         ),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe",
-            help="Recipe id or its beginning (training.recipe).",
-            show_default=False,
-            autocompletion=offer("recipe"),
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", help="Times over the rows (training.epochs).", show_default=False)
-    ] = None,
+    ] = None
+    recipe: RecipeName = None
+    epochs: Annotated[int | None, flag("training.epochs", "--epochs", help="Passes over the rows")] = None
     layers: Annotated[
-        int | None,
-        typer.Option("--layers", help="Cut the student from the teacher (student.layers).", show_default=False),
-    ] = None,
-    lake: LakePath = None,
-    config_file: ConfigFile = None,
-    overrides: Overrides = None,
-    form: OutputFormat = Format.TABLE,
-    debug: Debug = False,
-) -> None:
-    """Train a student from the lake. Held-out documents are never trained on, whatever --where or --query say.
+        int | None, flag("student.layers", "--layers", help="Cut the student from the teacher: number of layers")
+    ] = None
 
-    A student is known by its parent, its rows and its settings: one that exists already is not trained again.
+
+def train(options: TrainOptions) -> None:
+    """Train a student from the lake. Held-out documents are never trained on, whatever --where or --query select.
+
+    A student is identified by its parent, its rows and its settings. If it exists, nothing is trained.
     """
-    flags = {
-        "lake.path": lake,
-        "training.output": output,
-        "training.where": where,
-        "training.weight": weight,
-        "training.query": None if query is None else read_query(query),
-        "training.recipe": recipe,
-        "training.epochs": epochs,
-        "student.layers": layers,
-    }
-    config = settings(config_file, overrides, flags)
-    if config.student is None:
-        raise SettingsError(
-            "student: expected where the student comes from, found nothing: set student.layers (cut from the teacher), "
-            "or student.source and student.model"
-        )
-    # Imported here: `--help` needs no tokenizer.
-    from logitlake.flows.distill.run import known_student
+    query = None if options.query is None else read_query(options.query)
+    config = options.config(**{"training.query": query})
+    # Imported here: the tokenizer is slow to import.
+    from logitlake.flows.distill.job import require_student
+    from logitlake.flows.distill.run import plan_student
 
-    report = known_student(config)
+    require_student(config)
+    job, report = plan_student(config)
     if report is None:
         arrange_prefect(location_of(config))
         from logitlake.flows.distill.flow import distill as flow
 
-        report = run_flow(flow, config)
-    print_record(report.as_record(), form, title="Student")
+        report = run_flow(partial(flow, job=job), config)
+    print_record(report.as_record(), options.form, title="Student")
     if not report.trained:
-        say(f"nothing to do: student {report.student_id} is in {report.directory} already")
+        say(f"nothing to do: student {report.student_id} exists in {report.directory}")

@@ -1,11 +1,12 @@
-"""`logitlake verify`: is what is stored what was committed?"""
+"""`logitlake verify`: compare the stored bytes with what was committed."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
-from logitlake.flows.cli.options import ConfigFile, Debug, LakePath, OutputFormat, Overrides
-from logitlake.flows.settings import location_of, settings
+from logitlake.flows.cli.options import ResultOptions
+from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.output import Format, print_rows, say
 from logitlake.flows.terminal.progress import watched
 from logitlake.storage.errors import IntegrityError
@@ -14,25 +15,25 @@ from logitlake.storage.upkeep.verify import count_units
 from logitlake.storage.upkeep.verify import verify as check
 
 
-def verify(
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(ResultOptions):
+    """How much is checked."""
+
     sample: Annotated[
         float,
         typer.Option("--sample", min=0.0, max=1.0, help="Share of the work units to check, always the same ones."),
-    ] = 1.0,
-    lake: LakePath = None,
-    config_file: ConfigFile = None,
-    overrides: Overrides = None,
-    form: OutputFormat = Format.TABLE,
-    debug: Debug = False,
-) -> None:
-    """Compare every stored row with its checksum, and the documents with their rows.
+    ] = 1.0
 
-    Prints the units that are damaged and ends with code 7 if there is one.
+
+def verify(options: VerifyOptions) -> None:
+    """Compare every stored row with its checksum, and the catalog's documents with their rows.
+
+    Prints the damaged work units; exit code 7 if there are any.
     """
-    config = settings(config_file, overrides, {"lake.path": lake})
-    with Lake.open(location_of(config)) as opened:
-        n_units = count_units(opened, sample=sample)
-        checks = list(watched(check(opened, sample=sample), "verify", total=n_units, unit="units"))
+    sample, form = options.sample, options.form
+    with Lake.open(location_of(options.config())) as lake:
+        n_units = count_units(lake, sample=sample)
+        checks = list(watched(check(lake, sample=sample), "verify", total=n_units, unit="units"))
     bad = [unit for unit in checks if unit.problem]
     n_sequences = sum(unit.n_sequences for unit in checks)
     rows = [
@@ -43,7 +44,7 @@ def verify(
         print_rows(rows, form, columns=["unit_id", "recipe_id", "n_sequences", "problem"])
     if bad:
         raise IntegrityError(
-            f"{len(bad)} of {len(checks)} work units are not what was committed: restore the named files from a "
+            f"{len(bad)} of {len(checks)} work units differ from what was committed: restore the named files from a "
             "backup, or forget their documents and capture again"
         )
-    say(f"{len(checks):,} work units, {n_sequences:,} sequences: every row is what was committed")
+    say(f"{len(checks):,} work units, {n_sequences:,} sequences: every row matches its checksum")

@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 from rich.text import Text
 
-from logitlake.flows.terminal.output import Format, console, print_rows, say
-from logitlake.flows.terminal.screen import print_screen
+from logitlake.flows.terminal.output import Format, console, print_record, print_rows, say
+from logitlake.flows.terminal.screen import Sections, print_screen
 from logitlake.flows.terminal.visible import visible
 from logitlake.pipeline.tokens.token_text import decoded
 from logitlake.storage.answers.details import document_facts, document_tokens, find_document
@@ -50,7 +50,7 @@ def show_document(lake: Lake, name: str, form: Format, *, recipe: str | None, li
     if form is Format.CSV:
         print_rows(shown, form)
     elif form is Format.JSON:
-        print_screen({**facts, "text_of_recipe_id": recipe_id, "tokens": shown}, form)
+        print_record({**facts, "text_of_recipe_id": recipe_id, "tokens": shown}, form)
     else:
         _print(facts, recipe_id, shown)
     if len(tokens) > len(shown):
@@ -106,7 +106,7 @@ def _recipe_of(facts: dict[str, Any], beginning: str | None) -> str:
 def _print(facts: dict[str, Any], recipe_id: str, rows: list[dict[str, Any]]) -> None:
     places = [f"{s['corpus']}/{s['source']}" + (f":{s['line']}" if s["line"] else "") for s in facts["sources"]]
     more = f" and {len(places) - 5:,} more" if len(places) > 5 else ""
-    sections = {
+    sections: Sections = {
         "Document": {"id": facts["doc_id"], "seen in": ", ".join(places[:5]) + more},
         "Under each recipe (entropy and surprise: means in nats per target)": [
             {_SHORTER.get(name, name): value for name, value in row.items() if name != "sequences"}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from logitlake.flows.terminal.output import Format
+from logitlake.flows.terminal.output import Format, print_record
 from logitlake.flows.terminal.screen import print_screen
 from logitlake.storage.answers.details import recipe_facts
 from logitlake.storage.lake.lake import Lake
@@ -14,7 +14,7 @@ def show_recipe(lake: Lake, beginning: str, form: Format) -> None:
     recipe_id, recipe = find_recipe(lake, beginning)
     facts = recipe_facts(lake, recipe_id)
     if form is Format.JSON:
-        print_screen({"recipe_id": recipe_id, **recipe, **facts}, form)
+        print_record({"recipe_id": recipe_id, **recipe, **facts}, form)
         return
     sections = {
         "Recipe": {"id": recipe_id, **flat(recipe)},

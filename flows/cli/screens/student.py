@@ -3,7 +3,7 @@
 from typing import Any
 
 from logitlake.flows.cli.screens.recipe import flat
-from logitlake.flows.terminal.output import Format
+from logitlake.flows.terminal.output import Format, print_record
 from logitlake.flows.terminal.screen import print_screen
 from logitlake.pipeline.settings.models import TrainingSettings
 from logitlake.storage.answers.details import student_facts
@@ -18,7 +18,7 @@ def show_student(lake: Lake, name: str, form: Format) -> None:
     student = named_student(lake, name)
     facts = student_facts(lake, student["student_id"])
     if form is Format.JSON:
-        print_screen({**student, **facts}, form)
+        print_record({**student, **facts}, form)
         return
     sections = {
         "Student": {

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from logitlake.pipeline.settings.models import TargetSettings
 from logitlake.pipeline.targets.quantize import default_levels
 from logitlake.pipeline.targets.sparsifiers.blocks import Blocks
-from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets
+from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets
 from logitlake.pipeline.targets.sparsifiers.random_draws import Random
 from logitlake.pipeline.targets.sparsifiers.top_k import TopK
 from logitlake.pipeline.targets.sparsifiers.top_p import TopP
@@ -31,7 +31,7 @@ class Sparsifier(Protocol):
     def streams(self) -> int:
         """Uniforms needed per position."""
 
-    def __call__(self, blocks: Blocks, uniforms_PS: NDArray[np.float64]) -> SparseTargets:
+    def __call__(self, blocks: Blocks, uniforms_PS: NDArray[np.float64]) -> CodedTargets:
         """Targets of P positions from their block sums and `uniforms_PS` in [0, 1)."""
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SparseTargets:
+class CodedTargets:
     """Targets of P positions in two CSR layouts that share their rows.
 
     `ids` holds, per position, the heads in descending probability and then the tails in ascending id;
@@ -49,14 +49,14 @@ def join(
     tail_counts_P: NDArray[np.integer],
     tail_ids_N: NDArray[np.integer],
     levels: int,
-) -> SparseTargets:
-    """Heads and tails of the same P positions as one SparseTargets."""
+) -> CodedTargets:
+    """Heads and tails of the same P positions as one CodedTargets."""
     head_counts_P = np.diff(head_offsets_P1)
     id_offsets = head_offsets_P1 + offsets_of(tail_counts_P)
     ids = np.empty(id_offsets[-1], np.int32)
     ids[_places(id_offsets[:-1], head_counts_P)] = head_ids_H
     ids[_places(id_offsets[:-1] + head_counts_P, tail_counts_P)] = tail_ids_N
-    return SparseTargets(
+    return CodedTargets(
         id_offsets=id_offsets,
         ids=ids,
         code_offsets=head_offsets_P1,
@@ -65,12 +65,12 @@ def join(
     )
 
 
-def concatenate(parts: list[SparseTargets], levels: int) -> SparseTargets:
+def concatenate(parts: list[CodedTargets], levels: int) -> CodedTargets:
     """The positions of all parts, one after the other. ValueError if a part has other levels."""
     if any(part.levels != levels for part in parts):
         raise ValueError(f"parts: expected levels {levels}, found {sorted({part.levels for part in parts})}")
     none = np.zeros(0, np.int64)
-    return SparseTargets(
+    return CodedTargets(
         id_offsets=offsets_of(np.concatenate([none, *(np.diff(part.id_offsets) for part in parts)])),
         ids=np.concatenate([none.astype(np.int32), *(part.ids for part in parts)]),
         code_offsets=offsets_of(np.concatenate([none, *(np.diff(part.code_offsets) for part in parts)])),

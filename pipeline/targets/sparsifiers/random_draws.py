@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from logitlake.pipeline.targets.sparsifiers.blocks import Blocks
-from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets, join, offsets_of
+from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets, join, offsets_of
 from logitlake.pipeline.targets.sparsifiers.draw import draw_ids
 
 
@@ -24,7 +24,7 @@ class Random:
     def levels(self) -> int:
         return self.streams
 
-    def __call__(self, blocks: Blocks, uniforms_PS: NDArray[np.float64]) -> SparseTargets:
+    def __call__(self, blocks: Blocks, uniforms_PS: NDArray[np.float64]) -> CodedTargets:
         """Targets of P positions; each uniform is one draw."""
         rows_D = np.repeat(np.arange(blocks.n_positions), self.streams)
         ids_D = draw_ids(blocks, blocks.sums_PB, rows_D, uniforms_PS.ravel())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from logitlake.pipeline.targets.quantize import systematic_codes
 from logitlake.pipeline.targets.sparsifiers.blocks import Blocks
-from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets, join, offsets_of, only_coded
+from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets, join, offsets_of, only_coded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +22,7 @@ class TopK:
     levels: int
     streams: int = 1
 
-    def __call__(self, blocks: Blocks, uniforms_PS: NDArray[np.float64]) -> SparseTargets:
+    def __call__(self, blocks: Blocks, uniforms_PS: NDArray[np.float64]) -> CodedTargets:
         """Targets of P positions; `uniforms_PS` holds one uniform for the rounding."""
         ids_Pk, weights_Pk = largest(blocks, self.k)
         return coded_heads(blocks, ids_Pk, weights_Pk, weights_Pk > 0, uniforms_PS[:, 0], self.levels)
@@ -48,7 +48,7 @@ def coded_heads(
     kept_Pk: NDArray[np.bool_],
     uniforms_P: NDArray[np.float64],
     levels: int,
-) -> SparseTargets:
+) -> CodedTargets:
     """Targets of the kept ids alone, with dithered codes; an id whose code is 0 is dropped."""
     rows_H = np.repeat(np.arange(blocks.n_positions), kept_Pk.sum(axis=1))
     offsets_P1 = offsets_of(kept_Pk.sum(axis=1))

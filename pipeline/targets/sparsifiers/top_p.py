@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from logitlake.pipeline.targets.sparsifiers.blocks import Blocks
-from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets
+from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets
 from logitlake.pipeline.targets.sparsifiers.top_k import coded_heads, largest
 
 _FIRST_LOOK = 32
@@ -24,7 +24,7 @@ class TopP:
     levels: int
     streams: int = 1
 
-    def __call__(self, blocks: Blocks, uniforms_PS: NDArray[np.float64]) -> SparseTargets:
+    def __call__(self, blocks: Blocks, uniforms_PS: NDArray[np.float64]) -> CodedTargets:
         """Targets of P positions; `uniforms_PS` holds one uniform for the rounding."""
         ids_Pk, weights_Pk = _nucleus_candidates(blocks, self.p, min(self.max_k, blocks.vocabulary))
         before_Pk = np.cumsum(weights_Pk, axis=1) - weights_Pk

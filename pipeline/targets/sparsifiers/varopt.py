@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from logitlake.pipeline.targets.quantize import code_sums, systematic_codes
 from logitlake.pipeline.targets.sparsifiers.blocks import BLOCK, Blocks
-from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets, join, offsets_of, only_coded
+from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets, join, offsets_of, only_coded
 from logitlake.pipeline.targets.sparsifiers.draw import draw_ids
 
 # r̂ / τ is a ratio of two decimals: 0.15 / 0.05 must not become 4 tails.
@@ -30,7 +30,7 @@ class VarOpt:
     levels: int
     streams: int = 2
 
-    def __call__(self, blocks: Blocks, uniforms_PS: NDArray[np.float64]) -> SparseTargets:
+    def __call__(self, blocks: Blocks, uniforms_PS: NDArray[np.float64]) -> CodedTargets:
         """Targets of P positions; `uniforms_PS` holds one uniform for the rounding and one for the tails."""
         ceiling_P = self.threshold * blocks.totals_P
         rows_H, ids_H, weights_H, tail_sums_PB = _heads(blocks, ceiling_P)

@@ -32,7 +32,7 @@ def on_filled(filled: Any, tmp_path: Path) -> Config:
 
 def distilled(config: Config) -> DistillReport:
     with DistillRun(config) as run:
-        if not run.known:
+        if not run.student_exists:
             run.train()
             run.evaluate()
             run.commit()

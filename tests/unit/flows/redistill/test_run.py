@@ -81,13 +81,13 @@ def play(config: Config) -> RedistillReport:
     with RedistillRun(config) as run:
         run.captured(captured(config))
         while (attempt := run.next()) is not None:
-            run.decide(attempt, distilled(attempt))
+            run.decide(attempt, distilled(config, attempt))
     return run.report
 
 
-def distilled(attempt: Attempt) -> DistillReport:
-    with DistillRun(attempt.config) as run:
-        if not run.known:
+def distilled(config: Config, attempt: Attempt) -> DistillReport:
+    with DistillRun(config, attempt.job) as run:
+        if not run.student_exists:
             run.train()
             run.evaluate()
             run.commit()
@@ -231,7 +231,7 @@ def test_a_night_that_was_stopped_goes_on_with_the_same_candidate_whatever_has_a
         run.captured(captured(config))
         attempt = run.next()
         assert attempt is not None
-        with DistillRun(attempt.config) as training:
+        with DistillRun(config, attempt.job) as training:
             for name, step in (
                 ("trained", training.train),
                 ("evaluated", training.evaluate),

@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from logitlake.flows.capture.run import CaptureRun
+from logitlake.flows.distill.job import StudentJob
 from logitlake.flows.distill.run import DistillRun
 from logitlake.flows.maintain.run import MaintainRun
 from logitlake.flows.redistill.run import RedistillRun
@@ -22,10 +23,8 @@ from logitlake.storage.students.promotions import student_of
 
 READERS_OF_CLOCKS = (
     *(
-        "logitlake.flows.capture.run",
-        "logitlake.flows.distill.run",
+        "logitlake.flows.run_ids",
         "logitlake.flows.maintain.run",
-        "logitlake.flows.redistill.run",
         "logitlake.storage.writing.commits",
     ),
     *(
@@ -87,9 +86,9 @@ def add(config: Config, begin: int, end: int) -> None:
             file.write(b"\n")
 
 
-def distilled(config: Config) -> DistillReport:
-    with DistillRun(config) as run:
-        if not run.known:
+def distilled(config: Config, job: StudentJob) -> DistillReport:
+    with DistillRun(config, job) as run:
+        if not run.student_exists:
             run.train()
             run.evaluate()
             run.commit()
@@ -104,7 +103,7 @@ def night(config: Config, in_the_middle: Callable[[], None] = lambda: None) -> R
         run.captured(capture.report)
         while (attempt := run.next()) is not None:
             in_the_middle()
-            run.decide(attempt, distilled(attempt.config))
+            run.decide(attempt, distilled(config, attempt.job))
     return run.report
 
 

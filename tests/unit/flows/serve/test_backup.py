@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from logitlake.flows.capture.run import CaptureRun
+from logitlake.flows.distill.job import StudentJob
 from logitlake.flows.distill.run import DistillRun
 from logitlake.flows.maintain.run import MaintainRun
 from logitlake.flows.redistill.run import RedistillRun
@@ -39,9 +40,9 @@ def run(line: str, directory: Path) -> None:
     assert done.returncode == 0, f"{line}: {done.stderr}"
 
 
-def trained(config: Config) -> DistillReport:
-    with DistillRun(config) as run:
-        if not run.known:
+def trained(config: Config, job: StudentJob | None = None) -> DistillReport:
+    with DistillRun(config, job) as run:
+        if not run.student_exists:
             run.train()
             run.evaluate()
             run.commit()
@@ -52,7 +53,7 @@ def night(config: Config, capture: CaptureReport) -> str | None:
     with RedistillRun(config) as run:
         run.captured(capture)
         while (attempt := run.next()) is not None:
-            run.decide(attempt, trained(attempt.config))
+            run.decide(attempt, trained(config, attempt.job))
     return run.report.current
 
 

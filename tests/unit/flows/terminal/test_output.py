@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from logitlake.flows.terminal.output import Format, print_record, print_rows, readable, say
+from logitlake.flows.terminal.output import Format, print_record, print_rows, printed_messages, readable, say
 
 
 def test_json_has_no_nan_and_huge_sums_are_numbers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,3 +107,13 @@ def test_nothing_in_a_table_is_obeyed_by_a_terminal(capsys: pytest.CaptureFixtur
     say("logitlake: no file '\x1b[2J'")
     written = capsys.readouterr()
     assert "\x1b" not in written.out + written.err
+
+
+def test_what_flows_log_is_printed_while_a_command_runs_and_at_no_other_time(capfd: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("logitlake.flows.capture.run")
+    log.warning("before")
+    with printed_messages():
+        log.info("the teacher is loaded \x1b[2J")
+        log.debug("a detail")
+    log.warning("after")
+    assert capfd.readouterr() == ("", "the teacher is loaded ␛[2J\n")

@@ -1,5 +1,7 @@
 """What a log has in place of a bar, and how far a capture says it is."""
 
+import logging
+
 import pytest
 
 from logitlake.flows.reports import CaptureReport
@@ -18,12 +20,12 @@ REPORT = CaptureReport(
 )
 
 
-def test_a_log_has_a_line_of_names_and_values(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_has_a_line_of_names_and_values(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     bar = LoggedBar("verify", 40, "units", seconds_between=0)
     bar.advance(10)
-    written = capsys.readouterr()
-    assert written.out == ""
-    title, *pairs = written.err.split()
+    (line,) = caplog.messages
+    title, *pairs = line.split()
     named = dict(pair.split("=") for pair in pairs)
     assert title == "verify"
     assert (named["units"], named["total"]) == ("10", "40")
@@ -33,20 +35,21 @@ def test_a_log_has_a_line_of_names_and_values(capsys: pytest.CaptureFixture[str]
 
 def test_what_is_done_at_once_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(watched(range(1000), "verify", total=1000, unit="units")) == list(range(1000))
-    with progress_bar("teacher", log=False) as bar:
+    with progress_bar("teacher", logged=False) as bar:
         bar.advance(3)
         bar.expect(5)
         bar.reach(4, 5)
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_bar_without_a_total_says_no_remaining_time(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_without_a_total_has_no_remaining_time(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     bar = LoggedBar("planning", None, "tokens", seconds_between=0)
     bar.advance(10)
-    assert "remaining" not in capsys.readouterr().err
+    assert "remaining" not in caplog.messages[-1]
     bar.expect(20)
     bar.advance(5)
-    assert "tokens=15 total=20" in capsys.readouterr().err
+    assert "tokens=15 total=20" in caplog.messages[-1]
 
 
 def test_a_capture_says_what_is_committed_and_what_is_left() -> None:

@@ -3,19 +3,19 @@ import pytest
 
 from logitlake.pipeline.targets.encoding import RowOrigin, encode_rows
 from logitlake.pipeline.targets.sparsifiers.blocks import Statistics
-from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets
+from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets
 from logitlake.pipeline.tokens.sequences import TokenSequence
-from logitlake.storage.lake.schema import SEQUENCES, sequence_checksums
+from logitlake.storage.lake.schema import CAPTURED
 
-ORIGIN = RowOrigin(recipe_id="r", unit_id="u", corpora=["c1", "c2"], sources=["s1", "s2"])
+ORIGIN = RowOrigin(recipe_id="r", corpora=["c1", "c2"], sources=["s1", "s2"])
 
 
 def sequence(doc_id: str, ids: list[int], has_target: list[int], window: int = 0, start: int = 0) -> TokenSequence:
     return TokenSequence(doc_id, window, start, np.array(ids, np.int32), np.array(has_target, bool))
 
 
-def three_targets() -> tuple[SparseTargets, Statistics]:
-    targets = SparseTargets(
+def three_targets() -> tuple[CodedTargets, Statistics]:
+    targets = CodedTargets(
         id_offsets=np.array([0, 3, 4, 6]),
         ids=np.array([70_000, 2, 2, 9, 5, 6], np.int32),
         code_offsets=np.array([0, 1, 2, 2]),
@@ -28,14 +28,14 @@ def three_targets() -> tuple[SparseTargets, Statistics]:
 def test_entry_i_of_a_row_is_the_target_of_token_i_plus_1_and_empty_where_there_is_none() -> None:
     sequences = [sequence("a", [10, 11, 12, 13], [1, 0, 1, 0]), sequence("b", [20, 21], [1, 0], window=3, start=448)]
     rows = encode_rows(sequences, *three_targets(), ORIGIN)
-    assert rows.schema == SEQUENCES
+    assert rows.schema == CAPTURED
     first, second = rows.to_pylist()
     assert first["target_ids"] == [[70_000, 2, 2], [], [9], []]
     assert first["head_codes"] == [[60], [], [64], []]
     assert first["entropy_codes"] == [32, None, 16, None]
     assert first["nll_codes"] == [8, None, 65535, None]
     assert (first["n_tokens"], first["n_targets"], first["levels"]) == (4, 2, 64)
-    assert (first["corpus"], first["source"], first["unit_id"]) == ("c1", "s1", "u")
+    assert (first["corpus"], first["source"]) == ("c1", "s1")
     assert first["input_ids"] == [10, 11, 12, 13]
     assert second["target_ids"] == [[5, 6], []]
     assert second["head_codes"] == [[], []]
@@ -47,12 +47,6 @@ def test_means_are_exact_not_of_the_rounded_codes() -> None:
     sequences = [sequence("a", [10, 11, 12, 13], [1, 0, 1, 0]), sequence("b", [20, 21], [1, 0])]
     rows = encode_rows(sequences, *three_targets(), ORIGIN)
     assert rows["mean_entropy"].to_pylist()[0] == pytest.approx(0.755)
-
-
-def test_every_row_carries_the_checksum_of_its_content() -> None:
-    sequences = [sequence("a", [10, 11, 12, 13], [1, 0, 1, 0]), sequence("b", [20, 21], [1, 0])]
-    rows = encode_rows(sequences, *three_targets(), ORIGIN)
-    assert rows["checksum"].to_pylist() == sequence_checksums(rows).to_pylist()
 
 
 def test_a_sequence_without_any_target_has_null_means() -> None:

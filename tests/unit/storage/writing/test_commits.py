@@ -12,8 +12,9 @@ from logitlake.storage.errors import LakeBusyError, LakeError, LostRaceError
 from logitlake.storage.identity import document_id
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
+from logitlake.storage.lake.schema import CAPTURED, SEQUENCES, sequence_checksums
 from logitlake.storage.students.registry import find_student, register_student
-from logitlake.storage.writing.commits import REJECTS, SOURCES, commit_unit
+from logitlake.storage.writing.commits import REJECTS, SOURCES, commit_unit, stored_rows, unit_id_of
 from logitlake.storage.writing.known_documents import KnownDocuments
 from logitlake.storage.writing.recipes import find_recipe, register_recipe, register_vocabulary
 from logitlake.storage.writing.runs import note_run
@@ -29,6 +30,16 @@ def test_a_commit_brings_rows_documents_and_its_number_together(lake, make_rows,
     assert lake.row("SELECT count(*) AS n FROM sequences")["n"] == 4
     assert {row["commit_number"] for row in lake.sql("SELECT commit_number FROM documents").to_pylist()} == {1}
     assert lake.commit_number == receipt.commit_number == 1
+
+
+def test_captured_rows_get_their_units_id_and_their_checksums_at_the_commit(make_rows):
+    captured = make_rows("b", "a").select(CAPTURED.names)
+    stored = stored_rows(captured)
+    assert stored.schema == SEQUENCES
+    assert stored["doc_id"].to_pylist() == sorted(captured["doc_id"].to_pylist())
+    assert stored["checksum"].to_pylist() == sequence_checksums(stored).to_pylist()
+    recipe_id = captured["recipe_id"][0].as_py()
+    assert set(stored["unit_id"].to_pylist()) == {unit_id_of(recipe_id, captured["doc_id"].to_pylist())}
 
 
 def test_the_same_unit_committed_twice_is_stored_once(lake, make_rows, recipe):

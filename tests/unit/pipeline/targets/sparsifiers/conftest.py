@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets
+from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets
 
 
-def _dense(targets: SparseTargets, vocabulary: int) -> np.ndarray:
+def _dense(targets: CodedTargets, vocabulary: int) -> np.ndarray:
     n = len(targets.id_offsets) - 1
     dense = np.zeros((n, vocabulary))
     for p in range(n):
@@ -22,6 +22,6 @@ def _dense(targets: SparseTargets, vocabulary: int) -> np.ndarray:
 
 
 @pytest.fixture
-def dense() -> Callable[[SparseTargets, int], np.ndarray]:
+def dense() -> Callable[[CodedTargets, int], np.ndarray]:
     """`p̂[P, V]` of decoded targets, one position at a time."""
     return _dense

@@ -11,10 +11,10 @@ from logitlake.pipeline.targets.counter_random import document_keys, uniforms
 from logitlake.pipeline.targets.quantize import systematic_codes
 from logitlake.pipeline.targets.sparsifiers import make_sparsifier
 from logitlake.pipeline.targets.sparsifiers.blocks import Blocks
-from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets, concatenate
+from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets, concatenate
 
 torch.set_num_threads(1)
-Dense = Callable[[SparseTargets, int], np.ndarray]
+Dense = Callable[[CodedTargets, int], np.ndarray]
 SETTINGS = {
     "varopt": TargetSettings(threshold=0.05),
     "random": TargetSettings(sparsifier="random", draws=20),
@@ -34,12 +34,12 @@ def draws(n: int, streams: int) -> np.ndarray:
     return uniforms(np.repeat(document_keys(0, ["doc"]), n, axis=0), np.arange(n), streams)
 
 
-def run(name: str, x: torch.Tensor) -> SparseTargets:
+def run(name: str, x: torch.Tensor) -> CodedTargets:
     sparsifier = make_sparsifier(SETTINGS[name])
     return sparsifier(Blocks(x), draws(len(x), sparsifier.streams))
 
 
-def rows(targets: SparseTargets) -> list[tuple[list[int], list[int], list[int]]]:
+def rows(targets: CodedTargets) -> list[tuple[list[int], list[int], list[int]]]:
     """Heads, codes and tails of each position."""
     found = []
     for p in range(len(targets.id_offsets) - 1):

@@ -10,10 +10,10 @@ from logitlake.pipeline.settings.models import TargetSettings
 from logitlake.pipeline.targets.counter_random import document_keys, uniforms
 from logitlake.pipeline.targets.sparsifiers import make_sparsifier
 from logitlake.pipeline.targets.sparsifiers.blocks import Blocks
-from logitlake.pipeline.targets.sparsifiers.coded_targets import SparseTargets
+from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets
 
 torch.set_num_threads(1)
-Dense = Callable[[SparseTargets, int], np.ndarray]
+Dense = Callable[[CodedTargets, int], np.ndarray]
 VOCABULARY, DRAWS = 300, 20_000
 UNBIASED = [
     TargetSettings(threshold=0.05),

@@ -1,0 +1,98 @@
+"""A student's job: everything that decides one student, resolved once and then handed on. Needs no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from logitlake.flows.capture.preparation import prepare
+from logitlake.pipeline.settings.models import Config, EvaluationSettings, StudentSettings, TrainingSettings
+from logitlake.pipeline.students.identity import Parent, find_parent, student_id
+from logitlake.pipeline.teachers.files import TeacherFiles, resolve_teacher
+from logitlake.storage.errors import SettingsError
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.row_sets.row_set import RowSet, resolve_row_set
+from logitlake.storage.writing.recipes import find_recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentJob:
+    """One student to train, measure and register. `training.output` is its directory.
+
+    `teacher` is None where the teacher's files are not at hand, which only a student cut from the teacher needs.
+    """
+
+    student_id: str
+    student: StudentSettings
+    training: TrainingSettings
+    evaluation: EvaluationSettings
+    recipe_id: str
+    recipe: Mapping[str, Any]
+    rows: RowSet
+    parent: Parent
+    teacher: TeacherFiles | None
+
+    @property
+    def directory(self) -> Path:
+        """Where the student goes."""
+        return self.training.output.expanduser().absolute()
+
+
+def resolve_job(config: Config, lake: Lake) -> StudentJob:
+    """The job that the settings describe. Changes nothing.
+
+    Raises SettingsError for settings that name no student, LakeError for a recipe or rows that the lake does not hold.
+    """
+    student, training = require_student(config), config.training
+    teacher = teacher_files(config, student)
+    recipe_id, recipe = find_recipe(lake, training.recipe or _recipe_of_settings(config, teacher))
+    rows = resolve_row_set(
+        lake,
+        recipe_id=recipe_id,
+        where=training.where,
+        weight=training.weight,
+        query=training.query,
+        up_to_commit=training.up_to_commit,
+    )
+    parent = find_parent(student, recipe, teacher)
+    return StudentJob(
+        student_id=student_id(parent, rows, student, training),
+        student=student,
+        training=training,
+        evaluation=config.evaluation,
+        recipe_id=recipe_id,
+        recipe=recipe,
+        rows=rows,
+        parent=parent,
+        teacher=teacher,
+    )
+
+
+def require_student(config: Config) -> StudentSettings:
+    """The section `student`. Raises SettingsError if the settings have none."""
+    if config.student is None:
+        raise SettingsError(
+            "student: expected where the student comes from, found nothing: set student.layers (cut from the teacher), "
+            "or student.source and student.model"
+        )
+    return config.student
+
+
+def teacher_files(config: Config, student: StudentSettings) -> TeacherFiles | None:
+    """The teacher's files; None if they are not at hand. Raises SettingsError where the student is cut from them."""
+    if config.teacher is None:
+        return None
+    try:
+        return resolve_teacher(config.teacher)
+    except SettingsError:
+        if student.source == "teacher":
+            raise
+        return None
+
+
+def _recipe_of_settings(config: Config, teacher: TeacherFiles | None) -> str | None:
+    """The recipe of the current settings; None without a teacher, or if its target size was not probed yet."""
+    if teacher is None:
+        return None
+    prepared = prepare(config, teacher)
+    return None if prepared.question else prepared.recipe.recipe_id

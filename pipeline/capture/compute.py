@@ -1,0 +1,36 @@
+"""The computation of a work unit as a pure function of values that can be pickled, so that any process can do it."""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from logitlake.pipeline.capture.planning import WorkUnit
+from logitlake.pipeline.capture.recipe import Recipe
+from logitlake.pipeline.capture.unit import CapturedUnit, capture_unit
+from logitlake.pipeline.settings.models import CaptureSettings
+from logitlake.pipeline.teachers.engine import Engine
+from logitlake.pipeline.teachers.engines.transformers_engine import load_teacher
+from logitlake.pipeline.teachers.files import TeacherSource
+
+
+def compute_unit(
+    source: TeacherSource,
+    unit: WorkUnit,
+    *,
+    recipe: Recipe,
+    settings: CaptureSettings,
+    on_progress: Callable[[int], None] | None = None,
+) -> CapturedUnit:
+    """Run the teacher over a unit. The first call of a process loads the teacher. See `capture_unit` for errors."""
+    engine = loaded_teacher(source)
+    return capture_unit(unit, engine=engine, recipe=recipe, settings=settings, on_progress=on_progress)
+
+
+@lru_cache(maxsize=1)
+def loaded_teacher(source: TeacherSource) -> Engine:
+    """The teacher of this process; kept until another one is asked for, or until `unload_teacher`."""
+    return load_teacher(source.settings, source.files, vocab_size=source.vocabulary)
+
+
+def unload_teacher() -> None:
+    """Let go of the teacher that this process has loaded."""
+    loaded_teacher.cache_clear()
