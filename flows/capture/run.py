@@ -24,6 +24,7 @@ from logitlake.flows.terminal.output import say
 from logitlake.flows.terminal.progress import quiet_transformers
 from logitlake.pipeline.capture.planning import Plan, WorkUnit
 from logitlake.pipeline.settings.models import Config
+from logitlake.pipeline.teachers.registry import load_engine
 from logitlake.storage.errors import LogitlakeError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
@@ -216,11 +217,9 @@ class CaptureRun:
 
     def _load(self, prepared: Prepared) -> Any:
         if self._engine is None:
-            from logitlake.pipeline.teachers.engines.transformers_engine import load_teacher
-
             quiet_transformers()
             size = prepared.tokenizer.vocab_size
-            self._engine = load_teacher(prepared.teacher, prepared.files, vocab_size=size)
+            self._engine = load_engine(prepared.teacher, prepared.files, vocab_size=size)
         return self._engine
 
     def _create_lake(self) -> Lake:

@@ -13,8 +13,8 @@ from logitlake.pipeline.reading.reader import lake_fetch
 from logitlake.pipeline.settings.models import Config
 from logitlake.pipeline.teachers.devices import resolve_device
 from logitlake.pipeline.teachers.engine import Engine
-from logitlake.pipeline.teachers.engines.transformers_engine import load_teacher
 from logitlake.pipeline.teachers.files import resolve_teacher
+from logitlake.pipeline.teachers.registry import load_engine
 from logitlake.storage.errors import LakeError, LogitlakeError, MismatchError, SettingsError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.row_set import RowSet, resolve_row_set
@@ -89,4 +89,4 @@ def _load(config: Config, recipe: Mapping[str, Any]) -> Engine:
             f"the teacher in the settings has weights {files.teacher_hash} and adapter {files.adapter_hash}, the "
             f"recipe was made with {known[0]} and {known[1]}"
         )
-    return load_teacher(config.teacher, files, vocab_size=recipe["vocabulary"])
+    return load_engine(config.teacher, files, vocab_size=recipe["vocabulary"])

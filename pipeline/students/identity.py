@@ -62,15 +62,20 @@ def find_parent(settings: StudentSettings, recipe: Mapping[str, Any], teacher: T
     )
 
 
+# Settings that came later: at these values they change nothing of what a student learns, nor of its id.
+_NO_CHANGE = {"loss": "divergence"}
+
+
 def student_id(parent: Parent, row_set: RowSet, student: StudentSettings, training: TrainingSettings) -> str:
     """32 hex characters: the same parent, rows and settings are the same student, wherever it is trained."""
+    content = training.model_dump(mode="json", exclude=_NOT_PART_OF_THE_STUDENT)
     return digest(
         b"student",
         _METHOD.encode(),
         parent.content_id.encode(),
         row_set.row_set_id.encode(),
         canonical_json(student.model_dump(mode="json", include={"source", "layers", "lora"})),
-        canonical_json(training.model_dump(mode="json", exclude=_NOT_PART_OF_THE_STUDENT)),
+        canonical_json({key: value for key, value in content.items() if _NO_CHANGE.get(key) != value}),
     )
 
 
