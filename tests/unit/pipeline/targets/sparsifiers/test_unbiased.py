@@ -62,7 +62,7 @@ def standard_errors(p: np.ndarray, estimate: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     "settings",
     UNBIASED,
-    ids=lambda s: " ".join(str(value) for value in [*s.recipe_part().values(), s.levels, s.temperature]),
+    ids=lambda s: f"{s.recipe_part()} {s.levels} {s.temperature}",
 )
 def test_the_mean_target_is_the_teachers_distribution(settings: TargetSettings, shape: str, dense: Dense) -> None:
     p, estimate = estimates(settings, SHAPES[shape](), dense)
