@@ -62,8 +62,8 @@ def find_parent(settings: StudentSettings, recipe: Mapping[str, Any], teacher: T
     )
 
 
-# Settings that came later: at these values they change nothing of what a student learns, nor of its id.
-_NO_CHANGE = {"loss": "divergence"}
+# Settings that were added later: at these values a student has the id that it had without them.
+_ADDED_LATER = {"loss": "divergence"}
 
 
 def student_id(parent: Parent, row_set: RowSet, student: StudentSettings, training: TrainingSettings) -> str:
@@ -75,7 +75,7 @@ def student_id(parent: Parent, row_set: RowSet, student: StudentSettings, traini
         parent.content_id.encode(),
         row_set.row_set_id.encode(),
         canonical_json(student.model_dump(mode="json", include={"source", "layers", "lora"})),
-        canonical_json({key: value for key, value in content.items() if _NO_CHANGE.get(key) != value}),
+        canonical_json({key: value for key, value in content.items() if (key, value) not in _ADDED_LATER.items()}),
     )
 
 
