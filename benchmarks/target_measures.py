@@ -28,7 +28,6 @@ from logitlake.storage.writing.recipes import find_recipe
 
 BATCH_TOKENS = 4096
 _DRAWS = 64
-_TRUNCATIONS = ("top_k", "top_p")
 
 
 class Watched:
@@ -61,7 +60,7 @@ class Watched:
 def measure(name: str, quick: bool) -> Measurements:
     """One sparsifier at one budget."""
     settings = target_settings(name, quick)
-    sparsifier, renormalise = make_sparsifier(settings), settings.sparsifier in _TRUNCATIONS
+    sparsifier, renormalise = make_sparsifier(settings), settings.facts.cuts_mass
     rows, sequences, teacher = target_sample(quick)
     watched = Watched(sparsifier, renormalise=renormalise)
     n_bytes = _shard_bytes(rows, sequences, teacher, watched)
@@ -74,7 +73,7 @@ def measure(name: str, quick: bool) -> Measurements:
     gradient = HeldOutGradient(GRADIENT_POSITIONS)
     # Rounding is all that is random in a truncation: one draw shows its angle.
     compared = [gradient.compare(sparsifier, seed) for seed in range(1 if quick or renormalise else 3)]
-    drawn = settings.sparsifier == "random"
+    drawn = settings.facts.heads == "counts"
     return {
         "entries": float(np.concatenate(watched.entries).mean()),
         "bytes_per_token": n_bytes / sum(len(sequence.input_ids) for sequence in sequences),

@@ -26,7 +26,7 @@ def target_settings(name: str, quick: bool) -> TargetSettings:
     if name == RS12:
         return TargetSettings(sparsifier="random", draws=kept_draws(quick))
     sparsifier, budget = name.split()
-    setting = {"varopt": "threshold", "random": "draws", "top_k": "k", "top_p": "p"}[sparsifier]
+    setting = TargetSettings.model_of(sparsifier).size_knob.setting
     return TargetSettings.model_validate({"sparsifier": sparsifier, setting: float(budget)})
 
 

@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 ID_LENGTH = 32
+
+# The part of a recipe that describes its targets to readers and is not hashed; see target_facts.
+FACTS = "facts"
 _HELD_OUT_DIGITS = 8
 
 
@@ -39,8 +42,8 @@ def document_id(content: str | Mapping[str, Any] | Sequence[Any]) -> str:
 
 
 def recipe_id(recipe: Mapping[str, Any]) -> str:
-    """Id of a recipe: the hash of everything in it."""
-    return digest(b"recipe", canonical_json(dict(recipe)))
+    """Id of a recipe: the hash of everything in it but its facts, which follow from the rest."""
+    return digest(b"recipe", canonical_json({key: value for key, value in recipe.items() if key != FACTS}))
 
 
 def held_out(doc_id: str, *, salt: str, share: float) -> bool:

@@ -18,7 +18,6 @@ from benchmarks.replay import ReplayedTeacher
 from benchmarks.sample import in_batches
 from benchmarks.target_sample import target_sample
 from logitlake.pipeline.targets.sparsifiers.blocks import Blocks
-from logitlake.pipeline.targets.sparsifiers.top_k import largest
 from logitlake.pipeline.tokens.sequences import TokenSequence
 
 _TOP_K = 128
@@ -56,7 +55,7 @@ def _likeliest(
     """Ids and log-probabilities `[p, 128]` of the likeliest ids, falling, and all probabilities `[p, V]`."""
     for batch in in_batches(sequences, _BATCH_TOKENS):
         for logits_pV in teacher.forward([s.input_ids for s in batch], [s.has_target for s in batch]):
-            ids_pk, _ = largest(Blocks(logits_pV), _TOP_K)
+            ids_pk, _ = Blocks(logits_pV).largest(_TOP_K)
             logprobs_pV = logits_pV.float().log_softmax(-1)
             yield ids_pk, logprobs_pV.gather(1, torch.from_numpy(ids_pk)).numpy(), logprobs_pV.exp_()
 

@@ -3,7 +3,6 @@
 Pure: what the lake remembers of earlier captures comes in as numbers.
 """
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,21 +98,10 @@ def assumed_bytes(target: TargetSettings) -> Basis:
     """Bytes per token of a target that this lake has never stored."""
     if target.target_bytes is not None:
         return Basis(value=target.target_bytes, source="set by target.target_bytes")
-    size = _BYTES_BESIDE_ENTRIES + _BYTES_PER_ENTRY * assumed_entries(target)
+    size = _BYTES_BESIDE_ENTRIES + _BYTES_PER_ENTRY * target.expected_entries()
     return Basis(
-        value=size, source=f"assumed: about {assumed_entries(target):.0f} entries per token for this sparsifier"
+        value=size, source=f"assumed: about {target.expected_entries():.0f} entries per token for this sparsifier"
     )
-
-
-def assumed_entries(target: TargetSettings) -> float:
-    """Stored ids per position on ordinary text; power laws through the measured points of each sparsifier."""
-    if target.sparsifier == "varopt":
-        return 5.5 * math.pow(0.1 / target.threshold, 0.67)
-    if target.sparsifier == "random":
-        return 8.6 * math.pow(target.draws / 25, 0.67)
-    if target.sparsifier == "top_k":
-        return float(target.k)
-    return min(float(target.max_k), 2.5 / (1 - target.p))
 
 
 def expected_rates(prepared: Prepared, lake: Lake | None, *, given_speed: float | None = None) -> Rates:

@@ -10,7 +10,7 @@ from itertools import chain
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.capture.planning import Known, Plan, plan_units
 from logitlake.pipeline.capture.recipe import Recipe, make_recipe
-from logitlake.pipeline.capture.target_size_question import probe_key, with_value
+from logitlake.pipeline.capture.target_size_question import probe_key
 from logitlake.pipeline.corpus.document import Document, Reject
 from logitlake.pipeline.corpus.readers.registry import read_corpus
 from logitlake.pipeline.corpus.rejects import RejectGuard
@@ -42,7 +42,7 @@ class Prepared:
 
     def answered(self, value: float) -> "Prepared":
         """The same with the value that the probe chose."""
-        return replace(self, recipe=replace(self.recipe, target=with_value(self.recipe.target, value)), question=None)
+        return replace(self, recipe=replace(self.recipe, target=self.recipe.target.with_size(value)), question=None)
 
     def plan(self, known: Known) -> Plan:
         """Work units of what is not known, streamed; `capture.max_tokens` is kept by the plan itself."""

@@ -13,8 +13,8 @@ from logitlake.pipeline.reading.reader import lake_fetch
 from logitlake.pipeline.settings.models import EvaluationSettings, TeacherSettings
 from logitlake.pipeline.teachers.devices import resolve_device
 from logitlake.pipeline.teachers.engine import Engine
-from logitlake.pipeline.teachers.engines.transformers_engine import load_teacher
 from logitlake.pipeline.teachers.files import TeacherFiles, resolve_teacher
+from logitlake.pipeline.teachers.registry import load_engine
 from logitlake.storage.errors import LakeError, LogitlakeError, MismatchError, SettingsError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.row_set import RowSet, resolve_row_set
@@ -104,4 +104,4 @@ def _load(teacher: TeacherSettings | None, recipe: Mapping[str, Any], files: Tea
             f"the teacher in the settings has weights {files.teacher_hash} and adapter {files.adapter_hash}, the "
             f"recipe was made with {weights} and {adapter}"
         )
-    return load_teacher(teacher, files, vocab_size=recipe["vocabulary"])
+    return load_engine(teacher, files, vocab_size=recipe["vocabulary"])

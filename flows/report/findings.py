@@ -83,9 +83,6 @@ def find_out(lake: Lake, *, positions: int = POSITIONS) -> Findings:
     )
 
 
-_KNOBS = {"threshold": "τ", "draws": "N", "k": "k", "p": "p"}
-
-
 def recipe_names(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """By recipe id: teacher and sparsifier, and the beginning of the id where two would have the same name."""
     names = {row["recipe_id"]: _name(json.loads(row["recipe"])) for row in rows}
@@ -95,8 +92,8 @@ def recipe_names(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def _name(recipe: Mapping[str, Any]) -> str:
     sparsifier = recipe["sparsifier"]
-    knobs = [f"{_KNOBS[key]} = {value:g}" for key, value in sparsifier.items() if key in _KNOBS]
-    return ", ".join([recipe["teacher"]["name"], " ".join([sparsifier["name"], *knobs])])
+    settings = [f"{key} = {value}" for key, value in sparsifier.items() if key != "name"]
+    return ", ".join([recipe["teacher"]["name"], " ".join([sparsifier["name"], *settings])])
 
 
 def about_the_sample(sample: Sample) -> str:

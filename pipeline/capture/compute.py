@@ -8,8 +8,8 @@ from logitlake.pipeline.capture.recipe import Recipe
 from logitlake.pipeline.capture.unit import CapturedUnit, capture_unit
 from logitlake.pipeline.settings.models import CaptureSettings
 from logitlake.pipeline.teachers.engine import Engine
-from logitlake.pipeline.teachers.engines.transformers_engine import load_teacher
 from logitlake.pipeline.teachers.files import TeacherSource
+from logitlake.pipeline.teachers.registry import load_engine
 
 
 def compute_unit(
@@ -28,7 +28,7 @@ def compute_unit(
 @lru_cache(maxsize=1)
 def loaded_teacher(source: TeacherSource) -> Engine:
     """The teacher of this process; kept until another one is asked for, or until `unload_teacher`."""
-    return load_teacher(source.settings, source.files, vocab_size=source.vocabulary)
+    return load_engine(source.settings, source.files, vocab_size=source.vocabulary)
 
 
 def unload_teacher() -> None:

@@ -4,23 +4,24 @@ Batch size, device, attention kernel, library versions and file names stay out: 
 estimated. They are recorded with the run.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from logitlake.pipeline.settings.models import TargetSettings, TeacherSettings, TokenizationSettings
-from logitlake.pipeline.targets.quantize import default_levels
 from logitlake.pipeline.teachers.dtype import resolve_dtype
+from logitlake.pipeline.teachers.engine import Gives
 from logitlake.pipeline.teachers.files import TeacherFiles
+from logitlake.pipeline.teachers.registry import check_engine
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import SettingsError
-from logitlake.storage.identity import recipe_id
+from logitlake.storage.identity import FACTS, recipe_id
 from logitlake.storage.lake.schema import FORMAT_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One way to make targets. `to_dict` is what is stored and hashed, key by key as docs/format.md explains it."""
+    """One way to make targets. `to_dict` is what is stored, key by key as docs/format.md explains it."""
 
     teacher: TeacherFiles
     engine: str
@@ -34,10 +35,14 @@ class Recipe:
     window: int
     overlap: int
     target: TargetSettings
+    teacher_gives: Gives = "distribution"
     format_version: int = FORMAT_VERSION
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, with no path and no setting that the sparsifier in use does not read."""
+        """JSON-able, with no path and no setting that the sparsifier in use does not read.
+
+        `facts` follow from the rest, say what readers must know without the sparsifier's code, and are not hashed.
+        """
         return {
             "format_version": self.format_version,
             "teacher": {
@@ -56,14 +61,15 @@ class Recipe:
             "window": self.window,
             "overlap": self.overlap,
             "temperature": float(self.target.temperature),
-            "sparsifier": _sparsifier(self.target),
-            "quantiser": {"name": "systematic", "levels": default_levels(self.target)},
+            "sparsifier": self.target.recipe_part(),
+            "quantiser": {"name": "systematic", "levels": self.target.levels_in_use},
             "seed": self.target.seed,
+            FACTS: {**asdict(self.target.facts), "teacher_gives": self.teacher_gives},
         }
 
     @cached_property
     def recipe_id(self) -> str:
-        """32 hex characters; equal if and only if `to_dict` is."""
+        """32 hex characters; equal if and only if `to_dict` is, but for its facts."""
         return recipe_id(self.to_dict())
 
 
@@ -77,12 +83,12 @@ def make_recipe(
 ) -> Recipe:
     """The recipe of these settings; needs no torch unless the dtype is `auto` and an accelerator is in the machine.
 
-    Raises SettingsError while `target_bytes` is set: the probe must have put a threshold in its place first.
+    Raises SettingsError while `target_bytes` is set: the probe must have chosen a value in its place first.
     """
     if target.target_bytes is not None:
         raise SettingsError(
-            f"target.target_bytes {target.target_bytes}: the recipe needs the value that the probe chose; "
-            "run the probe first, or set target.threshold (draws, k, p) by hand"
+            f"target.target_bytes {target.target_bytes}: the recipe needs the value that the probe chooses for "
+            f"target.{target.size_knob.setting}; run the probe first, or set target.{target.size_knob.setting} yourself"
         )
     return Recipe(
         teacher=files,
@@ -97,6 +103,7 @@ def make_recipe(
         window=tokenization.window,
         overlap=tokenization.overlap,
         target=target,
+        teacher_gives=check_engine(teacher).gives,
     )
 
 
@@ -105,15 +112,3 @@ def _bos(tokenizer: TextTokenizer, tokenization: TokenizationSettings) -> str:
     if tokenization.bos == "auto":
         return "texts" if tokenizer.adds_bos else "never"
     return tokenization.bos
-
-
-def _sparsifier(target: TargetSettings) -> dict[str, Any]:
-    match target.sparsifier:
-        case "varopt":
-            return {"name": "varopt", "threshold": float(target.threshold)}
-        case "random":
-            return {"name": "random", "draws": target.draws}
-        case "top_k":
-            return {"name": "top_k", "k": target.k}
-        case "top_p":
-            return {"name": "top_p", "p": float(target.p), "max_k": target.max_k}

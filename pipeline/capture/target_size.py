@@ -1,8 +1,8 @@
 """From bytes per target to a threshold: a small probe through the real teacher and the real shard encoder.
 
 One forward over a few thousand tokens serves a whole grid of candidate values; each is encoded as the shard it would
-make, and the wanted size is interpolated between two of them. What a file costs by itself (its footer) is left out, for
-a real shard spreads it over a million tokens.
+make, and the size wished for is interpolated between two of them. The bytes of the file's footer are left out: a real
+shard spreads them over a million tokens.
 """
 
 import math
@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 
 from logitlake.pipeline.capture.planning import make_batches
-from logitlake.pipeline.capture.target_size_question import PROBED_SETTING, with_value
 from logitlake.pipeline.capture.unit import batch_targets
 from logitlake.pipeline.settings.models import CaptureSettings, TargetSettings
 from logitlake.pipeline.targets.encoding import RowOrigin, encode_rows
@@ -28,12 +27,6 @@ from logitlake.storage.writing.commits import stored_rows
 _PROBE_TOKENS = 4096
 # Of one long document only so many windows: a sample of the corpus, not of its longest text.
 _WINDOWS_PER_DOCUMENT = 4
-_GRID: dict[str, tuple[float, ...]] = {
-    "varopt": (0.5, 0.35, 0.25, 0.18, 0.125, 0.09, 0.0625, 0.044, 0.031, 0.022, 0.0156, 0.011, 0.0078, 0.0039, 0.002),
-    "random": (1, 2, 4, 8, 16, 24, 36, 54, 80, 120, 180, 270, 540, 1080),
-    "top_k": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024),
-    "top_p": (0.1, 0.3, 0.5, 0.65, 0.75, 0.82, 0.88, 0.92, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999),
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,12 +53,12 @@ def probe(
     sample = _sample(documents)
     if not sample:
         raise SettingsError("target.target_bytes: there is no document to probe; set the value by hand")
-    candidates = [with_value(target, value) for value in _GRID[target.sparsifier]]
+    candidates = [target.with_size(value) for value in target.size_knob.grid]
     sizes = _sizes(sample, candidates, engine, target, settings)
-    value, size = _interpolate(_GRID[target.sparsifier], sizes, target)
+    value, size = _interpolate(sizes, target)
     return ProbeResult(
-        target=with_value(target, value),
-        setting=PROBED_SETTING[target.sparsifier],
+        target=target.with_size(value),
+        setting=target.size_knob.setting,
         value=value,
         bytes_per_target=size,
         n_tokens=sum(len(sequence.input_ids) for sequence in sample),
@@ -97,10 +90,12 @@ def _sizes(
     tables: list[list[pa.Table]] = [[] for _ in candidates]
     for indices in make_batches([len(sequence.input_ids) for sequence in sample], settings.batch_tokens):
         batch = [sample[i] for i in indices]
-        found, statistics = batch_targets(engine, batch, sparsifiers, temperature=target.temperature, seed=target.seed)
+        all_targets, statistics = batch_targets(
+            engine, batch, sparsifiers, temperature=target.temperature, seed=target.seed
+        )
         names = [""] * len(batch)
         origin = RowOrigin(recipe_id="0" * ID_LENGTH, corpora=names, sources=names)
-        for rows, targets in zip(tables, found, strict=True):
+        for rows, targets in zip(tables, all_targets, strict=True):
             rows.append(encode_rows(batch, targets, statistics, origin))
     n_targets = sum(int(sequence.has_target.sum()) for sequence in sample)
     return [_bytes_of(pa.concat_tables(rows)) / n_targets for rows in tables]
@@ -111,39 +106,23 @@ def _bytes_of(rows: pa.Table) -> int:
     return len(encode_shard(stored, {})) - len(encode_shard(stored.slice(0, 0), {}))
 
 
-def _interpolate(values: Sequence[float], sizes: Sequence[float], target: TargetSettings) -> tuple[float, float]:
-    """The value whose size is the wanted one, and the size expected at the rounded value.
+def _interpolate(sizes: Sequence[float], target: TargetSettings) -> tuple[float, float]:
+    """The value whose size is the one wished for, and the size expected at the rounded value.
 
-    Linear between neighbours in log(size) over log(value); for top_p over log(1 - p), where its size is straight.
+    Linear between neighbours in log(size) over the size knob's own scale.
     """
-    wanted = target.target_bytes
-    assert wanted is not None
+    wish, knob = target.target_bytes, target.size_knob
+    assert wish is not None
     # A step of the grid may be without effect; interpolation wants sizes that never fall.
     rising = np.maximum.accumulate(np.array(sizes))
-    if not rising[0] <= wanted <= rising[-1]:
+    if not rising[0] <= wish <= rising[-1]:
         raise SettingsError(
-            f"target.target_bytes {wanted:g}: {target.sparsifier} on this corpus takes between {rising[0]:.1f} and "
+            f"target.target_bytes {wish:g}: {target.sparsifier} on this corpus takes between {rising[0]:.1f} and "
             f"{rising[-1]:.1f} bytes per target; choose a size between, or another sparsifier"
         )
-    scale = np.array([_scale(value, target) for value in values])
-    log_value = float(np.interp(math.log(wanted), np.log(rising), scale))
-    value = _rounded(log_value, target)
+    scale = np.array([knob.scaled(value) for value in knob.grid])
+    scaled = float(np.interp(math.log(wish), np.log(rising), scale))
+    value = knob.value_at(scaled)
     order = np.argsort(scale)
-    expected = float(np.exp(np.interp(_scale(value, target), scale[order], np.log(rising)[order])))
+    expected = float(np.exp(np.interp(knob.scaled(value), scale[order], np.log(rising)[order])))
     return value, expected
-
-
-def _scale(value: float, target: TargetSettings) -> float:
-    return math.log(1 - value) if target.sparsifier == "top_p" else math.log(value)
-
-
-def _rounded(scaled: float, target: TargetSettings) -> float:
-    """Back from the scale, to 3 significant digits (of 1 - p for top_p), within the setting's bounds."""
-    value = float(f"{math.exp(scaled):.3g}")
-    match target.sparsifier:
-        case "varopt":
-            return min(value, 0.5)
-        case "top_p":
-            return round(1 - value, 9)
-        case _:
-            return float(max(1, round(value)))

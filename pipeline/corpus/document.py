@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from logitlake.pipeline.settings.models import CorpusSettings
+from logitlake.pipeline.settings.corpus import CorpusSettings
 from logitlake.storage.identity import document_id
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from logitlake.pipeline.corpus.document import Document, Reject
-from logitlake.pipeline.settings.models import CorpusSettings
+from logitlake.pipeline.settings.corpus import CorpusSettings
 from logitlake.storage.errors import CorpusError
 
 

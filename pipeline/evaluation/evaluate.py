@@ -28,11 +28,11 @@ from logitlake.pipeline.training.output_layer import ModelParts, take_apart
 from logitlake.storage.errors import MismatchError, SettingsError
 from logitlake.storage.lake.schema import STATISTIC_STEP
 from logitlake.storage.row_sets.row_set import RowSet
+from logitlake.storage.target_facts import target_facts
 
 EVALUATION_COLUMNS = (*TARGET_COLUMNS, "doc_id", "entropy_codes", "nll_codes")
 
 _CHUNK_ELEMENTS = 2**24
-_DRAWN_HEADS = "random"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,9 +144,10 @@ class _Judged:
         self._parts = parts
         self._engine = engine
         self._autocast = autocast
-        self._heads_are_likeliest = recipe["sparsifier"]["name"] != _DRAWN_HEADS
+        facts = target_facts(recipe)
+        self._heads_are_likeliest = facts.get("heads") == "probabilities"
         # The stored entropy is at temperature 1: at another, the two halves of the KL would not belong together.
-        self._kl_in_cache = recipe["temperature"] == 1.0
+        self._kl_in_cache = recipe["temperature"] == 1.0 and bool(facts.get("unbiased") or facts.get("cuts_mass"))
         self._tallies = {name: Tally() for name in parts}
         self._teacher = Tally()
         vocabulary = engine.vocab_size if engine else recipe["vocabulary"]
@@ -211,6 +212,7 @@ class _Judged:
         entropy_P = _statistic(rows, "entropy_codes", at)
         self._teacher.add_loss(_statistic(rows, "nll_codes", at), places.sequences)
         likeliest_P = _likeliest(ragged, at) if self._heads_are_likeliest else torch.full((len(at),), -1)
+        # Where no mass was cut in these rows, the heads of a truncation are the whole distribution.
         unbiased = self._kl_in_cache and ragged.ghost is None
         counts_P = torch.from_numpy(np.diff(ragged.offsets)[at])
         entry_offsets = torch.cat([torch.zeros(1, dtype=torch.long), counts_P.cumsum(0)])

@@ -8,8 +8,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from logitlake.pipeline.settings.models import Config, Settings
+from logitlake.pipeline.settings.by_name import SettingsByName
+from logitlake.pipeline.settings.models import Config
+from logitlake.pipeline.settings.yaml_file import inner_settings
 from logitlake.storage.errors import SettingsError
+
+_MESSAGE_SAYS_IT_ALL = ("missing", "unknown_name", "setting_of_another")
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = (), flags: Mapping[str, object] | None = None) -> Config:
@@ -26,7 +30,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = (), flags: Mapping
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise SettingsError(_explain(error, path)) from None
+        raise SettingsError(_explain(error, raw, path)) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -82,27 +86,28 @@ def _list_item(items: list[Any], name: str, origin: str) -> Any:
     raise SettingsError(f"{origin}: no item {name!r}; there are {len(items)}, named or counted from 0")
 
 
-def _explain(error: ValidationError, path: Path | None) -> str:
+def _explain(error: ValidationError, raw: dict[str, Any], path: Path | None) -> str:
     lines = [f"settings{f' in {path}' if path else ''}:"]
     for detail in error.errors():
         where = ".".join(str(part) for part in detail["loc"]) or "(top)"
         if detail["type"] == "extra_forbidden":
-            known = _known_keys(detail["loc"])
-            near = get_close_matches(str(detail["loc"][-1]), known, n=1)
+            names = _names_beside(detail["loc"], raw)
+            near = get_close_matches(str(detail["loc"][-1]), names, n=1)
             meant = f"did you mean {near[0]}? " if near else ""
-            lines.append(f"  {where}: unknown setting; {meant}known here: {', '.join(known)}")
+            lines.append(f"  {where}: unknown setting; {meant}the settings here are: {', '.join(names)}")
         else:
-            found = "" if detail["type"] == "missing" else f", found {detail['input']!r}"
-            lines.append(f"  {where}: {detail['msg']}{found if len(found) < 200 else ''}")
+            value = "" if detail["type"] in _MESSAGE_SAYS_IT_ALL else f", found {detail['input']!r}"
+            lines.append(f"  {where}: {detail['msg']}{value if len(value) < 200 else ''}")
     return "\n".join(lines)
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+def _names_beside(location: tuple[int | str, ...], raw: Any) -> list[str]:
+    """The names of all settings of the section that holds a wrong one."""
     model: Any = Config
     for part in location[:-1]:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, Settings))
+        raw = raw[part]
+        if isinstance(part, str):
+            model = inner_settings(model.model_fields[part].annotation)
+        if issubclass(model, SettingsByName) and isinstance(raw, dict):
+            model = model.model_for(raw)
     return sorted(model.model_fields)

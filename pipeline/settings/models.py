@@ -1,19 +1,19 @@
-"""The models of all settings: one a section, every bound stated on its field, unknown keys refused.
+"""The models of the sections, and `Config`, which holds them all: bounds stand on the fields, unknown keys are refused.
 
-Free of torch, so that commands that run no flow start at once.
+Sections whose keys depend on a name (`target`, `corpora`) stand in files of their own.
+Loads no torch, so that commands that run no flow start fast.
 """
 
 from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-
-class Settings(BaseModel):
-    """Base of all settings: frozen, and strict about names."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+from logitlake.pipeline.settings.base import Settings as Settings
+from logitlake.pipeline.settings.corpus import CorpusSettings as CorpusSettings
+from logitlake.pipeline.settings.registry import ENGINES, LOSSES, NameIn
+from logitlake.pipeline.settings.target import TargetSettings as TargetSettings
 
 
 class HeldOutSettings(Settings):
@@ -33,34 +33,6 @@ class LakeSettings(Settings):
     lock_timeout_seconds: float = Field(60, gt=0)
 
 
-class CorpusSettings(Settings):
-    """One named source of documents."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
-    kind: Literal["jsonl", "parquet", "text", "huggingface"]
-    path: str = Field(description="file, directory, or (huggingface) dataset id or saved directory")
-    glob: tuple[str, ...] = Field((), description="patterns below `path`; a leading `!` excludes; empty: by kind")
-    text_field: str = "text"
-    prompt_field: str | None = Field(None, description="with completion_field: prompt/completion pairs")
-    completion_field: str | None = None
-    messages_field: str | None = Field(None, description="chats: a list of {role, content}")
-    split: str = Field("train", description="huggingface: which split")
-    subset: str | None = Field(None, description="huggingface: which configuration")
-    revision: str | None = None
-    min_characters: int = Field(1, ge=1)
-    max_characters: int | None = Field(None, ge=1, description="longer documents are rejected; none: no bound")
-    max_reject_share: float = Field(0.05, ge=0, le=1, description="past this share of rejects a run stops")
-    reject_grace: int = Field(100, ge=0, description="documents read before max_reject_share is judged")
-
-    @model_validator(mode="after")
-    def _one_shape(self) -> "CorpusSettings":
-        if (self.prompt_field is None) != (self.completion_field is None):
-            raise ValueError("prompt_field and completion_field go together: set both or neither")
-        if self.messages_field and self.prompt_field:
-            raise ValueError("a corpus holds chats (messages_field) or pairs (prompt_field), not both")
-        return self
-
-
 class TeacherSettings(Settings):
     """The model that is run once."""
 
@@ -68,7 +40,7 @@ class TeacherSettings(Settings):
     gguf_file: str | None = Field(None, description="name of the GGUF file inside `model`, or a path to one")
     revision: str | None = None
     adapter: str | None = Field(None, description="PEFT adapter: hub id or directory")
-    engine: Literal["transformers"] = "transformers"
+    engine: Annotated[str, NameIn(ENGINES)] = Field("transformers", description="what runs the model")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|(cuda|npu|xpu)(:\d+)?)$")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     attention: str | None = Field(None, description="attention kernel as transformers names it; none: its default")
@@ -91,29 +63,6 @@ class TokenizationSettings(Settings):
     def _overlap_below_window(self) -> "TokenizationSettings":
         if self.overlap > self.window // 2:
             raise ValueError(f"overlap must be at most half the window ({self.window // 2}), found {self.overlap}")
-        return self
-
-
-class TargetSettings(Settings):
-    """What is kept of the teacher's distribution at each position."""
-
-    sparsifier: Literal["varopt", "random", "top_k", "top_p"] = "varopt"
-    threshold: float = Field(0.05, ge=1e-4, le=0.5, description="varopt: ids at least this probable are heads")
-    draws: int = Field(50, ge=1, le=65535, description="random: draws per position")
-    k: int = Field(50, ge=1, le=1024, description="top_k: ids kept")
-    p: float = Field(0.95, gt=0, lt=1, description="top_p: mass kept")
-    max_k: int = Field(1024, ge=1, le=4096, description="top_p: never more ids than this")
-    levels: int | None = Field(
-        None, ge=2, le=65535, description="quantiser: probabilities are multiples of 1/levels; none: by sparsifier"
-    )
-    target_bytes: float | None = Field(None, gt=2, description="choose threshold, draws, k or p by a probe")
-    temperature: float = Field(1.0, gt=0, le=100)
-    seed: int = Field(0, ge=0, lt=2**63)
-
-    @model_validator(mode="after")
-    def _levels_are_used(self) -> "TargetSettings":
-        if self.sparsifier == "random" and self.levels is not None:
-            raise ValueError("sparsifier random has as many `levels` as `draws`: leave out `levels`")
         return self
 
 
@@ -187,6 +136,7 @@ class TrainingSettings(Settings):
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
+    loss: Annotated[str, NameIn(LOSSES)] = Field("divergence", description="what the student is pulled to")
     cross_entropy_weight: float = Field(0.0, ge=0, le=1, description="share of the loss on the real next tokens")
     tail: Literal["renormalise", "ghost"] = Field("renormalise", description="top_k, top_p: the mass that was cut")
     loss_chunk: int = Field(1024, ge=1, description="positions whose logits exist at once")
@@ -270,10 +220,10 @@ class Config(Settings):
     """Everything that one YAML file may say."""
 
     lake: LakeSettings = LakeSettings()
-    corpora: Annotated[tuple[CorpusSettings, ...], Field(default=())]
+    corpora: Annotated[tuple[SerializeAsAny[CorpusSettings], ...], Field(default=())]
     teacher: TeacherSettings | None = None
     tokenization: TokenizationSettings = TokenizationSettings()
-    target: TargetSettings = TargetSettings()
+    target: SerializeAsAny[TargetSettings] = Field(default_factory=TargetSettings)
     capture: CaptureSettings = CaptureSettings()
     student: StudentSettings | None = None
     training: TrainingSettings = TrainingSettings()

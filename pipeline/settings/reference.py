@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from logitlake.pipeline.settings.by_name import SettingsByName
 from logitlake.pipeline.settings.models import Config, Settings
 from logitlake.pipeline.settings.yaml_file import choices_of, inner_settings, scalar
 
@@ -42,9 +43,18 @@ def _rows(prefix: str, model: type[Settings]) -> Iterator[tuple[str, str, str]]:
         key = f"{prefix}.{name}"
         inner = inner_settings(field.annotation)
         if inner is None:
-            yield key, _default(field), _meaning(field)
+            yield key, _default(field), _meaning(model, name)
         else:
             yield from _rows(key, inner)
+    if issubclass(model, SettingsByName) and model.is_section():
+        for choice in model.registry.names():
+            chosen = model.model_of(choice)
+            for name in chosen.own_fields():
+                yield (
+                    f"{prefix}.{name}",
+                    _default(chosen.model_fields[name]),
+                    f"{choice}: {_meaning(chosen, name)}",
+                )
 
 
 def _default(field: FieldInfo) -> str:
@@ -54,9 +64,10 @@ def _default(field: FieldInfo) -> str:
     return "none" if value is None else f"`{scalar(value)}`"
 
 
-def _meaning(field: FieldInfo) -> str:
+def _meaning(model: type[Settings], name: str) -> str:
+    field = model.model_fields[name]
     bounds = [f"{text} {getattr(rule, name):,}" for rule in field.metadata for name, text in _bounds(rule)]
-    notes = [choices_of(field.annotation), field.description or "", ", ".join(bounds)]
+    notes = [choices_of(model, name), field.description or "", ", ".join(bounds)]
     return "; ".join(note for note in notes if note).replace("|", "\\|")
 
 

@@ -1,12 +1,14 @@
 """The settings as a YAML file that explains itself: every key, its value in effect, and what it means."""
 
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic.fields import FieldInfo
 
+from logitlake.pipeline.settings.by_name import SettingsByName
 from logitlake.pipeline.settings.models import Config, CorpusSettings, Settings
+from logitlake.pipeline.settings.registry import NameIn
 
 _WIDTH = 40
 
@@ -45,7 +47,7 @@ def inner_settings(annotation: Any) -> Any:
     """The model of a section within an annotation (`X`, `X | None`, `tuple[X, ...]`); None for a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return annotation
-    if get_origin(annotation) in (Union, UnionType, tuple):
+    if get_origin(annotation) in (Union, UnionType, tuple, Annotated):
         return next(filter(None, map(inner_settings, get_args(annotation))), None)
     return None
 
@@ -59,7 +61,7 @@ def _keys(model: Settings, indent: str) -> list[str]:
         elif value is None and (model_of := inner_settings(field.annotation)):
             lines += [f"{indent}{line}" for line in _example(name, model_of)]
         else:
-            lines.append(_line(f"{indent}{name}: {scalar(value)}", field))
+            lines.append(_line(f"{indent}{name}: {scalar(value)}", field, choices_of(type(model), name)))
     return lines
 
 
@@ -69,21 +71,29 @@ def _example(name: str, model: type[Settings], *, item: bool = False) -> list[st
         default = None if field.is_required() else field.get_default(call_default_factory=True)
         text = "" if field.is_required() else scalar(default)
         lead = ("  - " if number == 0 else "    ") if item else "  "
-        lines.append("#" + _line(f" {lead}{key}: {text}", field))
+        lines.append("#" + _line(f" {lead}{key}: {text}", field, choices_of(model, key)))
     return lines
 
 
-def _line(text: str, field: FieldInfo) -> str:
-    notes = [note for note in (choices_of(field.annotation), field.description) if note]
+def _line(text: str, field: FieldInfo, choices: str) -> str:
+    notes = [note for note in (choices, field.description) if note]
     return f"{text.rstrip():<{_WIDTH}} # {'; '.join(notes)}" if notes else text.rstrip()
 
 
-def choices_of(annotation: Any) -> str:
+def choices_of(model: type[Settings], name: str) -> str:
     """The words that a setting may hold, if it holds words of a list."""
+    field = model.model_fields[name]
+    registries = [rule.registry for rule in field.metadata if isinstance(rule, NameIn)]
+    if issubclass(model, SettingsByName) and name == model.name_field:
+        registries = [model.registry]
+    return " | ".join(registries[0].names()) if registries else _words_of(field.annotation)
+
+
+def _words_of(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " | ".join(str(choice) for choice in get_args(annotation))
     if get_origin(annotation) in (Union, UnionType):
-        return " | ".join(filter(None, map(choices_of, get_args(annotation))))
+        return " | ".join(filter(None, map(_words_of, get_args(annotation))))
     return ""
 
 

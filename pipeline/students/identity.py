@@ -62,15 +62,20 @@ def find_parent(settings: StudentSettings, recipe: Mapping[str, Any], teacher: T
     )
 
 
+# Settings that were added later: at these values a student has the id that it had without them.
+_ADDED_LATER = {"loss": "divergence"}
+
+
 def student_id(parent: Parent, row_set: RowSet, student: StudentSettings, training: TrainingSettings) -> str:
     """32 hex characters: the same parent, rows and settings are the same student, wherever it is trained."""
+    content = training.model_dump(mode="json", exclude=_NOT_PART_OF_THE_STUDENT)
     return digest(
         b"student",
         _METHOD.encode(),
         parent.content_id.encode(),
         row_set.row_set_id.encode(),
         canonical_json(student.model_dump(mode="json", include={"source", "layers", "lora"})),
-        canonical_json(training.model_dump(mode="json", exclude=_NOT_PART_OF_THE_STUDENT)),
+        canonical_json({key: value for key, value in content.items() if (key, value) not in _ADDED_LATER.items()}),
     )
 
 

@@ -13,20 +13,7 @@ Shapes: P positions, E heads of all of them in CSR order (`offsets_P1` has P + 1
 import numpy as np
 from numpy.typing import NDArray
 
-from logitlake.pipeline.settings.models import TargetSettings
-
-MAX_LEVELS = 65535
-
-
-def default_levels(settings: TargetSettings) -> int:
-    """Levels as set, else 64 for varopt and 65,535 for the truncations; for random always the number of draws.
-
-    Measured: with 64 levels the codes of varopt take less room than finer ones and add less noise than the tails have.
-    A truncation has no such noise to hide the rounding.
-    """
-    if settings.sparsifier == "random":
-        return settings.draws
-    return settings.levels or (64 if settings.sparsifier == "varopt" else MAX_LEVELS)
+from logitlake.pipeline.settings.target import MAX_LEVELS
 
 
 def systematic_codes(

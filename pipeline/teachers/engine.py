@@ -1,14 +1,26 @@
-"""What a teacher engine must do, whichever library runs the model.
+"""What a teacher engine must do, whichever library runs the model, and what is known of it before a model is loaded.
+
+Loads no torch.
 
 Shapes: n tokens of one sequence, P wanted positions of the batch in row-major order, V ids of the vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from __future__ import annotations
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from logitlake.pipeline.settings.models import TeacherSettings
+from logitlake.pipeline.teachers.files import TeacherFiles
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+# `distribution`: the logits of every id. `top_k`: only the most probable ids, which is no ground for unbiased targets.
+Gives = Literal["distribution", "top_k"]
 
 
 class Engine(Protocol):
@@ -34,3 +46,23 @@ class Engine(Protocol):
         `input_ids[i]` and `wanted[i]` have the same length n; position j's logits predict token j + 1. A chunk is
         valid until the next is asked for.
         """
+
+
+class LoadTeacher(Protocol):
+    """Loads the teacher of some files onto its device.
+
+    Raises SettingsError if it can't be loaded, MismatchError if it has fewer output rows than the tokenizer has ids.
+    """
+
+    def __call__(self, settings: TeacherSettings, files: TeacherFiles, *, vocab_size: int) -> Engine: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineKind:
+    """What a registry holds: what the engine gives, and `load`, the `module:function` (a LoadTeacher) that loads it.
+
+    `load` is text, so that planning knows what an engine gives without importing the library that runs it.
+    """
+
+    gives: Gives
+    load: str

@@ -15,9 +15,6 @@ from dataclasses import dataclass
 
 import torch
 
-from logitlake.pipeline.reading.batches import SparseTargets
-from logitlake.storage.errors import MismatchError
-
 # Element-wise work runs over blocks that stay in a CPU's cache; an accelerator wants few, large kernels.
 _BLOCK_ELEMENTS = {"cpu": 2**21}
 _BLOCK_ELEMENTS_ELSEWHERE = 2**25
@@ -67,92 +64,20 @@ class LossPlan:
         return LossPlan(self.positions[begin:end], tuple(term.part(begin, end) for term in self.terms))
 
 
-def plan_loss(
-    targets: SparseTargets,
-    next_ids_N: torch.Tensor | None,
-    vocab_size: int,
-    cross_entropy_weight: float,
-    temperature: float,
-    n_positions: int,
-) -> LossPlan:
-    """What the loss of these targets consists of.
-
-    Raises ValueError for shapes and weights that do not fit, MismatchError for ids outside the vocabulary.
-    """
-    _check(targets, next_ids_N, cross_entropy_weight, temperature, n_positions)
-    counts = targets.offsets.diff()
-    positions_P = counts.nonzero().squeeze(1)
-    counts_P = counts[positions_P]
-    next_ids_P = next_ids_N[positions_P] if next_ids_N is not None and cross_entropy_weight > 0 else None
-    _check_vocabulary(targets.ids, next_ids_P, vocab_size)
-
-    terms = []
-    share = 1.0 - cross_entropy_weight
-    if share > 0:
-        ghost_P = None if targets.ghost is None else targets.ghost[positions_P] * share
-        terms.append(_term(temperature, counts_P, targets.ids, targets.probs * share, ghost_P))
-    if next_ids_P is not None:
-        ones = torch.ones_like(counts_P)
-        labels = torch.full(next_ids_P.shape, cross_entropy_weight, dtype=targets.probs.dtype, device=counts.device)
-        terms.append(_term(1.0, ones, next_ids_P, labels, None))
-    if len(terms) == 2 and temperature == 1.0 and targets.ghost is None:
-        terms = [_joined(*terms)]
-    return LossPlan(positions_P, tuple(terms))
-
-
-def _term(
+def make_term(
     temperature: float,
     counts_P: torch.Tensor,
     ids: torch.Tensor,
     weights: torch.Tensor,
     ghost_P: torch.Tensor | None,
 ) -> LossTerm:
+    """A term of `counts_P[p]` entries at position p, with their weights, and the ghost's mass if there is one."""
     offsets = torch.cat([counts_P.new_zeros(1), counts_P.cumsum(0)]).cpu()
     rows = torch.repeat_interleave(torch.arange(len(counts_P), device=ids.device), counts_P)
     total_P = weights.new_zeros(len(counts_P)).index_add_(0, rows, weights)
     if ghost_P is not None:
         total_P = total_P + ghost_P
     return LossTerm(temperature, offsets, rows, ids, weights, total_P, ghost_P)
-
-
-def _joined(soft: LossTerm, hard: LossTerm) -> LossTerm:
-    """Both terms under one softmax: the real next token is one more entry of its position."""
-    rows = torch.cat([soft.rows, hard.rows])
-    order = torch.argsort(rows, stable=True)
-    ids = torch.cat([soft.ids, hard.ids])[order]
-    weights = torch.cat([soft.weights, hard.weights])[order]
-    return LossTerm(1.0, soft.offsets + hard.offsets, rows[order], ids, weights, soft.totals + hard.totals, None)
-
-
-def _check(
-    targets: SparseTargets,
-    next_ids_N: torch.Tensor | None,
-    cross_entropy_weight: float,
-    temperature: float,
-    n_positions: int,
-) -> None:
-    if targets.n_positions != n_positions:
-        raise ValueError(f"targets speak of {targets.n_positions} positions, the student of {n_positions}")
-    if not 0 <= cross_entropy_weight <= 1:
-        raise ValueError(f"cross_entropy_weight must be in [0, 1], found {cross_entropy_weight}")
-    if temperature <= 0:
-        raise ValueError(f"temperature must be above 0, found {temperature}")
-    if cross_entropy_weight > 0 and next_ids_N is None:
-        raise ValueError("cross_entropy_weight needs next_ids_N, the real next token of each position")
-    if next_ids_N is not None and next_ids_N.shape != (n_positions,):
-        raise ValueError(f"next_ids_N must have the shape ({n_positions},), found {tuple(next_ids_N.shape)}")
-
-
-def _check_vocabulary(ids: torch.Tensor, next_ids_P: torch.Tensor | None, vocab_size: int) -> None:
-    for name, found in (("target", ids), ("next token", next_ids_P)):
-        if found is None or found.numel() == 0:
-            continue
-        low, high = (int(bound) for bound in found.aminmax())
-        if low < 0 or high >= vocab_size:
-            raise MismatchError(
-                f"{name} ids run from {low} to {high}, the student's output layer has ids 0 to {vocab_size - 1}: "
-                "the student needs the vocabulary of the recipe's tokenizer"
-            )
 
 
 def exact_dtype(dtype: torch.dtype) -> torch.dtype:

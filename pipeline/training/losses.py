@@ -14,7 +14,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from logitlake.pipeline.reading.batches import SparseTargets
-from logitlake.pipeline.training.loss_terms import LossPlan, divergence, exact_dtype, plan_loss
+from logitlake.pipeline.training.loss_plan import DEFAULT_LOSS, plan_loss
+from logitlake.pipeline.training.loss_terms import LossPlan, divergence, exact_dtype
 
 DEFAULT_CHUNK = 1024
 
@@ -28,6 +29,7 @@ def sparse_divergence(
     *,
     cross_entropy_weight: float = 0.0,
     temperature: float = 1.0,
+    loss: str = DEFAULT_LOSS,
     chunk: int = DEFAULT_CHUNK,
     divisor: float | torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -38,11 +40,14 @@ def sparse_divergence(
     dtype if autocast is on; softmax, loss and the sum of the weight's gradient are float32 (float64 for float64 input).
 
     `next_ids_N` int64 [N] is the real next token of each position (anything where there is no target); it is needed for
-    `cross_entropy_weight` w, which mixes (1-w)·divergence + w·cross-entropy. `divisor` is what the sum is divided by:
-    by default the number of targets here; over gradient accumulation or ranks give the number of targets in the whole
-    step. Raises MismatchError for ids outside the vocabulary and ValueError for shapes that do not fit.
+    `cross_entropy_weight` w, which mixes (1-w)·loss + w·cross-entropy; `loss` is a name in LOSSES. `divisor` is what
+    the sum is divided by: by default the number of targets here; over gradient accumulation or ranks give the number of
+    targets in the whole step. Raises MismatchError for ids outside the vocabulary, ValueError for shapes that do not
+    fit.
     """
-    plan = plan_loss(targets, next_ids_N, weight_VD.shape[0], cross_entropy_weight, temperature, hidden_ND.shape[0])
+    plan = plan_loss(
+        targets, next_ids_N, weight_VD.shape[0], cross_entropy_weight, temperature, hidden_ND.shape[0], loss
+    )
     hidden_PD = hidden_ND.index_select(0, plan.positions)
     grad_on = torch.is_grad_enabled()
     wants = (grad_on and hidden_PD.requires_grad, grad_on and weight_VD.requires_grad)
@@ -58,10 +63,13 @@ def sparse_divergence_of_logits(
     *,
     cross_entropy_weight: float = 0.0,
     temperature: float = 1.0,
+    loss: str = DEFAULT_LOSS,
     divisor: float | torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The same loss for logits that exist already, for instance because they are few. Arguments as above."""
-    plan = plan_loss(targets, next_ids_N, logits_NV.shape[1], cross_entropy_weight, temperature, logits_NV.shape[0])
+    plan = plan_loss(
+        targets, next_ids_N, logits_NV.shape[1], cross_entropy_weight, temperature, logits_NV.shape[0], loss
+    )
     logits_PV = logits_NV.index_select(0, plan.positions)
     wants = torch.is_grad_enabled() and logits_PV.requires_grad
     return _FromLogits.apply(logits_PV, plan, wants) / _divisor(divisor, plan)
@@ -77,6 +85,7 @@ def sparse_divergence_through(
     *,
     cross_entropy_weight: float = 0.0,
     temperature: float = 1.0,
+    loss: str = DEFAULT_LOSS,
     chunk: int = DEFAULT_CHUNK,
     divisor: float | torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -84,7 +93,7 @@ def sparse_divergence_through(
 
     Each chunk is computed twice, once for the loss and once for the gradient, so that its logits are never kept.
     """
-    plan = plan_loss(targets, next_ids_N, vocab_size, cross_entropy_weight, temperature, hidden_ND.shape[0])
+    plan = plan_loss(targets, next_ids_N, vocab_size, cross_entropy_weight, temperature, hidden_ND.shape[0], loss)
     hidden_PD = hidden_ND.index_select(0, plan.positions)
 
     def chunk_sum(hidden_CD: torch.Tensor, part: LossPlan) -> torch.Tensor:

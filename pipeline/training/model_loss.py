@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from logitlake.pipeline.reading.batches import SparseTargets, TargetBatch
+from logitlake.pipeline.training.loss_plan import DEFAULT_LOSS
 from logitlake.pipeline.training.losses import DEFAULT_CHUNK, sparse_divergence, sparse_divergence_through
 from logitlake.pipeline.training.output_layer import ModelParts, take_apart
 
@@ -19,6 +20,7 @@ from logitlake.pipeline.training.output_layer import ModelParts, take_apart
 class LossSettings:
     """What the loss is: see losses.py. `temperature` is the recipe's."""
 
+    loss: str = DEFAULT_LOSS
     cross_entropy_weight: float = 0.0
     temperature: float = 1.0
     chunk: int = DEFAULT_CHUNK
@@ -80,6 +82,7 @@ def _loss(
     hidden_ND = parts.hidden(input_ids_BT).flatten(0, 1)
     next_ids_N = next_ids_BT.flatten()
     options: dict[str, Any] = {
+        "loss": settings.loss,
         "cross_entropy_weight": settings.cross_entropy_weight,
         "temperature": settings.temperature,
         "chunk": settings.chunk,

@@ -102,6 +102,7 @@ def train_student(
     steps_of_an_epoch = len(reader) // training.gradient_accumulation
     args.logging_steps = logging_steps(training.max_steps or int(training.epochs * steps_of_an_epoch))
     loss = LossSettings(
+        loss=training.loss,
         cross_entropy_weight=training.cross_entropy_weight,
         temperature=recipe["temperature"],
         chunk=training.loss_chunk,

@@ -5,18 +5,20 @@ from importlib.resources import files
 
 import duckdb
 
-from logitlake.storage.identity import digest, held_out_bound
+from logitlake.storage.identity import canonical_json, digest, held_out_bound
+from logitlake.storage.target_facts import FACTS_OF_OLD_RECIPES
 
 _FILES = ("views.sql", "notes.sql")
+_FACTS_OF_OLD_RECIPES = canonical_json(FACTS_OF_OLD_RECIPES).decode()
 
 
 def view_statements(settings: Mapping[str, str]) -> list[str]:
     """CREATE OR REPLACE of every view and macro, in order; `settings` are those of the table `lake_settings`."""
     texts = [text for name in _FILES for text in statements(name)]
     return [
-        text.replace("$held_out", held_out_rule(settings, "s.doc_id")).replace(
-            "$rule_for_id", held_out_rule(settings, "id")
-        )
+        text.replace("$held_out", held_out_rule(settings, "s.doc_id"))
+        .replace("$rule_for_id", held_out_rule(settings, "id"))
+        .replace("$facts_of_old_recipes", _quoted(_FACTS_OF_OLD_RECIPES))
         for text in texts
     ]
 
@@ -29,7 +31,8 @@ def comment_statements(connection: duckdb.DuckDBPyConnection) -> list[str]:
 
 def views_version() -> str:
     """Another one whenever the views are."""
-    return digest(*(files("logitlake.storage.lake").joinpath(name).read_bytes() for name in _FILES))
+    texts = [files("logitlake.storage.lake").joinpath(name).read_bytes() for name in _FILES]
+    return digest(*texts, _FACTS_OF_OLD_RECIPES.encode())
 
 
 def statements(name: str) -> list[str]:

@@ -34,17 +34,31 @@ CREATE OR REPLACE VIEW sources AS SELECT DISTINCT doc_id, corpus, source, line F
 
 CREATE OR REPLACE VIEW commits AS SELECT * FROM store.commits;
 
+-- What readers must know of a recipe's targets; of recipes that do not say it themselves, from a list of the old ones.
+CREATE OR REPLACE VIEW store.target_facts AS
+SELECT
+    recipe_id,
+    coalesce(
+        any_value(recipe::JSON -> 'facts'),
+        $facts_of_old_recipes::JSON -> any_value(recipe ->> '$.sparsifier.name')
+    ) AS facts
+FROM store.recipes GROUP BY recipe_id;
+
 CREATE OR REPLACE VIEW recipes AS
 SELECT
     recipe_id,
     recipe ->> '$.teacher.name' AS teacher,
     recipe ->> '$.tokenizer' AS tokenizer_id,
     recipe ->> '$.sparsifier.name' AS sparsifier,
+    (facts ->> 'unbiased')::BOOLEAN AS unbiased,
+    (facts ->> 'cuts_mass')::BOOLEAN AS cuts_mass,
+    facts ->> 'heads' AS heads,
     (recipe ->> '$.temperature')::DOUBLE AS temperature,
     created_at, c.n_commits, c.n_documents, c.n_sequences, c.n_tokens, c.n_targets, c.n_bytes,
     c.n_bytes / c.n_tokens AS bytes_per_token,
     recipe
 FROM (SELECT recipe_id, any_value(recipe) AS recipe, min(created_at) AS created_at FROM store.recipes GROUP BY recipe_id)
+JOIN store.target_facts USING (recipe_id)
 LEFT JOIN (
     SELECT
         recipe_id, count(*) AS n_commits, sum(n_documents) AS n_documents, sum(n_sequences) AS n_sequences,
@@ -133,15 +147,15 @@ FROM store.documents AS a
 JOIN store.documents AS b ON a.doc_id = b.doc_id AND a.recipe_id < b.recipe_id
 JOIN (
     SELECT DISTINCT
-        recipe_id, recipe ->> ['$.tokenizer', '$.temperature', '$.bos'] AS alike, recipe ->> '$.sparsifier.name' AS sparsifier
-    FROM store.recipes
+        recipe_id, recipe ->> ['$.tokenizer', '$.temperature', '$.bos'] AS alike, facts ->> 'heads' AS heads
+    FROM store.recipes JOIN store.target_facts USING (recipe_id)
 ) AS ra ON ra.recipe_id = a.recipe_id
 JOIN (
     SELECT DISTINCT
-        recipe_id, recipe ->> ['$.tokenizer', '$.temperature', '$.bos'] AS alike, recipe ->> '$.sparsifier.name' AS sparsifier
-    FROM store.recipes
+        recipe_id, recipe ->> ['$.tokenizer', '$.temperature', '$.bos'] AS alike, facts ->> 'heads' AS heads
+    FROM store.recipes JOIN store.target_facts USING (recipe_id)
 ) AS rb ON rb.recipe_id = b.recipe_id
-WHERE ra.alike = rb.alike AND 'random' NOT IN (ra.sparsifier, rb.sparsifier);
+WHERE ra.alike = rb.alike AND ra.heads = 'probabilities' AND rb.heads = 'probabilities';
 
 -- Where two teachers differ, a row per position that both cached. K are the ids that are heads of both: there both
 -- probabilities are known. Of the mass outside K only the totals are, so total variation is bounded on either side:

@@ -62,7 +62,7 @@ def find_cheap_mistakes(config: Config) -> None:
 
     assert config.teacher is not None
     for corpus in config.corpora:
-        if corpus.kind != "huggingface":
+        if corpus.is_local:
             next(read_corpus(corpus), None)
     resolve_teacher(config.teacher)
 

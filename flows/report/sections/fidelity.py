@@ -12,7 +12,6 @@ from logitlake.flows.report.findings import Findings, about_the_sample
 from logitlake.storage.answers.report.fidelity import CALIBRATION_BINS
 
 _MOST_ENTRIES = 40
-_UNBIASED = {"varopt", "random"}
 
 
 def fidelity_section(found: Findings) -> Section | None:
@@ -21,10 +20,10 @@ def fidelity_section(found: Findings) -> Section | None:
         return None
     lead = (
         "Of each distribution some ids are kept with their own probability (heads), and others share the rest of the "
-        "mass equally (tails). With the sparsifiers varopt and random the expectation of every cached probability is "
-        "the teacher's: what is left is noise, which averages out over a batch. E‖p̂ − p‖² is the squared distance "
-        "between the cached and the teacher's distribution, a bound worked out from the cache for varopt, an unbiased "
-        f"estimate for random; where the tail was cut off (top_k, top_p) the lost mass is a bias, which does not "
+        "mass equally (tails). With an unbiased sparsifier the expectation of every cached probability is the "
+        "teacher's: what is left is noise, which averages out over a batch. E‖p̂ − p‖² is the squared distance between "
+        "the cached and the teacher's distribution: a bound worked out from the cache for drawn tails, an unbiased "
+        "estimate for independent draws. Where the tail was cut off the lost mass is a bias, which does not "
         f"average out. {about_the_sample(found.sample)}"
     )
     blocks: list[Chart | Table] = [_table(found), _entries(found)]
@@ -39,7 +38,7 @@ def _table(found: Findings) -> Table:
         Row(
             cells=[
                 found.names[row["recipe_id"]],
-                "yes" if row["sparsifier"] in _UNBIASED else "no",
+                {True: "yes", False: "no", None: "not known"}[row["unbiased"]],
                 *(row[name] for name in names),
             ],
             recipes=(row["recipe_id"],),

@@ -2,36 +2,48 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
 
 from logitlake.pipeline.corpus.document import Document, Reject, document_builder, fields_of
-from logitlake.pipeline.settings.models import CorpusSettings
+from logitlake.pipeline.settings.corpus import CorpusSettings
 from logitlake.storage.errors import CorpusError
 
 _SAVED_MARKS = ("dataset_dict.json", "state.json")
 
 
-def read_huggingface(settings: CorpusSettings) -> Iterator[Document | Reject]:
-    """The documents and rejects of one split; the source is `subset/split`, the line is the row's number from 1.
+class HuggingfaceCorpus(CorpusSettings):
+    """A dataset of the Hugging Face hub, or saved in a directory."""
 
-    Raises CorpusError if the dataset, its subset or its split can't be opened, or breaks off while it is read.
-    """
-    build = document_builder(settings)
-    source = f"{settings.subset}/{settings.split}" if settings.subset else settings.split
-    rows = iter(_open(settings))
-    number = 0
-    while True:
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except Exception as error:  # datasets and its file systems raise nearly every kind
-            raise _broken(settings, error, f"broke off after row {number}") from error
-        number += 1
-        yield build(row, source, number)
+    is_local: ClassVar[bool] = False
+
+    kind: Literal["huggingface"] = "huggingface"
+    split: str = Field("train", description="which split")
+    subset: str | None = Field(None, description="which configuration")
+    revision: str | None = Field(None, description="which revision of a dataset on the hub")
+
+    def read(self) -> Iterator[Document | Reject]:
+        """The documents and rejects of one split; the source is `subset/split`, the line is the row's number from 1.
+
+        Raises CorpusError if the dataset, its subset or its split can't be opened, or breaks off while it is read.
+        """
+        build = document_builder(self)
+        source = f"{self.subset}/{self.split}" if self.subset else self.split
+        rows = iter(_open(self))
+        number = 0
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except Exception as error:  # datasets and its file systems raise nearly every kind
+                raise _broken(self, error, f"broke off after row {number}") from error
+            number += 1
+            yield build(row, source, number)
 
 
-def _open(settings: CorpusSettings) -> Iterable[Mapping[str, Any]]:
+def _open(settings: HuggingfaceCorpus) -> Iterable[Mapping[str, Any]]:
     # Takes a second to import, and only this kind of corpus needs it.
     import datasets
 
@@ -56,7 +68,7 @@ def _open(settings: CorpusSettings) -> Iterable[Mapping[str, Any]]:
     return dataset
 
 
-def _choose_split(settings: CorpusSettings, splits: Mapping[str, Any]) -> Any:
+def _choose_split(settings: HuggingfaceCorpus, splits: Mapping[str, Any]) -> Any:
     if settings.split not in splits:
         found = ", ".join(splits)
         message = f"has no split {settings.split!r}; its splits: {found}; mend corpora.{settings.name}.split"
@@ -64,7 +76,7 @@ def _choose_split(settings: CorpusSettings, splits: Mapping[str, Any]) -> Any:
     return splits[settings.split]
 
 
-def _broken(settings: CorpusSettings, error: Exception, what: str) -> CorpusError:
+def _broken(settings: HuggingfaceCorpus, error: Exception, what: str) -> CorpusError:
     advice = f"mend corpora.{settings.name} (path, subset, split, revision), or the network"
     return CorpusError(
         f"corpus {settings.name}: dataset {settings.path} {what}: {type(error).__name__}: {error}; {advice}"

@@ -1,16 +1,26 @@
 """JSON Lines, one document a line: plain, .gz or .zst, a file or a directory of them."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import orjson
 
 from logitlake.pipeline.corpus.document import Document, DocumentBuilder, Reject, RejectReason, document_builder
 from logitlake.pipeline.corpus.files import CorpusFile, corpus_files, unreadable
 from logitlake.pipeline.corpus.streams import CORRUPT_STREAM, MAX_LINE_BYTES, lines, open_stream
-from logitlake.pipeline.settings.models import CorpusSettings
+from logitlake.pipeline.settings.corpus import CorpusSettings
 
 _DEFAULT_GLOB = tuple(f"**/*.{kind}{packed}" for kind in ("jsonl", "ndjson") for packed in ("", ".gz", ".zst"))
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class JsonlCorpus(CorpusSettings):
+    """JSON Lines files below `path`."""
+
+    kind: Literal["jsonl"] = "jsonl"
+
+    def read(self) -> Iterator[Document | Reject]:
+        return read_jsonl(self)
 
 
 def read_jsonl(settings: CorpusSettings, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Document | Reject]:

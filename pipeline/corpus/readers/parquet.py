@@ -1,37 +1,42 @@
 """Parquet files, one document a row, read in small batches of the needed columns only."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from logitlake.pipeline.corpus.document import Document, Reject, RejectReason, document_builder, fields_of
 from logitlake.pipeline.corpus.files import CorpusFile, corpus_files, unreadable
-from logitlake.pipeline.settings.models import CorpusSettings
+from logitlake.pipeline.settings.corpus import CorpusSettings
 
 _DEFAULT_GLOB = ("**/*.parquet",)
 _BATCH_ROWS = 256
 
 
-def read_parquet(settings: CorpusSettings) -> Iterator[Document | Reject]:
-    """The documents and rejects of a Parquet corpus; a line is the number of the row in its file, from 1.
+class ParquetCorpus(CorpusSettings):
+    """Parquet files below `path`."""
 
-    A file that is not Parquet, or torn, gives what came before and one reject. Raises CorpusError if the corpus or one
-    of its files can't be opened.
-    """
-    build = document_builder(settings)
-    for file in corpus_files(settings.name, settings.path, settings.glob, _DEFAULT_GLOB):
-        number = 0
-        try:
-            for number, row in enumerate(_rows(settings, file), start=1):
-                if isinstance(row, UnicodeDecodeError):
-                    yield Reject(settings.name, file.source, number, RejectReason.NOT_UTF8, str(row))
-                else:
-                    yield build(row, file.source, number)
-        except (pa.ArrowException, OSError) as error:
-            detail = f"not readable as Parquet after row {number}: {error}"
-            yield Reject(settings.name, file.source, number + 1, RejectReason.CORRUPT_FILE, detail)
+    kind: Literal["parquet"] = "parquet"
+
+    def read(self) -> Iterator[Document | Reject]:
+        """The documents and rejects of a Parquet corpus; a line is the number of the row in its file, from 1.
+
+        A file that is not Parquet, or torn, gives what came before and one reject. Raises CorpusError if the corpus or
+        one of its files can't be opened.
+        """
+        build = document_builder(self)
+        for file in corpus_files(self.name, self.path, self.glob, _DEFAULT_GLOB):
+            number = 0
+            try:
+                for number, row in enumerate(_rows(self, file), start=1):
+                    if isinstance(row, UnicodeDecodeError):
+                        yield Reject(self.name, file.source, number, RejectReason.NOT_UTF8, str(row))
+                    else:
+                        yield build(row, file.source, number)
+            except (pa.ArrowException, OSError) as error:
+                detail = f"not readable as Parquet after row {number}: {error}"
+                yield Reject(self.name, file.source, number + 1, RejectReason.CORRUPT_FILE, detail)
 
 
 def _rows(settings: CorpusSettings, file: CorpusFile) -> Iterator[Mapping[str, Any] | UnicodeDecodeError]:

@@ -1,30 +1,36 @@
 """Text and code: one file, one document."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 from logitlake.pipeline.corpus.document import Document, Reject, RejectReason, document_builder
 from logitlake.pipeline.corpus.files import CorpusFile, corpus_files, unreadable
-from logitlake.pipeline.settings.models import CorpusSettings
+from logitlake.pipeline.settings.corpus import CorpusSettings
 
 _DEFAULT_GLOB = ("**/*",)
 _MAX_BYTES_PER_CHARACTER = 4
 _BYTE_ORDER_MARK = "\ufeff"
 
 
-def read_text(settings: CorpusSettings) -> Iterator[Document | Reject]:
-    """The documents and rejects of a tree of files; `line` is None.
+class TextCorpus(CorpusSettings):
+    """Files below `path`, each one document."""
 
-    The text is the file's, newlines as they are, without a byte order mark. Raises CorpusError if the corpus or one of
-    its files can't be opened.
-    """
-    shape = {"prompt_field": None, "completion_field": None, "messages_field": None}
-    build = document_builder(settings.model_copy(update=shape))
-    for file in corpus_files(settings.name, settings.path, settings.glob, _DEFAULT_GLOB):
-        content = _read_file(settings, file)
-        if isinstance(content, Reject):
-            yield content
-        else:
-            yield build({settings.text_field: content}, file.source, None)
+    kind: Literal["text"] = "text"
+
+    def read(self) -> Iterator[Document | Reject]:
+        """The documents and rejects of a tree of files; `line` is None.
+
+        The text is the file's, newlines as they are, without a byte order mark. Raises CorpusError if the corpus or one
+        of its files can't be opened.
+        """
+        shape = {"prompt_field": None, "completion_field": None, "messages_field": None}
+        build = document_builder(self.model_copy(update=shape))
+        for file in corpus_files(self.name, self.path, self.glob, _DEFAULT_GLOB):
+            content = _read_file(self, file)
+            if isinstance(content, Reject):
+                yield content
+            else:
+                yield build({self.text_field: content}, file.source, None)
 
 
 def _read_file(settings: CorpusSettings, file: CorpusFile) -> str | Reject:

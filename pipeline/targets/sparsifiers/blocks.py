@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from logitlake.pipeline.targets.sparsifiers.block_sums import BLOCK
 from logitlake.storage.errors import SettingsError
 
-BLOCK = 128
 _LOG2_E = 1 / math.log(2)
 # A slice is what stays in the cache of a CPU core while five passes go over it, and what a GPU holds without noticing.
 _CPU_SLICE = 1 << 19
@@ -142,6 +142,16 @@ class Blocks:
         x_Rk = self.logits_PV[rows_R[:, None], ids_Rk].float()
         e_Rk = torch.exp2(torch.add(self._shift_P[rows_R][:, None], x_Rk, alpha=self._factor))
         return e_Rk.cpu().numpy().astype(np.float64)
+
+    def largest(self, k: int, rows_R: NDArray[np.int64] | None = None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Ids and weights `[R, k]` of the k largest of the named rows (none: all), descending; ties by ascending id."""
+        rows_R = np.arange(self.n_positions) if rows_R is None else rows_R
+        rows = torch.from_numpy(rows_R).to(self.logits_PV.device)
+        ids_Rk = torch.topk(self.logits_PV[rows], min(k, self.vocabulary), dim=1, sorted=False).indices
+        weights_Rk = self.weights_at(rows, ids_Rk)
+        ids = ids_Rk.cpu().numpy()
+        order = np.lexsort((ids, -weights_Rk), axis=1)
+        return np.take_along_axis(ids, order, 1), np.take_along_axis(weights_Rk, order, 1)
 
     def rest(self, kept_rows_H: NDArray[np.int64], kept_ids_H: NDArray[np.int64]) -> NDArray[np.float64]:
         """Weight `float64[P]` of every id but the named ones, added up from what is left, never a difference."""

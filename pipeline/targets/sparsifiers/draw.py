@@ -9,11 +9,11 @@ Shapes: P positions, B blocks, K ids per block, D draws of all positions togethe
 import numpy as np
 from numpy.typing import NDArray
 
-from logitlake.pipeline.targets.sparsifiers.blocks import BLOCK, Blocks
+from logitlake.pipeline.targets.sparsifiers.block_sums import BLOCK, BlockSums
 
 
 def draw_ids(
-    blocks: Blocks,
+    blocks: BlockSums,
     sums_PB: NDArray[np.float64],
     rows_D: NDArray[np.int64],
     fractions_D: NDArray[np.float64],

@@ -4,14 +4,49 @@ Stored as heads with code = count and levels = N: smaller than N tail entries, a
 noise per entry than threshold sampling. Shapes: P positions, D = P · N draws, H distinct ids.
 """
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
-from logitlake.pipeline.targets.sparsifiers.blocks import Blocks
+from logitlake.pipeline.settings.target import MAX_LEVELS, SizeKnob, TargetFacts, TargetSettings
+from logitlake.pipeline.targets.sparsifiers.block_sums import BlockSums
 from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets, join, offsets_of
 from logitlake.pipeline.targets.sparsifiers.draw import draw_ids
+
+
+class RandomSettings(TargetSettings):
+    """Independent draws with replacement (RS-KD): unbiased."""
+
+    sparsifier: Literal["random"] = "random"
+    draws: int = Field(50, ge=1, le=MAX_LEVELS, description="draws per position")
+
+    facts: ClassVar = TargetFacts(unbiased=True, cuts_mass=False, heads="counts", noise="multinomial")
+    levels_are_the_knob: ClassVar = True
+    size_knob: ClassVar = SizeKnob(
+        setting="draws", grid=(1, 2, 4, 8, 16, 24, 36, 54, 80, 120, 180, 270, 540, 1080), whole=True
+    )
+
+    @property
+    def levels_in_use(self) -> int:
+        """A code is a count of draws, so there are as many levels as draws."""
+        return self.draws
+
+    def expected_entries(self) -> float:
+        """A power law through measured points."""
+        return 8.6 * math.pow(self.draws / 25, 0.67)
+
+    def make_sparsifier(self) -> "Random":
+        return Random(streams=self.draws)
+
+    @model_validator(mode="after")
+    def _levels_are_the_draws(self) -> "RandomSettings":
+        if self.levels is not None:
+            raise ValueError("sparsifier random has as many `levels` as `draws`: leave out `levels`")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +59,7 @@ class Random:
     def levels(self) -> int:
         return self.streams
 
-    def __call__(self, blocks: Blocks, uniforms_PS: NDArray[np.float64]) -> CodedTargets:
+    def __call__(self, blocks: BlockSums, uniforms_PS: NDArray[np.float64]) -> CodedTargets:
         """Targets of P positions; each uniform is one draw."""
         rows_D = np.repeat(np.arange(blocks.n_positions), self.streams)
         ids_D = draw_ids(blocks, blocks.sums_PB, rows_D, uniforms_PS.ravel())

@@ -4,14 +4,37 @@ Shapes: P positions, k ids kept, H heads of all positions together.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
+from logitlake.pipeline.settings.target import MAX_LEVELS, SizeKnob, TargetFacts, TargetSettings
 from logitlake.pipeline.targets.quantize import systematic_codes
-from logitlake.pipeline.targets.sparsifiers.blocks import Blocks
+from logitlake.pipeline.targets.sparsifiers.block_sums import BlockSums
 from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets, join, offsets_of, only_coded
+
+
+class TopKSettings(TargetSettings):
+    """The most probable ids: biased."""
+
+    sparsifier: Literal["top_k"] = "top_k"
+    k: int = Field(50, ge=1, le=1024, description="ids kept")
+
+    facts: ClassVar = TargetFacts(unbiased=False, cuts_mass=True)
+    # A truncation has no noise of drawing that would hide the rounding.
+    default_levels: ClassVar = MAX_LEVELS
+    size_knob: ClassVar = SizeKnob(
+        setting="k", grid=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024), whole=True
+    )
+
+    def expected_entries(self) -> float:
+        """Every position has k."""
+        return float(self.k)
+
+    def make_sparsifier(self) -> "TopK":
+        return TopK(k=self.k, levels=self.levels_in_use)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,27 +45,14 @@ class TopK:
     levels: int
     streams: int = 1
 
-    def __call__(self, blocks: Blocks, uniforms_PS: NDArray[np.float64]) -> CodedTargets:
+    def __call__(self, blocks: BlockSums, uniforms_PS: NDArray[np.float64]) -> CodedTargets:
         """Targets of P positions; `uniforms_PS` holds one uniform for the rounding."""
-        ids_Pk, weights_Pk = largest(blocks, self.k)
+        ids_Pk, weights_Pk = blocks.largest(self.k)
         return coded_heads(blocks, ids_Pk, weights_Pk, weights_Pk > 0, uniforms_PS[:, 0], self.levels)
 
 
-def largest(
-    blocks: Blocks, k: int, rows_R: NDArray[np.int64] | None = None
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Ids and weights `[R, k]` of the k largest of the named rows (none: all), descending, equals by ascending id."""
-    rows_R = np.arange(blocks.n_positions) if rows_R is None else rows_R
-    rows = torch.from_numpy(rows_R).to(blocks.logits_PV.device)
-    ids_Rk = torch.topk(blocks.logits_PV[rows], min(k, blocks.vocabulary), dim=1, sorted=False).indices
-    weights_Rk = blocks.weights_at(rows, ids_Rk)
-    ids = ids_Rk.cpu().numpy()
-    order = np.lexsort((ids, -weights_Rk), axis=1)
-    return np.take_along_axis(ids, order, 1), np.take_along_axis(weights_Rk, order, 1)
-
-
 def coded_heads(
-    blocks: Blocks,
+    blocks: BlockSums,
     ids_Pk: NDArray[np.int64],
     weights_Pk: NDArray[np.float64],
     kept_Pk: NDArray[np.bool_],

@@ -8,18 +8,47 @@ Cost: one pass over the logits, then the blocks that can hold a head and the blo
 Shapes: P positions, B blocks, K ids per block, H heads, N tails, M blocks looked into.
 """
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from logitlake.pipeline.settings.target import SizeKnob, TargetFacts, TargetSettings
 from logitlake.pipeline.targets.quantize import code_sums, systematic_codes
-from logitlake.pipeline.targets.sparsifiers.blocks import BLOCK, Blocks
+from logitlake.pipeline.targets.sparsifiers.block_sums import BLOCK, BlockSums
 from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets, join, offsets_of, only_coded
 from logitlake.pipeline.targets.sparsifiers.draw import draw_ids
 
 # r̂ / τ is a ratio of two decimals: 0.15 / 0.05 must not become 4 tails.
 _SLACK = 1e-9
+
+
+class VarOptSettings(TargetSettings):
+    """Ids above a threshold, and a few drawn ids for the rest: unbiased."""
+
+    sparsifier: Literal["varopt"] = "varopt"
+    threshold: float = Field(0.05, ge=1e-4, le=0.5, description="ids at least this probable are heads")
+
+    facts: ClassVar = TargetFacts(unbiased=True, cuts_mass=False, noise="systematic")
+    # Measured: with 64 levels the codes take less room than finer ones and add less noise than the tails have.
+    default_levels: ClassVar = 64
+    size_knob: ClassVar = SizeKnob(
+        setting="threshold",
+        grid=(
+            *(0.5, 0.35, 0.25, 0.18, 0.125, 0.09, 0.0625, 0.044, 0.031, 0.022, 0.0156, 0.011),
+            *(0.0078, 0.0039, 0.002),
+        ),
+    )
+
+    def expected_entries(self) -> float:
+        """A power law through measured points."""
+        return 5.5 * math.pow(0.1 / self.threshold, 0.67)
+
+    def make_sparsifier(self) -> "VarOpt":
+        return VarOpt(threshold=self.threshold, levels=self.levels_in_use)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +59,7 @@ class VarOpt:
     levels: int
     streams: int = 2
 
-    def __call__(self, blocks: Blocks, uniforms_PS: NDArray[np.float64]) -> CodedTargets:
+    def __call__(self, blocks: BlockSums, uniforms_PS: NDArray[np.float64]) -> CodedTargets:
         """Targets of P positions; `uniforms_PS` holds one uniform for the rounding and one for the tails."""
         ceiling_P = self.threshold * blocks.totals_P
         rows_H, ids_H, weights_H, tail_sums_PB = _heads(blocks, ceiling_P)
@@ -47,7 +76,7 @@ class VarOpt:
 
 
 def _heads(
-    blocks: Blocks, ceiling_P: NDArray[np.float64]
+    blocks: BlockSums, ceiling_P: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float64]]:
     """Rows, ids and weights of the heads in descending weight per row, and the block sums without them.
 

@@ -1,1 +1,10 @@
-"""TODO"""
+"""Engines, one a file. What planning must know of each stands here, so that planning loads no torch.
+
+A new engine is one file, its EngineKind here, and one line in `ENGINES`.
+"""
+
+from logitlake.pipeline.teachers.engine import EngineKind
+
+TRANSFORMERS = EngineKind(
+    gives="distribution", load="logitlake.pipeline.teachers.engines.transformers_engine:load_teacher"
+)

@@ -32,6 +32,7 @@ def test_the_order_of_keys_does_not_matter_and_types_do():
     assert document_id({"a": 1, "b": 2}) == document_id({"b": 2, "a": 1})
     assert document_id('{"a":1}') != document_id({"a": 1})
     assert recipe_id({"t": 1}) != recipe_id({"t": 2})
+    assert recipe_id({"t": 1}) == recipe_id({"t": 1, "facts": {"unbiased": True}})
 
 
 def test_not_a_number_has_no_canonical_form():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from logitlake.flows.capture.estimate import Basis, Rates, assumed_bytes, assumed_entries, assumed_speed, estimate
+from logitlake.flows.capture.estimate import Basis, Rates, assumed_bytes, assumed_speed, estimate
 from logitlake.pipeline.settings.models import TargetSettings
 
 
@@ -23,12 +23,12 @@ def test_without_a_price_there_is_no_cost() -> None:
 
 @pytest.mark.parametrize(("threshold", "entries"), [(0.1, 5.5), (0.05, 8.5), (0.02, 15.8), (0.01, 25.6)])
 def test_the_assumed_entries_are_near_the_measured_ones(threshold: float, entries: float) -> None:
-    assert assumed_entries(TargetSettings(threshold=threshold)) == pytest.approx(entries, rel=0.08)
+    assert TargetSettings(threshold=threshold).expected_entries() == pytest.approx(entries, rel=0.08)
 
 
 @pytest.mark.parametrize(("draws", "entries"), [(25, 8.6), (50, 13.8), (200, 35.0)])
 def test_so_are_those_of_random_draws(draws: int, entries: float) -> None:
-    assert assumed_entries(TargetSettings(sparsifier="random", draws=draws)) == pytest.approx(entries, rel=0.02)
+    assert TargetSettings(sparsifier="random", draws=draws).expected_entries() == pytest.approx(entries, rel=0.02)
 
 
 def test_every_assumption_says_that_it_is_one() -> None:

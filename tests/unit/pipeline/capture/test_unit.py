@@ -14,7 +14,7 @@ from logitlake.pipeline.capture import unit as capture
 from logitlake.pipeline.capture.planning import WorkUnit
 from logitlake.pipeline.capture.recipe import Recipe, make_recipe
 from logitlake.pipeline.capture.target_size import probe
-from logitlake.pipeline.capture.target_size_question import probe_key, with_value
+from logitlake.pipeline.capture.target_size_question import probe_key
 from logitlake.pipeline.capture.unit import CapturedUnit, capture_unit
 from logitlake.pipeline.corpus.document import Document
 from logitlake.pipeline.settings.models import CaptureSettings, TargetSettings, TeacherSettings, TokenizationSettings
@@ -203,7 +203,7 @@ def test_the_probe_finds_the_value_that_takes_the_bytes_asked_for(
 ) -> None:
     wish = TargetSettings(sparsifier=sparsifier, target_bytes=40)
     found = probe(documents, engine=engine, target=wish, settings=CaptureSettings())
-    assert found.target == with_value(wish, found.value)
+    assert found.target == wish.with_size(found.value)
     assert found.target.target_bytes is None
     rows = run(recipe=dataclasses.replace(recipe, target=found.target)).rows
     stored = stored_rows(rows)

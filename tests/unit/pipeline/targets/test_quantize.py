@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logitlake.pipeline.settings.models import TargetSettings
-from logitlake.pipeline.targets.quantize import code_sums, default_levels, systematic_codes
+from logitlake.pipeline.targets.quantize import code_sums, systematic_codes
 
 weights = st.lists(st.floats(0, 1, width=32), min_size=0, max_size=12)
 uniform = st.floats(0, 1, exclude_max=True)
@@ -100,4 +100,4 @@ def test_levels_that_a_16_bit_code_cannot_hold_are_refused(levels: int) -> None:
     ],
 )
 def test_levels_follow_the_sparsifier_unless_they_are_set(settings_: dict[str, Any], levels: int) -> None:
-    assert default_levels(TargetSettings.model_validate(settings_)) == levels
+    assert TargetSettings.model_validate(settings_).levels_in_use == levels

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -130,6 +131,7 @@ def test_a_known_student_is_not_trained_again(train, lake):
         ({"seed": 1}, False),
         ({"cross_entropy_weight": 0.1}, False),
         ({"tail": "ghost"}, False),
+        ({"loss": "cross_entropy"}, False),
     ],
 )
 def test_the_students_id_follows_what_it_learns_from(checkpoint, recipe, lake, change, same):
@@ -139,6 +141,20 @@ def test_the_students_id_follows_what_it_learns_from(checkpoint, recipe, lake, c
     parent = find_parent(student, recipe, None)
     plain = student_id(parent, lake.row_set(), student, TrainingSettings())
     assert (student_id(parent, lake.row_set(), student, TrainingSettings(**change)) == plain) == same
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [({}, "de549af0312d9d5d55003fd3bdbec3b7"), ({"cross_entropy_weight": 0.1}, "2432bbce9749cd7ba3df0baa125ace83")],
+)
+def test_students_keep_the_ids_that_they_were_trained_under(lake, training, expected):
+    """Computed before there was a choice of losses."""
+    from logitlake.pipeline.students.identity import Parent, student_id
+
+    parent = Parent(parent_id="a" * 32, content_id="a" * 32, directory=None, tokenizer_directory=None)
+    rows = dataclasses.replace(lake.row_set(), row_set_id="b" * 32)
+    student = StudentSettings(source="teacher", layers=2)
+    assert student_id(parent, rows, student, TrainingSettings(**training)) == expected
 
 
 def test_a_student_of_a_student_names_it_as_its_parent(train, tmp_path):

@@ -99,3 +99,38 @@ def _files_read(node: dict, table: str) -> int:
     extra = node.get("extra_info") or {}
     own = int(extra["Total Files Read"]) if extra.get("Table") == table and "Total Files Read" in extra else 0
     return own + sum(_files_read(child, table) for child in node.get("children", []))
+
+
+@pytest.mark.parametrize(
+    ("added", "facts"),
+    [
+        ({"sparsifier": {"name": "varopt"}}, (True, False, "probabilities")),
+        ({"sparsifier": {"name": "random"}}, (True, False, "counts")),
+        ({"sparsifier": {"name": "top_p"}}, (False, True, "probabilities")),
+        ({"sparsifier": {"name": "a plug-in's"}}, (None, None, None)),
+        (
+            {
+                "sparsifier": {"name": "a plug-in's"},
+                "facts": {"unbiased": True, "cuts_mass": False, "heads": "counts", "noise": None},
+            },
+            (True, False, "counts"),
+        ),
+    ],
+)
+def test_a_recipe_states_its_facts_and_old_recipes_have_those_of_their_sparsifier(lake, recipe, added, facts):
+    register_recipe(lake, recipe | added)
+    row = lake.row("SELECT unbiased, cuts_mass, heads FROM recipes")
+    assert tuple(row.values()) == facts
+
+
+def test_targets_whose_heads_are_counts_or_not_known_are_compared_with_no_others(lake, make_rows, recipe):
+    def recipe_with(heads):
+        return recipe | {"sparsifier": {"name": heads}, "facts": {"heads": heads} if heads != "unknown" else None}
+
+    for heads in ("counts", "unknown", "probabilities"):
+        commit_unit(lake, make_rows("a", recipe=recipe_with(heads)), recipe=recipe_with(heads), run_id="r", seconds=1.0)
+        register_recipe(lake, recipe_with(heads))
+    assert lake.row("SELECT count(*) AS n FROM store.comparable_documents") == {"n": 0}
+    register_recipe(lake, recipe)
+    commit_unit(lake, make_rows("a"), recipe=recipe, run_id="r", seconds=1.0)
+    assert lake.row("SELECT count(*) AS n FROM store.comparable_documents") == {"n": 1}

@@ -59,7 +59,11 @@ def standard_errors(p: np.ndarray, estimate: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("settings", UNBIASED, ids=lambda s: f"{s.sparsifier}-{s.threshold}-{s.levels}-{s.temperature}")
+@pytest.mark.parametrize(
+    "settings",
+    UNBIASED,
+    ids=lambda s: f"{s.recipe_part()} {s.levels} {s.temperature}",
+)
 def test_the_mean_target_is_the_teachers_distribution(settings: TargetSettings, shape: str, dense: Dense) -> None:
     p, estimate = estimates(settings, SHAPES[shape](), dense)
     error = np.abs(estimate.mean(axis=0) - p)

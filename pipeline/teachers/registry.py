@@ -1,0 +1,47 @@
+"""The engine that the settings name. Loads torch only when a teacher is loaded."""
+
+from importlib.metadata import EntryPoint
+
+from logitlake.pipeline.settings.models import TeacherSettings
+from logitlake.pipeline.settings.registry import ENGINES
+from logitlake.pipeline.teachers.engine import Engine, EngineKind, LoadTeacher
+from logitlake.pipeline.teachers.files import TeacherFiles
+from logitlake.storage.errors import SettingsError
+
+
+def engine_kind(name: str) -> EngineKind:
+    """What is known of an engine before it is loaded. Raises SettingsError for an unknown or broken one."""
+    kind = ENGINES.load(name)
+    if not isinstance(kind, EngineKind):
+        raise SettingsError(
+            f"engine {name!r} of {ENGINES.origin(name)}: expected an EngineKind, found {kind!r}; update or uninstall "
+            "that distribution"
+        )
+    return kind
+
+
+def check_engine(settings: TeacherSettings) -> EngineKind:
+    """The kind of the engine in the settings. Raises SettingsError if its output is too little for a sparsifier."""
+    kind = engine_kind(settings.engine)
+    if kind.gives != "distribution":
+        raise SettingsError(
+            f"teacher.engine {settings.engine}: every sparsifier needs the whole distribution, this engine gives only "
+            "the most probable ids (top_k); choose another engine"
+        )
+    return kind
+
+
+def load_engine(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: int) -> Engine:
+    """The teacher of `files` in the engine that the settings name.
+
+    Raises SettingsError if it can't be loaded, MismatchError if it has fewer output rows than the tokenizer has ids.
+    """
+    kind = engine_kind(settings.engine)
+    try:
+        load: LoadTeacher = EntryPoint(settings.engine, kind.load, ENGINES.group).load()
+    except (ImportError, AttributeError) as error:
+        raise SettingsError(
+            f"teacher.engine {settings.engine} of {ENGINES.origin(settings.engine)}: can't import {kind.load}: "
+            f"{error}; install what it needs, or choose another engine"
+        ) from error
+    return load(settings, files, vocab_size=vocab_size)
