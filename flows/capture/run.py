@@ -1,6 +1,6 @@
-"""One execution of the teacher flow, without Prefect: the lake, the plan, the teacher once it is needed, the counts.
+"""One execution of the teacher flow, without Prefect: plan, compute, commit, count.
 
-The flow calls `units`, `compute` and `commit` in turn; everything that was committed stays, however the run ends.
+The flow calls `units`, `compute` and `commit` in turn. Committed units stay, however the run ends.
 """
 
 import logging
@@ -50,10 +50,10 @@ class _Computed:
 
 
 class CaptureRun:
-    """A context manager around one run. Not shared between threads, but `commit` may run in another than `compute`.
+    """A context manager around one run. `commit` may run in another thread than `compute`.
 
-    The lake's one connection is used by one thread at a time. On the way out of an error a commit that is being made
-    is waited for, and what was computed and has not been tried yet is committed: no unit is paid for twice.
+    The lake's connection is used by one thread at a time. After an error, the exit waits for a running commit and
+    commits the computed units that were not tried yet, so that no unit is computed twice.
     """
 
     def __init__(
@@ -116,11 +116,11 @@ class CaptureRun:
                 return  # the first error says more than the second
 
     def units(self) -> Iterator[int]:
-        """Numbers of the work units, planned as they are asked for, until the corpora end or a cap is reached."""
+        """Numbers of the work units, planned one by one, until the corpora end or a cap is reached."""
         for number, unit in enumerate(self._plan):
             hours = (time.monotonic() - self._began) / 3600
             if unit.documents and self.config.capture.max_hours is not None and hours >= self.config.capture.max_hours:
-                self.report = replace(self.report, stopped=f"max_hours {self.config.capture.max_hours:g} is spent")
+                self.report = replace(self.report, stopped=f"max_hours {self.config.capture.max_hours:g} is reached")
                 return
             self._units[number] = unit
             yield number
@@ -129,12 +129,12 @@ class CaptureRun:
             self.report = replace(self.report, stopped=f"max_tokens {self.config.capture.max_tokens:,} is reached")
 
     def needs_teacher(self, number: int) -> bool:
-        """Whether a unit has documents to compute, or only notes where known ones were seen."""
+        """Whether a unit has documents to compute, or only sources and rejects to record."""
         return bool(self._units[number].documents)
 
     @property
     def planned_tokens(self) -> int | None:
-        """Tokens of the whole plan; None until they are counted, which begins when the first unit needs the teacher."""
+        """Tokens of the whole plan; None until counted; counting starts with the first unit that needs the teacher."""
         summary = self._plan.summary if self._planned_all else self._ahead.summary
         return None if summary is None else summary.tokens
 
@@ -162,9 +162,9 @@ class CaptureRun:
         return number
 
     def commit(self, number: int) -> Receipt:
-        """Commit a computed unit and let go of it: rows, where its documents were seen, what was rejected.
+        """Commit a computed unit and release its rows: rows, sources of its documents, rejects.
 
-        Called again for a unit that is committed it returns the receipt of then.
+        For a unit that is committed already it returns the same receipt.
         """
         with self._writing:
             if number in self._receipts:
@@ -187,7 +187,7 @@ class CaptureRun:
             return receipt
 
     def _commit_computed_units(self) -> None:
-        """Wait for the commit that another thread is making, and make those that none has begun."""
+        """Wait for a running commit of another thread, then commit the units that no thread has tried."""
         with self._writing:
             numbers = [number for number in self._waiting if number not in self._tried]
         try:
@@ -197,7 +197,7 @@ class CaptureRun:
             log.warning("a computed unit could not be committed: %s", error)
 
     def _probed(self, prepared: Prepared, question: str) -> Prepared:
-        """Let the teacher choose the value that gives `target.target_bytes`, and keep it beside the data."""
+        """Probe the teacher for the value that gives `target.target_bytes`, and store it beside the data."""
         from logitlake.pipeline.capture.target_size import probe
 
         first = next(prepared.plan(lambda doc_ids: set()), None)
@@ -269,11 +269,11 @@ class CaptureRun:
 
 
 def _sources(unit: WorkUnit) -> pa.Table:
-    """Where every document of the unit was seen, and those that were stored already."""
-    seen = [tokenized.document for tokenized in unit.documents]
-    places = [(document.doc_id, document.corpus, document.source, document.line) for document in seen]
-    places += [(sighting.doc_id, sighting.corpus, sighting.source, sighting.line) for sighting in unit.duplicates]
-    return _table(places, SOURCES)
+    """The sources of the unit's documents, and of documents that were stored before."""
+    new = [tokenized.document for tokenized in unit.documents]
+    sources = [(document.doc_id, document.corpus, document.source, document.line) for document in new]
+    sources += [(sighting.doc_id, sighting.corpus, sighting.source, sighting.line) for sighting in unit.duplicates]
+    return _table(sources, SOURCES)
 
 
 def _rejects(unit: WorkUnit) -> pa.Table:

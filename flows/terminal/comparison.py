@@ -1,4 +1,4 @@
-"""What was expected of a capture (see flows.capture.estimate) and what it took."""
+"""A capture's estimate (see logitlake.flows.capture.estimate) beside the measured values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from logitlake.flows.terminal.quantities import change_text, named_text
 
 
 def compared(expected: Mapping[str, Any], took: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of what was expected and what it took; empty for a run that noted no expectation or computed nothing.
+    """Rows of expected and measured values; empty for a run without estimate or without computed tokens.
 
     `expected` is what `Rates.as_record` gives, with `tokens` where the whole plan was counted; `took` has `n_tokens`,
     `n_bytes`, `teacher_seconds`, and `seconds` of the whole run if that is known. Hours, bytes and cost are those of
