@@ -17,6 +17,7 @@ import pyarrow as pa
 from logitlake.flows.capture.estimate import expected_rates
 from logitlake.flows.capture.plan_count import PlanCount
 from logitlake.flows.capture.preparation import Prepared, prepare
+from logitlake.flows.capture.unit_notes import rejects_of, sources_of
 from logitlake.flows.reports import CaptureReport
 from logitlake.flows.run_ids import new_run_id
 from logitlake.flows.settings import location_of, require_capture_settings
@@ -28,7 +29,7 @@ from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.lake.schema import CAPTURED
-from logitlake.storage.writing.commits import REJECTS, SOURCES, Receipt, commit_unit
+from logitlake.storage.writing.commits import Receipt, commit_unit
 from logitlake.storage.writing.known_documents import KnownDocuments
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 from logitlake.storage.writing.runs import note_run
@@ -177,8 +178,8 @@ class CaptureRun:
                 recipe=self.prepared.recipe.to_dict(),
                 run_id=self.run_id,
                 seconds=computed.seconds,
-                sources=_sources(computed.unit),
-                rejects=_rejects(computed.unit),
+                sources=sources_of(computed.unit),
+                rejects=rejects_of(computed.unit),
             )
             del self._waiting[number], self._units[number]
             self._receipts[number] = receipt
@@ -266,22 +267,3 @@ class CaptureRun:
     def _note(self, event: str, **more: Any) -> None:
         detail = {"report": self.report.as_record(), "expected": self.report.expected, "engine": self._engine, **more}
         note_run(self._lake, self.run_id, event, kind="capture", recipe_id=self.report.recipe_id, **detail)
-
-
-def _sources(unit: WorkUnit) -> pa.Table:
-    """The sources of the unit's documents, and of documents that were stored before."""
-    new = [tokenized.document for tokenized in unit.documents]
-    sources = [(document.doc_id, document.corpus, document.source, document.line) for document in new]
-    sources += [(sighting.doc_id, sighting.corpus, sighting.source, sighting.line) for sighting in unit.duplicates]
-    return _table(sources, SOURCES)
-
-
-def _rejects(unit: WorkUnit) -> pa.Table:
-    return _table([(r.corpus, r.source, r.line, str(r.reason), r.detail) for r in unit.rejects], REJECTS)
-
-
-def _table(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-    return pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
-    )

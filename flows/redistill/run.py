@@ -9,24 +9,21 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
-from logitlake.flows.distill.directories import directory_of, students_directory
-from logitlake.flows.distill.job import StudentJob, require_student, teacher_files
+from logitlake.flows.distill.job import StudentJob, require_student
+from logitlake.flows.redistill.candidate_job import candidate_job
 from logitlake.flows.reports import CaptureReport, DistillReport, RedistillReport
 from logitlake.flows.run_ids import new_run_id
 from logitlake.flows.settings import location_of, require_capture_settings
 from logitlake.pipeline.evaluation.promotion import Verdict, judge
-from logitlake.pipeline.settings.models import Config, StudentSettings
-from logitlake.pipeline.students.identity import find_parent, student_id
+from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import LakeError, LogitlakeError, MismatchError, SettingsError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.row_sets.increments import has_held_out, increment_for, mixed_rows, tokenizer_of
 from logitlake.storage.row_sets.registered import register_row_set
-from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.students.candidates import KIND, Candidate, is_decided, note_planned, undecided
 from logitlake.storage.students.promotions import promote, reject, student_of
-from logitlake.storage.students.registry import find_student
 from logitlake.storage.writing.recipes import find_recipe
 from logitlake.storage.writing.runs import note_run
 
@@ -39,15 +36,14 @@ class Attempt:
     job: StudentJob
 
 
-def require_redistill_settings(config: Config) -> StudentSettings:
+def require_redistill_settings(config: Config) -> None:
     """Check the settings that a night needs. Raises SettingsError that names the section."""
     require_capture_settings(config)
-    student = require_student(config)
+    require_student(config)
     if config.training.query is not None:
         raise SettingsError(
             "training.query: not supported by redistill, which selects the new rows itself; use training.where"
         )
-    return student
 
 
 class RedistillRun:
@@ -56,7 +52,7 @@ class RedistillRun:
     def __init__(self, config: Config, *, patience: float = 0.0) -> None:
         """`patience`: seconds to wait for another such run on this lake before it is refused."""
         self.config = config
-        self.student: StudentSettings = require_redistill_settings(config)
+        require_redistill_settings(config)
         self._patience = patience
         self.location = location_of(config)
         self.settings = config.redistill
@@ -165,7 +161,8 @@ class RedistillRun:
 
     def _attempt(self, current: str | None, where: str | None, up_to_commit: int) -> Attempt:
         """The candidate trained on these rows, starting from the current student."""
-        job = self._job(current, where, up_to_commit)
+        recipe_id = self.report.recipe_id
+        job = candidate_job(self.config, self._lake, recipe_id, current=current, where=where, up_to_commit=up_to_commit)
         register_row_set(self._lake, job.rows)
         candidate = Candidate(
             student_id=job.student_id,
@@ -177,39 +174,6 @@ class RedistillRun:
             up_to_commit=up_to_commit,
         )
         return Attempt(candidate=candidate, job=job)
-
-    def _job(self, current: str | None, where: str | None, up_to_commit: int) -> StudentJob:
-        """Named by its id, with checkpoints to resume from, and measured without the teacher by default."""
-        recipe_id, recipe = find_recipe(self._lake, self.report.recipe_id)
-        student, training, evaluation = self._parent_settings(current), self.config.training, self.config.evaluation
-        training = training.model_copy(update={"where": where, "up_to_commit": up_to_commit, "recipe": recipe_id})
-        if current is not None and self.settings.learning_rate is not None:
-            training = training.model_copy(update={"learning_rate": self.settings.learning_rate})
-        rows = resolve_row_set(
-            self._lake, recipe_id=recipe_id, where=where, weight=training.weight, up_to_commit=up_to_commit
-        )
-        teacher = teacher_files(self.config, student)
-        parent = find_parent(student, recipe, teacher)
-        own_id = student_id(parent, rows, student, training)
-        directory = students_directory(self.config) / own_id
-        steps = training.save_steps or self.settings.checkpoint_steps
-        return StudentJob(
-            student_id=own_id,
-            student=student,
-            training=training.model_copy(update={"output": directory, "save_steps": steps}),
-            evaluation=evaluation.model_copy(update={"teacher": evaluation.teacher or False}),
-            recipe_id=recipe_id,
-            recipe=recipe,
-            rows=rows,
-            parent=parent,
-            teacher=teacher,
-        )
-
-    def _parent_settings(self, current: str | None) -> StudentSettings:
-        if current is None:
-            return self.student
-        directory = directory_of(self.config, find_student(self._lake, current))
-        return StudentSettings(source="checkpoint", model=str(directory), lora=self.student.lora)
 
     def _check_comparable(self, current: str | None, recipe_id: str) -> None:
         """Check, before training, that candidate and current student can be compared."""
