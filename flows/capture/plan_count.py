@@ -8,17 +8,17 @@ import threading
 from types import TracebackType
 
 from logitlake.flows.capture.preparation import Prepared
-from logitlake.pipeline.capture.planning import Known, PlanSummary
+from logitlake.pipeline.capture.planning import PlanSummary, StoredDocuments
 from logitlake.storage.errors import LogitlakeError
 
 
 class PlanCount:
     """A context manager; `summary` is None until the whole plan is counted, or if counting fails."""
 
-    def __init__(self, prepared: Prepared, known: Known) -> None:
+    def __init__(self, prepared: Prepared, stored: StoredDocuments) -> None:
         self.summary: PlanSummary | None = None
         self._prepared = prepared
-        self._known = known
+        self._stored = stored
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._count, name="plan-count", daemon=True)
 
@@ -47,7 +47,7 @@ class PlanCount:
 
     def _count(self) -> None:
         try:
-            plan = self._prepared.plan(self._known)
+            plan = self._prepared.plan(self._stored)
             for _ in plan:
                 if self._stopped.is_set():
                     return

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from logitlake.flows.settings import location_of
-from logitlake.pipeline.capture.planning import Known, Plan, plan_units
+from logitlake.pipeline.capture.planning import Plan, StoredDocuments, plan_units
 from logitlake.pipeline.capture.recipe import Recipe, make_recipe
 from logitlake.pipeline.capture.target_size_question import probe_key, with_value
 from logitlake.pipeline.corpus.document import Document, Reject
@@ -44,12 +44,12 @@ class Prepared:
         """The same with the value from the probe."""
         return replace(self, recipe=replace(self.recipe, target=with_value(self.recipe.target, value)), question=None)
 
-    def plan(self, known: Known) -> Plan:
-        """Work units of documents that are not known, streamed, up to `capture.max_tokens`."""
+    def plan(self, stored: StoredDocuments) -> Plan:
+        """Work units of documents that are not stored, streamed, up to `capture.max_tokens`."""
         guards = {corpus.name: RejectGuard(corpus) for corpus in self.config.corpora}
         return plan_units(
             documents(self.config, guards),
-            known=known,
+            stored=stored,
             tokenizer=self.tokenizer,
             tokenization=self.config.tokenization,
             unit_tokens=self.config.capture.unit_tokens,
