@@ -1,4 +1,4 @@
-"""What each kind of run did: counts, cost, and what a person or a program reads afterwards."""
+"""Reports of runs: counts, cost and outcome."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ from logitlake.flows.terminal.comparison import compared
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureReport:
-    """What a run of the teacher flow did. `stopped` says what ended it before the end of the corpora, if it was.
+    """What a run of the teacher flow did. `stopped`: why it ended before the end of the corpora.
 
     `seconds` are those of the whole run, `expected` what was expected of it (see logitlake.flows.terminal.comparison).
     """
@@ -33,22 +33,22 @@ class CaptureReport:
 
     @property
     def cost(self) -> float | None:
-        """What the machine cost for the whole run; None if nobody said what an hour costs."""
+        """Cost of the machine for the whole run; None without a price per hour."""
         price = self.expected.get("price_per_hour")
         return None if price is None else self.seconds / 3600 * price
 
     @property
     def tokens_per_second(self) -> float | None:
-        """How fast the teacher was; None if it was not run."""
+        """Speed of the teacher; None if it was not run."""
         return self.n_tokens / self.teacher_seconds if self.teacher_seconds else None
 
     @property
     def bytes_per_token(self) -> float | None:
-        """What a token took on disk; None if none was stored."""
+        """Bytes on disk per token; None if none was stored."""
         return self.n_bytes / self.n_tokens if self.n_tokens else None
 
     def comparison(self) -> list[dict[str, Any]]:
-        """What was expected beside what it took."""
+        """Expected and measured values."""
         return compared(self.expected, asdict(self))
 
     def as_record(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class CaptureReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillReport:
-    """What a run of the student flow did. `trained` is False where the student was there already.
+    """What a run of the student flow did. `trained` is False if the student existed.
 
     `metrics` has `train` and `curve` (loss over steps), and where there are held-out documents `before`, `after` and
     `teacher`.
@@ -80,7 +80,7 @@ class DistillReport:
     metrics: dict[str, Any]
 
     def as_record(self) -> dict[str, Any]:
-        """The fields by name, metrics flattened to `after_kl` and its kin."""
+        """The fields by name, metrics flattened, as in `after_kl`."""
         names = [name for name in self.__dataclass_fields__ if name != "metrics"]
         flat = {
             f"{part}_{name}": value
@@ -93,7 +93,7 @@ class DistillReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaintainReport:
-    """What upkeep did; with `dry_run` what it would do, and nothing was changed."""
+    """What upkeep did; with `dry_run`, what it would do."""
 
     run_id: str
     dry_run: bool
@@ -126,8 +126,8 @@ class MaintainReport:
 class RedistillReport:
     """What a night did. `outcome`: nothing new, waiting for more, decided before, promoted, or rejected.
 
-    `candidate` is the student that was decided about last, `before` and `current` what the alias stood for before the
-    night and stands for now; `figures` are those of the last decision.
+    `candidate` is the student of the last decision, with its `figures`. `before` and `current`: the alias's student
+    before the night and now.
     """
 
     run_id: str

@@ -25,7 +25,7 @@ def settings(
 
 
 def read_query(path: Path) -> str:
-    """A query from its file. Raises QueryError if that can't be read."""
+    """The query in a file. Raises QueryError if the file can't be read."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -33,12 +33,12 @@ def read_query(path: Path) -> str:
 
 
 def location_of(config: Config) -> LakeLocation:
-    """Where the lake of a configuration is."""
+    """The location of the lake."""
     return LakeLocation.resolve(config.lake.path, config.lake.catalog, config.lake.data)
 
 
 def require_capture_settings(config: Config) -> None:
-    """Refuse a configuration that names no teacher or no corpus. Raises SettingsError."""
+    """Check that the settings name a teacher and a corpus. Raises SettingsError."""
     if config.teacher is None:
         raise SettingsError(
             "teacher: expected the model to capture from, found nothing: set teacher.model in logitlake.yaml, or by "

@@ -1,1 +1,1 @@
-"""The teacher flow: what is missing, work units, the run and its Prefect flow."""
+"""The teacher flow: preparation, plan, estimate, the run and its Prefect flow."""

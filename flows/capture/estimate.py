@@ -1,7 +1,4 @@
-"""What a capture would take, before anything is paid for: bytes, hours and money, each with its basis.
-
-Pure: what the lake remembers of earlier captures comes in as numbers.
-"""
+"""Estimates before a capture: bytes, hours and cost, each with its source."""
 
 import os
 from collections.abc import Sequence
@@ -15,14 +12,14 @@ from logitlake.pipeline.settings.models import TargetSettings
 from logitlake.storage.answers.history import stored_bytes_per_token, teacher_speed
 from logitlake.storage.lake.lake import Lake
 
-# Measured with a vocabulary of 49,152 on source code, zstd Parquet: ids of one entry and its share of everything else.
+# Measured with a vocabulary of 49,152 on source code, zstd Parquet: bytes of one entry, and of the rest of a row.
 _BYTES_BESIDE_ENTRIES = 2.5
 
 
 _BYTES_PER_ENTRY = 2.0
 
 
-# Two floating-point operations per parameter and token; what a machine sustains of them is the assumption.
+# Two floating-point operations per parameter and token; the sustained rates below are assumptions.
 _FLOPS_PER_PARAMETER = 2
 
 
@@ -34,7 +31,7 @@ _CORE_FLOPS = 2e11
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Basis:
-    """A number and where it comes from."""
+    """A number and its source."""
 
     value: float
     source: str
@@ -42,14 +39,14 @@ class Basis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """What a token is expected to take, and the price of an hour of the machine, None if it is not set."""
+    """Expected speed and size, and the price of one hour of the machine (None if it is not set)."""
 
     tokens_per_second: Basis
     bytes_per_token: Basis
     price_per_hour: float | None = None
 
     def as_record(self) -> dict[str, Any]:
-        """JSON-able, each number beside where it comes from."""
+        """JSON-able: each number with its source."""
         return {
             "tokens_per_second": self.tokens_per_second.value,
             "tokens_per_second_from": self.tokens_per_second.source,
@@ -61,7 +58,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a plan of so many tokens would take. `cost` is None without a price."""
+    """The estimate for a plan. `cost` is None without a price."""
 
     n_bytes: int
     hours: float
@@ -69,7 +66,7 @@ class Estimate:
 
 
 def estimate(n_tokens: int, rates: Rates) -> Estimate:
-    """Bytes on disk, hours of the teacher, and their price."""
+    """Bytes on disk, teacher hours, and their price."""
     hours = n_tokens / rates.tokens_per_second.value / 3600
     return Estimate(
         n_bytes=round(n_tokens * rates.bytes_per_token.value),
@@ -79,7 +76,7 @@ def estimate(n_tokens: int, rates: Rates) -> Estimate:
 
 
 def spread_of(ratios: Sequence[float]) -> str:
-    """How far estimates were off, such as `+10 % (-10 % to +50 %) in 3 runs`: the middle one and the ends."""
+    """Errors of earlier estimates, such as `+10 % (-10 % to +50 %) in 3 runs`: median and extremes."""
     middle, low, high = (f"{100 * (ratio - 1):+.0f} %" for ratio in (median(ratios), min(ratios), max(ratios)))
     return f"{middle} in one run" if len(ratios) == 1 else f"{middle} ({low} to {high}) in {len(ratios)} runs"
 
@@ -138,7 +135,7 @@ def _speed(prepared: Prepared, given: float | None, measured: tuple[float, int] 
 
 
 def _accelerator(device: str) -> bool:
-    """Whether the teacher will have one, as far as can be seen without torch."""
+    """Whether the machine has an accelerator, as far as this can be seen without torch."""
     if device == "auto":
         return any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/kfd", "/dev/davinci_manager"))
     return device != "cpu"

@@ -1,7 +1,7 @@
 """The teacher flow: plan → run → commit → report. One task computes one work unit, one task commits it.
 
-The commit of a unit runs beside the computation of the next, one at a time. The lake decides what is done; Prefect
-retries, limits and shows. No array passes through a task result: rows wait in the run until they are committed.
+The commit of a unit runs beside the computation of the next, one at a time. The lake records what is done; Prefect
+retries, limits and displays. No array is a task result: rows wait in the run until they are committed.
 """
 
 from contextlib import ExitStack
@@ -47,7 +47,7 @@ def commit(run: CaptureRun, number: int) -> int:
 
 
 def _run_name() -> str:
-    """Which teacher, and what the lake had seen when the run began."""
+    """The teacher, and the lake's commit number at the start."""
     config = settings_of_run()
     teacher = config.teacher.model.rstrip("/").split("/")[-1] if config.teacher else "no teacher"
     return f"{teacher} after commit {last_commit(config)}"
@@ -55,18 +55,16 @@ def _run_name() -> str:
 
 @flow(name="capture", flow_run_name=_run_name)
 def capture(config: Config, patience: float = 0.0) -> CaptureReport:
-    """Run the teacher over what the lake does not hold, unit by unit. Raises what the last retry of a task raised.
+    """Run the teacher over missing documents, unit by unit. Raises the error of a task's last retry.
 
-    Another capture of this lake is waited for, so many seconds.
-
-    A place among the teachers of the server is taken when the first unit needs one: a night with nothing new waits for
-    nobody.
+    `patience`: seconds to wait for another capture of this lake. The teacher slot is taken when the first unit needs
+    the teacher: a run with nothing new does not wait for a slot.
     """
     retries = config.capture.unit_retries
     cap = config.capture.max_tokens
     with (
         progress_bar("capture", total=cap, logged=False) as bar,
-        ExitStack() as place,
+        ExitStack() as slot,
         CaptureRun(config, on_tokens=lambda n: _move(bar, run, n), patience=patience) as run,
     ):
         shown = ProgressArtifact(f"Capture by {run.report.teacher}")
@@ -74,7 +72,7 @@ def capture(config: Config, patience: float = 0.0) -> CaptureReport:
         waiting = True
         for number in run.units():
             if waiting and run.needs_teacher(number):
-                place.enter_context(one_teacher(config.schedule.teachers))
+                slot.enter_context(one_teacher(config.schedule.teachers))
                 waiting = False
             compute.with_options(retries=retries)(run, number)
             if committing is not None:
@@ -92,13 +90,13 @@ def capture(config: Config, patience: float = 0.0) -> CaptureReport:
 
 
 def _move(bar: Bar, run: CaptureRun, n_tokens: int) -> None:
-    """So many tokens more went through the teacher; what is planned may have been counted meanwhile."""
+    """Advance the bar by `n_tokens`, and set its total once the plan is counted."""
     bar.advance(n_tokens)
     bar.expect(run.planned_tokens, note=f"{bytes_text(run.report.n_bytes)} stored")
 
 
 def _show(report: CaptureReport) -> None:
-    """In Prefect's interface: what was done, and how that compares with what was expected."""
+    """Show on Prefect's web page what was done and what was expected."""
     table_artifact("capture", named_rows(report.as_record()), f"Capture by {report.teacher}")
     if rows := comparison_rows(report.comparison()):
-        table_artifact("capture-plan", rows, f"Capture by {report.teacher}: expected, and what it took")
+        table_artifact("capture-plan", rows, f"Capture by {report.teacher}: expected and measured")

@@ -1,6 +1,6 @@
-"""From settings to what a capture needs to know before a teacher is loaded: its files, tokenizer, recipe and plan.
+"""What a capture needs before the teacher is loaded: its files, tokenizer, recipe and plan. Loads no torch.
 
-Shared by `plan`, which stops here, and the teacher flow, which goes on. Loads no torch.
+Used by `plan` and by the teacher flow.
 """
 
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from logitlake.flows.settings import location_of
-from logitlake.pipeline.capture.planning import Known, Plan, plan_units
+from logitlake.pipeline.capture.planning import Plan, StoredDocuments, plan_units
 from logitlake.pipeline.capture.recipe import Recipe, make_recipe
 from logitlake.pipeline.capture.target_size_question import probe_key
 from logitlake.pipeline.corpus.document import Document, Reject
@@ -22,10 +22,10 @@ from logitlake.storage.writing.target_size_answers import kept_probe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A teacher's files, its tokenizer and the recipe that the settings make of them.
+    """A teacher's files, its tokenizer and the recipe of the settings.
 
-    With `target.target_bytes` the recipe has a value that a probe chose; `question` is the key of a probe that was not
-    made yet, and then the recipe is not settled.
+    With `target.target_bytes` a probe chooses one value of the recipe. `question` is the key of that probe while it has
+    not been made; until then the recipe is not final.
     """
 
     config: Config
@@ -37,19 +37,19 @@ class Prepared:
 
     @property
     def source(self) -> TeacherSource:
-        """What loads the teacher."""
+        """What a process needs to load the teacher."""
         return TeacherSource(settings=self.teacher, files=self.files, vocabulary=self.tokenizer.vocab_size)
 
     def answered(self, value: float) -> "Prepared":
-        """The same with the value that the probe chose."""
+        """The same with the value from the probe."""
         return replace(self, recipe=replace(self.recipe, target=self.recipe.target.with_size(value)), question=None)
 
-    def plan(self, known: Known) -> Plan:
-        """Work units of what is not known, streamed; `capture.max_tokens` is kept by the plan itself."""
+    def plan(self, stored: StoredDocuments) -> Plan:
+        """Work units of documents that are not stored, streamed, up to `capture.max_tokens`."""
         guards = {corpus.name: RejectGuard(corpus) for corpus in self.config.corpora}
         return plan_units(
             documents(self.config, guards),
-            known=known,
+            stored=stored,
             tokenizer=self.tokenizer,
             tokenization=self.config.tokenization,
             unit_tokens=self.config.capture.unit_tokens,
@@ -83,5 +83,5 @@ def prepare(config: Config, files: TeacherFiles | None = None) -> Prepared:
 
 
 def documents(config: Config, guards: Mapping[str, RejectGuard]) -> Iterator[Document | Reject]:
-    """Every corpus one after the other, each stopped by CorpusError once too much of it is unusable."""
+    """The documents of all corpora. Raises CorpusError if too much of one is unusable."""
     return chain.from_iterable(guards[corpus.name].watch(read_corpus(corpus)) for corpus in config.corpora)

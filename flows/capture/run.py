@@ -1,6 +1,6 @@
-"""One execution of the teacher flow, without Prefect: the lake, the plan, the teacher once it is needed, the counts.
+"""One execution of the teacher flow, without Prefect: plan, compute, commit, count.
 
-The flow calls `units`, `compute` and `commit` in turn; everything that was committed stays, however the run ends.
+The flow calls `units`, `compute` and `commit` in turn. Committed units stay, however the run ends.
 """
 
 import logging
@@ -17,6 +17,7 @@ import pyarrow as pa
 from logitlake.flows.capture.estimate import expected_rates
 from logitlake.flows.capture.plan_count import PlanCount
 from logitlake.flows.capture.preparation import Prepared, prepare
+from logitlake.flows.capture.unit_notes import rejects_of, sources_of
 from logitlake.flows.reports import CaptureReport
 from logitlake.flows.run_ids import new_run_id
 from logitlake.flows.settings import location_of, require_capture_settings
@@ -28,7 +29,7 @@ from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.lake.schema import CAPTURED
-from logitlake.storage.writing.commits import REJECTS, SOURCES, Receipt, commit_unit
+from logitlake.storage.writing.commits import Receipt, commit_unit
 from logitlake.storage.writing.known_documents import KnownDocuments
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 from logitlake.storage.writing.runs import note_run
@@ -50,10 +51,10 @@ class _Computed:
 
 
 class CaptureRun:
-    """A context manager around one run. Not shared between threads, but `commit` may run in another than `compute`.
+    """A context manager around one run. `commit` may run in another thread than `compute`.
 
-    The lake's one connection is used by one thread at a time. On the way out of an error a commit that is being made
-    is waited for, and what was computed and has not been tried yet is committed: no unit is paid for twice.
+    The lake's connection is used by one thread at a time. After an error, the exit waits for a running commit and
+    commits the computed units that were not tried yet, so that no unit is computed twice.
     """
 
     def __init__(
@@ -116,11 +117,11 @@ class CaptureRun:
                 return  # the first error says more than the second
 
     def units(self) -> Iterator[int]:
-        """Numbers of the work units, planned as they are asked for, until the corpora end or a cap is reached."""
+        """Numbers of the work units, planned one by one, until the corpora end or a cap is reached."""
         for number, unit in enumerate(self._plan):
             hours = (time.monotonic() - self._began) / 3600
             if unit.documents and self.config.capture.max_hours is not None and hours >= self.config.capture.max_hours:
-                self.report = replace(self.report, stopped=f"max_hours {self.config.capture.max_hours:g} is spent")
+                self.report = replace(self.report, stopped=f"max_hours {self.config.capture.max_hours:g} is reached")
                 return
             self._units[number] = unit
             yield number
@@ -129,12 +130,12 @@ class CaptureRun:
             self.report = replace(self.report, stopped=f"max_tokens {self.config.capture.max_tokens:,} is reached")
 
     def needs_teacher(self, number: int) -> bool:
-        """Whether a unit has documents to compute, or only notes where known ones were seen."""
+        """Whether a unit has documents to compute, or only sources and rejects to record."""
         return bool(self._units[number].documents)
 
     @property
     def planned_tokens(self) -> int | None:
-        """Tokens of the whole plan; None until they are counted, which begins when the first unit needs the teacher."""
+        """Tokens of the whole plan; None until counted; counting starts with the first unit that needs the teacher."""
         summary = self._plan.summary if self._planned_all else self._ahead.summary
         return None if summary is None else summary.tokens
 
@@ -162,9 +163,9 @@ class CaptureRun:
         return number
 
     def commit(self, number: int) -> Receipt:
-        """Commit a computed unit and let go of it: rows, where its documents were seen, what was rejected.
+        """Commit a computed unit and release its rows: rows, sources of its documents, rejects.
 
-        Called again for a unit that is committed it returns the receipt of then.
+        For a unit that is committed already it returns the same receipt.
         """
         with self._writing:
             if number in self._receipts:
@@ -177,8 +178,8 @@ class CaptureRun:
                 recipe=self.prepared.recipe.to_dict(),
                 run_id=self.run_id,
                 seconds=computed.seconds,
-                sources=_sources(computed.unit),
-                rejects=_rejects(computed.unit),
+                sources=sources_of(computed.unit),
+                rejects=rejects_of(computed.unit),
             )
             del self._waiting[number], self._units[number]
             self._receipts[number] = receipt
@@ -187,7 +188,7 @@ class CaptureRun:
             return receipt
 
     def _commit_computed_units(self) -> None:
-        """Wait for the commit that another thread is making, and make those that none has begun."""
+        """Wait for a running commit of another thread, then commit the units that no thread has tried."""
         with self._writing:
             numbers = [number for number in self._waiting if number not in self._tried]
         try:
@@ -197,7 +198,7 @@ class CaptureRun:
             log.warning("a computed unit could not be committed: %s", error)
 
     def _probed(self, prepared: Prepared, question: str) -> Prepared:
-        """Let the teacher choose the value that gives `target.target_bytes`, and keep it beside the data."""
+        """Probe the teacher for the value that gives `target.target_bytes`, and store it beside the data."""
         from logitlake.pipeline.capture.target_size import probe
 
         first = next(prepared.plan(lambda doc_ids: set()), None)
@@ -266,22 +267,3 @@ class CaptureRun:
     def _note(self, event: str, **more: Any) -> None:
         detail = {"report": self.report.as_record(), "expected": self.report.expected, "engine": self._engine, **more}
         note_run(self._lake, self.run_id, event, kind="capture", recipe_id=self.report.recipe_id, **detail)
-
-
-def _sources(unit: WorkUnit) -> pa.Table:
-    """Where every document of the unit was seen, and those that were stored already."""
-    seen = [tokenized.document for tokenized in unit.documents]
-    places = [(document.doc_id, document.corpus, document.source, document.line) for document in seen]
-    places += [(sighting.doc_id, sighting.corpus, sighting.source, sighting.line) for sighting in unit.duplicates]
-    return _table(places, SOURCES)
-
-
-def _rejects(unit: WorkUnit) -> pa.Table:
-    return _table([(r.corpus, r.source, r.line, str(r.reason), r.detail) for r in unit.rejects], REJECTS)
-
-
-def _table(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-    return pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
-    )

@@ -1,1 +1,1 @@
-"""The command line: one table of commands, one file a command, one screen a subject."""
+"""The command line: one table of commands, one file per command, one file per screen of `show`."""

@@ -63,7 +63,7 @@ class _Commands(TyperGroup):
         return [*named, *super(TyperGroup, self).shell_complete(ctx, incomplete)]
 
     def invoke(self, ctx: Any) -> Any:
-        # Imported here: help and completion write no results.
+        # Imported here: help and completion print no results.
         from logitlake.flows.terminal.output import printed_messages
 
         try:
@@ -108,7 +108,7 @@ class _Loaded(Mapping[str, Any]):
 
 
 class _Completion(NamedTuple):
-    """What a shell offers: click's own class for it has another place in each version of typer."""
+    """One completion for the shell; click's own class moves between versions of typer."""
 
     value: str
     help: str

@@ -1,6 +1,6 @@
-"""What a shell offers at Tab: ids, aliases and sources that the lake knows, each with a word about it.
+"""Completion of names in the shell: ids, aliases and sources from the lake, each with a short description.
 
-Whatever goes wrong on the way (no lake, a wrong setting) means that nothing is offered.
+After any error (no lake, a wrong setting) nothing is offered.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,8 +29,8 @@ def offer_what_is_shown(ctx: typer.Context, incomplete: str) -> list[Offer]:
 
 
 def known_names(given: Mapping[str, Any], kind: str, beginning: str) -> list[Offer]:
-    """Names of one kind that start with what was typed, in the lake that the options before it name."""
-    # Imported here: a shell asks for commands and options far more often than for names.
+    """Names of one kind that start with `beginning`, from the lake that the earlier options name."""
+    # Imported here: completing commands and options needs no lake.
     from logitlake.flows.settings import location_of, settings
     from logitlake.storage.answers.listings import NAMES, names
     from logitlake.storage.lake.lake import Lake

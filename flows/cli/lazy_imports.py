@@ -1,4 +1,4 @@
-"""Modules that a command does without, though a library would import them if they are there."""
+"""Keep optional imports of libraries out of short commands."""
 
 import sys
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ class _Absent(MetaPathFinder):
 
 
 def keep_out(name: str) -> None:
-    """Let a module that is not imported yet be absent for the rest of this process.
+    """Make a module that is not imported yet appear absent for the rest of this process.
 
-    DuckDB imports pandas at the first parameter of a query, and pyarrow at the first time of day, to see whether a
-    value is one of its: that takes as long as all the rest of a short command.
+    DuckDB imports pandas at the first parameter of a query, and pyarrow at the first time of day, to
+    recognise its values: that takes as long as the rest of a short command.
     """
     sys.meta_path.insert(0, _Absent(name))

@@ -1,4 +1,4 @@
-"""Options as fields of a dataclass: what commands share is said once, and a flag names the setting that it sets."""
+"""Options as fields of a dataclass: shared options are declared once, and a flag names its setting."""
 
 import inspect
 from collections.abc import Callable
@@ -89,9 +89,9 @@ class ResultOptions(LakeOptions):
 
 
 def with_options(command: Callable[[Options], None]) -> Callable[..., None]:
-    """A function with one parameter per field, as Typer wants it, from one that takes a dataclass of options.
+    """Turn a function of one options dataclass into one with a parameter per field, as Typer needs it.
 
-    A command's own options come before those that it shares.
+    A command's own options come before the shared ones.
     """
     (kind,) = (hint for name, hint in get_type_hints(command).items() if name != "return")
     hints = get_type_hints(kind, include_extras=True)

@@ -1,4 +1,4 @@
-"""The prompt of `logitlake sql`: history, completion of views, columns and words of SQL, Ctrl-C for the query alone."""
+"""The prompt of `logitlake sql`: history, completion of views, columns and SQL keywords; Ctrl-C stops a query."""
 
 import os
 from pathlib import Path
@@ -17,8 +17,8 @@ from logitlake.storage.errors import QueryError
 from logitlake.storage.sql.session import ReadSession
 
 _LEAVE = {"exit", "quit", "\\q"}
-_HELP = """End a query with ; and press Enter. \\d lists the views, \\d NAME explains one, \\q or Ctrl-D leaves.
-Ctrl-C stops a query, or clears what was typed. Tab completes."""
+_HELP = """End a query with ; and press Enter. \\d lists the views, \\d NAME explains one, \\q or Ctrl-D quits.
+Ctrl-C stops a query or clears the input. Tab completes."""
 _WORDS = (
     *("SELECT", "FROM", "WHERE", "GROUP BY ALL", "ORDER BY", "HAVING", "LIMIT", "JOIN", "LEFT JOIN", "USING", "WITH"),
     *("DISTINCT", "DESC", "AS", "AND", "OR", "NOT", "IN", "LIKE", "BETWEEN", "CASE", "WHEN", "THEN", "ELSE", "END"),
@@ -27,7 +27,7 @@ _WORDS = (
 
 
 def converse(session: ReadSession, form: Format, *, timeout: float | None = None, **terminal: Any) -> None:
-    """Ask, answer, and again, until the end of the input. `terminal` is passed on to prompt_toolkit."""
+    """Read and answer queries until the end of the input. `terminal` is passed to prompt_toolkit."""
     prompt: PromptSession[str] = PromptSession(
         "lake> ",
         multiline=True,
@@ -68,7 +68,7 @@ def _answer(session: ReadSession, text: str, form: Format, timeout: float | None
 
 
 def _spelled_out(text: str) -> str:
-    """The query that a short command stands for."""
+    """The query of a backslash command."""
     command, _, name = text.rstrip(";").partition(" ")
     if command == "\\d" and name:
         return f"SELECT column_name, note FROM dictionary WHERE name = '{name.strip().replace(chr(39), '')}'"
@@ -78,7 +78,7 @@ def _spelled_out(text: str) -> str:
 
 
 def _bindings() -> KeyBindings:
-    """Enter sends what is complete, and is a new line in what is not."""
+    """Enter sends a complete query, and adds a new line to an incomplete one."""
     bindings = KeyBindings()
 
     @bindings.add("enter")
@@ -93,10 +93,10 @@ def _bindings() -> KeyBindings:
 
 
 def _history() -> FileHistory | InMemoryHistory:
-    place = Path(os.environ.get("LOGITLAKE_HISTORY") or user_state_path("logitlake") / "sql_history")
+    path = Path(os.environ.get("LOGITLAKE_HISTORY") or user_state_path("logitlake") / "sql_history")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.touch(mode=0o600)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
     except OSError:
         return InMemoryHistory()
-    return FileHistory(str(place))
+    return FileHistory(str(path))

@@ -1,1 +1,1 @@
-"""`logitlake demo`: the main job on a real teacher and real text."""
+"""`logitlake demo`: everything on a real teacher and real text."""

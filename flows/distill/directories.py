@@ -1,4 +1,4 @@
-"""Where students lie: each candidate in a directory named by its id, which moves with the lake."""
+"""Directories of students: a candidate's directory is named by its id and moves with the lake."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,28 +11,28 @@ from logitlake.storage.errors import SettingsError
 
 
 def students_directory(config: Config) -> Path:
-    """Where candidates go."""
-    directory = _own_directory(config)
+    """The parent directory of candidates. Raises SettingsError if there is none."""
+    directory = _candidates(config)
     if directory is None:
         raise SettingsError(
-            "redistill.students: expected a directory for the candidates, found nothing, and a catalog on a server "
-            "has no folder of its own: name one that every machine of the flow sees"
+            "redistill.students: expected a directory for the candidates, found none: with a catalog on a server, "
+            "name a directory that every machine sees"
         )
     return directory
 
 
 def directory_of(config: Config, student: Mapping[str, Any]) -> Path:
-    """Where a registered student is: where it was put, or among the candidates if the lake was moved or restored.
+    """The directory of a registered student: the recorded one, or among the candidates if the lake was moved.
 
-    If it is in neither place, the first is returned.
+    If the student is in neither, the recorded one is returned.
     """
-    put = Path(student["directory"])
-    own = _own_directory(config)
-    places = [put, *([own / student["student_id"]] if own else [])]
-    return next((place for place in places if read_facts(place).get("student_id") == student["student_id"]), put)
+    recorded = Path(student["directory"])
+    parent = _candidates(config)
+    possible = [recorded, *([parent / student["student_id"]] if parent else [])]
+    return next((path for path in possible if read_facts(path).get("student_id") == student["student_id"]), recorded)
 
 
-def _own_directory(config: Config) -> Path | None:
+def _candidates(config: Config) -> Path | None:
     if config.redistill.students is not None:
         return config.redistill.students.expanduser().absolute()
     state = location_of(config).state_directory

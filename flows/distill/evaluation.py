@@ -1,4 +1,4 @@
-"""Measuring models on the held-out documents: against the teacher where it is at hand, else against the cache."""
+"""Measure models on the held-out documents: against the teacher if it can be loaded, else against the cache."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -60,7 +60,7 @@ def evaluate_models(
 
 
 def _counted(tables: Iterable[pa.Table], bar: Bar) -> Iterator[pa.Table]:
-    """The tables, each counted on the bar once the next one is asked for."""
+    """The tables; the bar advances after each."""
     for table in tables:
         yield table
         bar.advance(pc.sum(table["n_tokens"]).as_py())
@@ -89,7 +89,7 @@ def teacher_engine(
 
 
 def metric_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """One row per model, the teacher last, in the words of the metrics."""
+    """One row of metrics per model, the teacher last."""
     measured = [*evaluation.students.items(), ("teacher", evaluation.teacher)]
     return [{"model": name, **metrics.to_dict()} for name, metrics in measured]
 

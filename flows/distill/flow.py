@@ -1,4 +1,4 @@
-"""The student flow: plan → run → commit → report. A student that the lake knows is not trained again."""
+"""The student flow: plan → run → commit → report. A student that exists is not trained again."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ _RETRY: dict[str, Any] = {
 
 @task(name="train", **_RETRY)
 def train(run: DistillRun) -> None:
-    """Train the student; a second try goes on from the last checkpoint of the first."""
+    """Train the student; a retry continues from the last checkpoint."""
     run.train()
 
 
@@ -42,12 +42,12 @@ def evaluate(run: DistillRun) -> None:
 
 @task(name="commit", **_RETRY)
 def commit(run: DistillRun) -> None:
-    """Make it known."""
+    """Register it in the lake."""
     run.commit()
 
 
 def _run_name() -> str:
-    """Where the student comes from, and the commit number of the lake that it sees."""
+    """The student's parent, and the lake's commit number."""
     config, job = settings_of_run(), flow_run.parameters.get("job")
     student = job.student if isinstance(job, StudentJob) else config.student
     source = "student" if student is None else student.model or f"{student.layers} layers of the teacher"
@@ -71,12 +71,12 @@ def distill(config: Config, job: StudentJob | None = None) -> DistillReport:
     return run.report
 
 
-# A short training gives its loss at every step: a log and a server want less.
+# A short training reports its loss at every step: too often for a log and a server.
 _STEPS_A_LINE = 10
 
 
 class _Shown:
-    """Passes the trainer's progress on: to the bar of a terminal, to Prefect's interface, to the log."""
+    """Shows the trainer's progress: on the terminal's bar, on Prefect's web page, in the log."""
 
     def __init__(self) -> None:
         self.bar = Bar()

@@ -19,7 +19,7 @@ from logitlake.storage.writing.recipes import find_recipe
 class StudentJob:
     """One student to train, measure and register. `training.output` is its directory.
 
-    `teacher` is None where the teacher's files are not at hand, which only a student cut from the teacher needs.
+    `teacher` is None if the teacher's files can't be resolved; only a student cut from the teacher needs them.
     """
 
     student_id: str
@@ -34,7 +34,7 @@ class StudentJob:
 
     @property
     def directory(self) -> Path:
-        """Where the student goes."""
+        """The student's directory."""
         return self.training.output.expanduser().absolute()
 
 
@@ -79,7 +79,7 @@ def require_student(config: Config) -> StudentSettings:
 
 
 def teacher_files(config: Config, student: StudentSettings) -> TeacherFiles | None:
-    """The teacher's files; None if they are not at hand. Raises SettingsError where the student is cut from them."""
+    """The teacher's files; None if they can't be resolved. Raises SettingsError where the student is cut from them."""
     if config.teacher is None:
         return None
     try:

@@ -93,7 +93,7 @@ class DistillRun:
                 return  # the first error says more than the second
 
     def train(self) -> None:
-        """Train the student to its directory. Killed half way, the next call goes on from its last checkpoint."""
+        """Train the student to its directory. After a kill, the next call continues from the last checkpoint."""
         from logitlake.pipeline.reading.reader import lake_fetch
         from logitlake.pipeline.training.train_student import train_student
 
@@ -179,7 +179,7 @@ class DistillRun:
 
 
 def _report(job: StudentJob, run_id: str, student: Mapping[str, Any] | None) -> DistillReport:
-    """Of a run that has trained nothing yet, or nothing at all if the student exists."""
+    """The report before training; the final one if the student exists."""
     rows = job.rows
     return DistillReport(
         run_id=run_id,

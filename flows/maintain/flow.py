@@ -1,4 +1,4 @@
-"""The upkeep flow: verify → merge → sweep → report. It may run while captures and readers run."""
+"""The upkeep flow: verify → merge → sweep → report. Captures and readers may run at the same time."""
 
 from typing import Any
 
@@ -32,13 +32,13 @@ def verify(run: MaintainRun) -> None:
 
 @task(name="merge", **_RETRY)
 def merge(run: MaintainRun) -> None:
-    """Make few large files of many small ones."""
+    """Merge small files into large ones."""
     run.merge()
 
 
 @task(name="sweep", **_RETRY)
 def sweep(run: MaintainRun) -> None:
-    """Remove what nothing names any more."""
+    """Remove unreferenced files."""
     run.sweep()
 
 
@@ -48,7 +48,7 @@ def _run_name() -> str:
 
 @flow(name="maintain", flow_run_name=_run_name)
 def maintain(config: Config, dry_run: bool = False, verify_all: bool = False) -> MaintainReport:
-    """Keep the lake tidy. With `dry_run` nothing is changed, and the report says what would be."""
+    """Verify, merge and sweep. With `dry_run` nothing is changed, and the report says what would be done."""
     with MaintainRun(config, dry_run=dry_run, verify_all=verify_all) as run:
         verify(run)
         merge(run)

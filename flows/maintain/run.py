@@ -1,4 +1,4 @@
-"""One execution of upkeep, without Prefect: verify, merge, sweep. Captures and readers may run meanwhile."""
+"""One execution of upkeep, without Prefect: verify, merge, sweep. Captures and readers may run at the same time."""
 
 import logging
 from contextlib import ExitStack
@@ -67,10 +67,10 @@ class MaintainRun:
                     raise
 
     def verify(self) -> None:
-        """Check a sample of the work units, other ones every day.
+        """Check a sample of the work units, another sample every day.
 
-        Raises IntegrityError for damage: then nothing is merged and nothing removed, since a file that upkeep would
-        remove may be what the damaged one can be restored from.
+        Raises IntegrityError for damage: then nothing is merged or removed, because an old file may be needed to
+        restore the damaged one.
         """
         which: dict[str, Any] = {"sample": self._sample, "salt": f"{self._began:%Y-%m-%d}"}
         n_units = count_units(self._lake, **which)
@@ -79,12 +79,12 @@ class MaintainRun:
         damaged = [check for check in checks if check.problem]
         if damaged:
             raise IntegrityError(
-                f"{len(damaged)} of {len(checks)} work units are damaged, the first is {_described(damaged[0])}. "
+                f"{len(damaged)} of {len(checks)} work units are damaged; the first is {_described(damaged[0])}. "
                 "Nothing was merged or removed: restore the named file from a backup, or forget its documents"
             )
 
     def merge(self) -> None:
-        """Write small shards, and those that hold forgotten rows, anew; an unfinished forgetting is finished first."""
+        """Rewrite small shards and shards with forgotten rows; finishes an interrupted forgetting first."""
         if self.report.dry_run:
             merges = plan_compaction(self._lake, target_bytes=self.settings.target_bytes)
             self._n_forgotten = n_forgotten(self._lake)
@@ -104,7 +104,7 @@ class MaintainRun:
         merge_small_tables(self._lake)
 
     def sweep(self) -> None:
-        """Expire snapshots and remove files that nothing names, after the grace; forgotten rows leave at once."""
+        """Expire snapshots and remove unreferenced files after the grace period; forgotten rows are removed at once."""
         due = self._n_forgotten > n_removed(self._lake) and not self.report.merges_put_off
         swept: Swept = sweep(
             self._lake,
@@ -131,12 +131,12 @@ class MaintainRun:
             note_removed(self._lake, self.report.run_id, kind=KIND, forgotten=self._n_forgotten)
         self._count(holdings(self._lake), "after")
 
-    def _count(self, found: Holdings, when: str) -> None:
+    def _count(self, now: Holdings, when: str) -> None:
         counts: dict[str, Any] = {
-            f"shards_{when}": found.n_shards,
-            f"bytes_{when}": found.n_bytes,
-            f"small_files_{when}": found.n_small_files,
-            f"snapshots_{when}": found.n_snapshots,
+            f"shards_{when}": now.n_shards,
+            f"bytes_{when}": now.n_bytes,
+            f"small_files_{when}": now.n_small_files,
+            f"snapshots_{when}": now.n_snapshots,
         }
         self.report = replace(self.report, **counts)
 

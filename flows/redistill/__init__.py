@@ -1,1 +1,1 @@
-"""The night: what is new is captured, a candidate is trained, measured and promoted or rejected."""
+"""The nightly flow: capture new documents; train, measure, and promote or reject a candidate."""

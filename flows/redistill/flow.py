@@ -1,6 +1,6 @@
-"""The incremental flow: capture what is missing, train on what is new, compare, promote or reject.
+"""The incremental flow: capture missing documents, train on the new rows, compare, promote or reject.
 
-The teacher flow and the student flow are called as they are. Run it as often as you like: the lake knows what is done.
+It calls the teacher flow and the student flow. It can run at any time: the lake records what is done.
 """
 
 from pathlib import Path
@@ -33,14 +33,14 @@ from logitlake.pipeline.settings.models import Config
     retry_condition_fn=worth_retrying,
 )
 def decide(run: RedistillRun, attempt: Attempt, trained: DistillReport) -> None:
-    """Promote or reject, in one transaction, and tell."""
+    """Promote or reject in one transaction, and emit an event."""
     verdict = run.decide(attempt, trained)
     told = {"student": attempt.candidate.student_id, "alias": attempt.candidate.alias, "reason": verdict.reason}
     tell(PROMOTED if verdict.promote else REJECTED, run.location, **told)
 
 
 def _run_name() -> str:
-    """Which teacher, and what the lake had seen when the night began."""
+    """The teacher, and the lake's commit number at the start."""
     config = settings_of_run()
     teacher = config.teacher.model.rstrip("/").split("/")[-1] if config.teacher else "no teacher"
     return f"{teacher} after commit {last_commit(config)}"
@@ -48,9 +48,9 @@ def _run_name() -> str:
 
 @flow(name="redistill", flow_run_name=_run_name)
 def redistill(config: Config, patience: float = 0.0) -> RedistillReport:
-    """One night. Candidates that a killed run left undecided come first, then one for what is new.
+    """One night. Candidates that a killed run left undecided come first, then one for the new rows.
 
-    Another night, or capture, of this lake is waited for, so many seconds.
+    `patience`: seconds to wait for another night or capture of this lake.
     """
     with RedistillRun(config, patience=patience) as run:
         run.captured(capture(config, patience))

@@ -1,7 +1,7 @@
 """One execution of the incremental flow, without Prefect: what to train next, and the decision about it.
 
-Everything is found in the lake: killed anywhere, the next run plans the same candidate again (a student's id is a hash)
-and goes on where this one was. A night with nothing new costs a few queries and loads no torch.
+All state is in the lake. If a run is killed, the next run plans the same candidate again (a student's id is a hash) and
+continues. A night with nothing new costs a few queries and loads no torch.
 """
 
 from contextlib import ExitStack
@@ -9,24 +9,21 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
-from logitlake.flows.distill.directories import directory_of, students_directory
-from logitlake.flows.distill.job import StudentJob, require_student, teacher_files
+from logitlake.flows.distill.job import StudentJob, require_student
+from logitlake.flows.redistill.candidate_job import candidate_job
 from logitlake.flows.reports import CaptureReport, DistillReport, RedistillReport
 from logitlake.flows.run_ids import new_run_id
 from logitlake.flows.settings import location_of, require_capture_settings
 from logitlake.pipeline.evaluation.promotion import Verdict, judge
-from logitlake.pipeline.settings.models import Config, StudentSettings
-from logitlake.pipeline.students.identity import find_parent, student_id
+from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import LakeError, LogitlakeError, MismatchError, SettingsError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.row_sets.increments import has_held_out, increment_for, mixed_rows, tokenizer_of
 from logitlake.storage.row_sets.registered import register_row_set
-from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.students.candidates import KIND, Candidate, is_decided, note_planned, undecided
 from logitlake.storage.students.promotions import promote, reject, student_of
-from logitlake.storage.students.registry import find_student
 from logitlake.storage.writing.recipes import find_recipe
 from logitlake.storage.writing.runs import note_run
 
@@ -39,15 +36,14 @@ class Attempt:
     job: StudentJob
 
 
-def require_redistill_settings(config: Config) -> StudentSettings:
-    """What a night can't do without. Raises SettingsError that names the section."""
+def require_redistill_settings(config: Config) -> None:
+    """Check the settings that a night needs. Raises SettingsError that names the section."""
     require_capture_settings(config)
-    student = require_student(config)
+    require_student(config)
     if config.training.query is not None:
         raise SettingsError(
-            "training.query: not for nights, which choose rows by what is new to the student; use training.where"
+            "training.query: not supported by redistill, which selects the new rows itself; use training.where"
         )
-    return student
 
 
 class RedistillRun:
@@ -56,7 +52,7 @@ class RedistillRun:
     def __init__(self, config: Config, *, patience: float = 0.0) -> None:
         """`patience`: seconds to wait for another such run on this lake before it is refused."""
         self.config = config
-        self.student: StudentSettings = require_redistill_settings(config)
+        require_redistill_settings(config)
         self._patience = patience
         self.location = location_of(config)
         self.settings = config.redistill
@@ -81,14 +77,14 @@ class RedistillRun:
                     raise
 
     def captured(self, report: CaptureReport) -> None:
-        """What the teacher brought; from here on the recipe is known."""
+        """Take over the capture's report, which names the recipe, and open the lake."""
         self.report = replace(
             self.report,
             recipe_id=report.recipe_id,
             captured_documents=report.n_documents,
             captured_tokens=report.n_tokens,
         )
-        # Between the steps no transaction is open, so that nobody waits for this connection.
+        # No transaction is open between the steps, so no other writer waits for this connection.
         self._lake = self._open.enter_context(
             Lake.open(self.location, read_only=False, lock_timeout=self.config.lake.lock_timeout_seconds)
         )
@@ -97,7 +93,7 @@ class RedistillRun:
         self._note("started")
 
     def next(self) -> Attempt | None:
-        """The candidate to train now: one left undecided, else one that learns what is new; None at the end."""
+        """The next candidate to train: an undecided one, else one for the new rows; None at the end."""
         current = student_of(self._lake, self.settings.alias)
         for planned in undecided(self._lake, self.settings.alias, current):
             if (attempt := self._again(planned)) is not None:
@@ -129,32 +125,32 @@ class RedistillRun:
         return verdict
 
     def _plan(self, current: str | None) -> Attempt | None:
-        """A candidate for everything that the current student has not seen, if that is enough."""
+        """A candidate for all rows that are new to the current student, if there are enough."""
         recipe_id, settings = self.report.recipe_id, self.settings
         where = self.config.training.where
         increment = increment_for(self._lake, current, recipe_id, where=where)
         if not self.report.candidate:
             self.report = replace(self.report, new_documents=increment.new_documents, new_tokens=increment.new_tokens)
         if not increment.new_documents:
-            self._ended("nothing new", "the current student has seen everything")
+            self._ended("nothing new", "the current student was trained on every row")
             return None
         if increment.new_documents < settings.min_new_documents or increment.new_tokens < settings.min_new_tokens:
-            found = f"{increment.new_documents:,} new documents and {increment.new_tokens:,} new tokens"
-            wanted = f"{settings.min_new_documents:,} and {settings.min_new_tokens:,}"
-            self._ended("waiting for more", f"{found}, of {wanted}")
+            counts = f"{increment.new_documents:,} new documents and {increment.new_tokens:,} new tokens"
+            minimum = f"{settings.min_new_documents:,} and {settings.min_new_tokens:,}"
+            self._ended("waiting for more", f"{counts}; the minimum is {minimum}")
             return None
         self._check_comparable(current, recipe_id)
         rule = mixed_rows(increment, settings.replay_share, where=where)
         attempt = self._attempt(current, rule, increment.up_to)
         if is_decided(self._lake, attempt.candidate.student_id, settings.alias):
-            self._ended("decided before", f"student {attempt.candidate.student_id} was compared already")
+            self._ended("decided before", f"student {attempt.candidate.student_id} was compared before")
             return None
         note_planned(self._lake, self.report.run_id, attempt.candidate)
         reach("candidate-planned")
         return attempt
 
     def _again(self, planned: Candidate) -> Attempt | None:
-        """A planned candidate, if today's settings and rows still make the same one."""
+        """A planned candidate, if the current settings and rows still give the same one."""
         if planned.recipe_id != self.report.recipe_id:
             return None
         try:
@@ -164,8 +160,9 @@ class RedistillRun:
         return attempt if attempt.candidate == planned else None
 
     def _attempt(self, current: str | None, where: str | None, up_to_commit: int) -> Attempt:
-        """The candidate that learns these rows, starting from the current student."""
-        job = self._job(current, where, up_to_commit)
+        """The candidate trained on these rows, starting from the current student."""
+        recipe_id = self.report.recipe_id
+        job = candidate_job(self.config, self._lake, recipe_id, current=current, where=where, up_to_commit=up_to_commit)
         register_row_set(self._lake, job.rows)
         candidate = Candidate(
             student_id=job.student_id,
@@ -178,54 +175,21 @@ class RedistillRun:
         )
         return Attempt(candidate=candidate, job=job)
 
-    def _job(self, current: str | None, where: str | None, up_to_commit: int) -> StudentJob:
-        """Named by its id, with checkpoints to resume from, and measured without the teacher by default."""
-        recipe_id, recipe = find_recipe(self._lake, self.report.recipe_id)
-        student, training, evaluation = self._parent_settings(current), self.config.training, self.config.evaluation
-        training = training.model_copy(update={"where": where, "up_to_commit": up_to_commit, "recipe": recipe_id})
-        if current is not None and self.settings.learning_rate is not None:
-            training = training.model_copy(update={"learning_rate": self.settings.learning_rate})
-        rows = resolve_row_set(
-            self._lake, recipe_id=recipe_id, where=where, weight=training.weight, up_to_commit=up_to_commit
-        )
-        teacher = teacher_files(self.config, student)
-        parent = find_parent(student, recipe, teacher)
-        own_id = student_id(parent, rows, student, training)
-        directory = students_directory(self.config) / own_id
-        steps = training.save_steps or self.settings.checkpoint_steps
-        return StudentJob(
-            student_id=own_id,
-            student=student,
-            training=training.model_copy(update={"output": directory, "save_steps": steps}),
-            evaluation=evaluation.model_copy(update={"teacher": evaluation.teacher or False}),
-            recipe_id=recipe_id,
-            recipe=recipe,
-            rows=rows,
-            parent=parent,
-            teacher=teacher,
-        )
-
-    def _parent_settings(self, current: str | None) -> StudentSettings:
-        if current is None:
-            return self.student
-        directory = directory_of(self.config, find_student(self._lake, current))
-        return StudentSettings(source="checkpoint", model=str(directory), lora=self.student.lora)
-
     def _check_comparable(self, current: str | None, recipe_id: str) -> None:
-        """Before anything is paid for: is there a common measure for the candidate and the current student?"""
+        """Check, before training, that candidate and current student can be compared."""
         if current is None:
             return
         if not has_held_out(self._lake, recipe_id):
             raise SettingsError(
-                f"recipe {recipe_id[:12]}: no held-out document, so no candidate can be compared with the current "
-                "student; a larger corpus gives some, or a new lake with a larger lake.held_out.share"
+                f"recipe {recipe_id[:12]} has no held-out documents, so no candidate can be compared with the current "
+                "student; capture more documents, or make a new lake with a larger lake.held_out.share"
             )
-        own = find_recipe(self._lake, recipe_id)[1]["tokenizer"]
-        theirs = tokenizer_of(self._lake, current)
-        if theirs not in (None, own):
+        recipe_tokenizer = find_recipe(self._lake, recipe_id)[1]["tokenizer"]
+        student_tokenizer = tokenizer_of(self._lake, current)
+        if student_tokenizer not in (None, recipe_tokenizer):
             raise MismatchError(
-                f"the current student learned with tokenizer {theirs}, the recipe of the settings has {own}: their "
-                "losses can't be compared; give the new line an alias of its own (redistill.alias)"
+                f"the current student has tokenizer {student_tokenizer}, the recipe has {recipe_tokenizer}: "
+                "their losses can't be compared; use another alias for the new line of students (redistill.alias)"
             )
 
     def _ended(self, outcome: str, reason: str) -> None:

@@ -1,6 +1,6 @@
-"""What the page is built of. A chart always comes with a table that says the same in numbers.
+"""The parts of the page. Every chart has a table with the same numbers.
 
-`recipes` and `corpus` of a row say which filters it stands under: none of them, and it is always shown.
+The page's filters compare with `recipes` and `corpus` of a row; a row with neither is always shown.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """The cells of a table's row, and what the page's filters judge it by."""
+    """The cells of a table's row, and the values that the page's filters compare with."""
 
     cells: Sequence[Any]
     recipes: tuple[str, ...] = ()
@@ -19,7 +19,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows under headings. `caption` is read out first; a column of numbers is set to the right."""
+    """Rows under headings. Screen readers read `caption` first; columns of numbers are aligned right."""
 
     caption: str
     columns: Sequence[str]
@@ -32,7 +32,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """A Vega-Lite specification, what a reader who can't see it is told, and its numbers."""
+    """A Vega-Lite specification, its description for screen readers, and its numbers as a table."""
 
     key: str
     title: str
@@ -44,7 +44,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One number that stands for much, and what it is."""
+    """One important number with its label."""
 
     value: str
     label: str
@@ -52,7 +52,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """One part of the page. `template` draws what charts and tables can't say, from `more`."""
+    """One part of the page. `template` renders `more`, which is neither chart nor table."""
 
     key: str
     title: str

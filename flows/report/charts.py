@@ -1,4 +1,4 @@
-"""The look of every chart, and the two filters. Colours are the page's own variables, so that they follow its theme."""
+"""The style of every chart, and the two filters. Colours are CSS variables, which follow the page's theme."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -18,7 +18,7 @@ WHOLE_WIDTH = alt.ExprRef("width")
 # Names of the signals that the page sets; empty means all.
 RECIPE, CORPUS = "shown_recipe", "shown_corpus"
 
-_JUDGED_BY = {RECIPE: "recipe", CORPUS: "corpus"}
+_FILTER_FIELDS = {RECIPE: "recipe", CORPUS: "corpus"}
 
 
 def data(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
@@ -31,13 +31,13 @@ def data(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
 
 
 def chart(rows: Sequence[Mapping[str, Any]], *filters: str) -> alt.Chart:
-    """A chart of rows that show under the page's filters (RECIPE judges by the field `recipe`, CORPUS by `corpus`).
+    """A chart of rows that the page's filters apply to (RECIPE compares with the field `recipe`, CORPUS with `corpus`).
 
     A row without a value for a filter is always shown.
     """
     made = alt.Chart(data(rows))
     for name in filters:
-        field = _JUDGED_BY[name]
+        field = _FILTER_FIELDS[name]
         made = made.transform_filter(f"{name} === '' || datum.{field} == null || datum.{field} === {name}")
     return made
 
@@ -50,7 +50,7 @@ def colour_by_name(names: Sequence[str]) -> alt.Color:
 
 
 def specification(made: Any, *filters: str, title: str = "", height: int = 260) -> dict[str, Any]:
-    """The finished Vega-Lite: as wide as its place, with the filters' signals and the page's looks.
+    """The finished Vega-Lite: as wide as its place, with the filters' signals and the page's style.
 
     `title` is that of the y axis: it stands above the legend, where it has room.
     """
@@ -61,7 +61,7 @@ def specification(made: Any, *filters: str, title: str = "", height: int = 260) 
     for name in filters:
         sized = sized.add_params(alt.param(name=name, value=""))
     spec: dict[str, Any] = sized.configure(**_LOOKS).to_dict()
-    # The address of the schema is for editors; the page should name no address that is not its own.
+    # The schema's address is for editors; the page names no foreign address.
     spec.pop("$schema", None)
     return spec
 

@@ -1,4 +1,4 @@
-"""Everything that the page tells, read from the lake in one go: the sections then only choose and arrange."""
+"""All data of the page, read from the lake at once; the sections only select and arrange it."""
 
 import json
 from collections import Counter
@@ -48,7 +48,7 @@ class Findings:
 
 
 def find_out(lake: Lake, *, positions: int = POSITIONS) -> Findings:
-    """Ask the lake everything; `positions` bounds what is looked at one by one."""
+    """Read all data; at most `positions` positions are read one by one."""
     sample = take_sample(lake, positions=positions)
     recipes = holdings.recipes(lake).to_pylist()
     names = recipe_names(recipes)
@@ -97,7 +97,7 @@ def _name(recipe: Mapping[str, Any]) -> str:
 
 
 def about_the_sample(sample: Sample) -> str:
-    """One sentence: all positions, or which of them."""
+    """One sentence: which positions the numbers are counted over."""
     if sample.whole:
         return f"Counted over all {sample.n_positions:,} positions."
     return (

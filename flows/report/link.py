@@ -1,9 +1,9 @@
-"""The report, written anew when a run has changed the lake, and linked from Prefect's interface."""
+"""Write the report after a run that changed the lake, and link it on Prefect's web page."""
 
 from prefect import get_run_logger
 from prefect.context import FlowRunContext
 
-from logitlake.flows.report.place import FILE_NAME
+from logitlake.flows.report.default_path import FILE_NAME
 from logitlake.flows.runtime.artifacts import link_artifact
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config
@@ -12,10 +12,10 @@ from logitlake.storage.lake.lake import Lake
 
 
 def link_report(config: Config) -> None:
-    """Write the page into the lake's folder and link it, at the end of a flow that no other flow called.
+    """Write the page into the lake's folder and link it; does nothing in a flow that another flow called.
 
-    A lake whose catalog is a server has no folder: its page is written by `logitlake report` alone. What goes wrong
-    with the page is a warning, and never the run's failure.
+    A lake whose catalog is a server has no folder: only `logitlake report` writes its page. An error of the page is a
+    warning in the log, not a failure of the run.
     """
     location = location_of(config)
     context = FlowRunContext.get()
@@ -25,11 +25,11 @@ def link_report(config: Config) -> None:
     path = location.state_directory / FILE_NAME
     try:
         with Lake.open(location) as lake:
-            # Imported here: the plotting library is no business of a run that changes nothing.
+            # Imported here: a run that changes nothing needs no plotting library.
             from logitlake.flows.report.page import write_report
 
             write_report(lake, path)
     except (LogitlakeError, OSError) as error:
-        get_run_logger().warning("the report was not written (%s); `logitlake report` tries again", error)
+        get_run_logger().warning("could not write the report (%s); run `logitlake report`", error)
         return
     link_artifact("report", path, "Report of the lake")

@@ -1,4 +1,4 @@
-"""From findings to one file: sections in order, rendered, and put in its place in one step."""
+"""The page as one file: its sections in order, rendered, and written in one step."""
 
 import base64
 import errno
@@ -40,10 +40,10 @@ SECTIONS = (
 
 
 def write_report(lake: Lake, output: Path) -> None:
-    """Write the page of a lake. A page that is there already is replaced at once, or not at all."""
+    """Write the page of a lake. An existing page is replaced in one step, or not at all."""
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "is a directory, and a page is a file", str(output))
+        raise IsADirectoryError(errno.EISDIR, "is a directory; expected a file name", str(output))
     text = render(find_out(lake))
     descriptor, staged = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.", suffix=".tmp")
     try:
@@ -56,15 +56,15 @@ def write_report(lake: Lake, output: Path) -> None:
         raise
 
 
-def render(found: Findings) -> str:
-    """The page as HTML. Nothing of the lake's texts is trusted: every one of them is escaped."""
-    sections = [section for make in SECTIONS if (section := make(found)) is not None]
+def render(findings: Findings) -> str:
+    """The page as HTML. Every text from the lake is escaped."""
+    sections = [section for make in SECTIONS if (section := make(findings)) is not None]
     scripts = [_plotting(), _own("report.js")]
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
-            found=found,
+            findings=findings,
             sections=sections,
             specs={
                 block.key: block.spec for section in sections for block in section.blocks if isinstance(block, Chart)
@@ -94,7 +94,7 @@ def _environment() -> Environment:
 
 
 def _policy(scripts: list[str]) -> str:
-    """A page that may reach for nothing and runs no script but these, whatever a text of the lake smuggles in."""
+    """Content security policy: the page fetches nothing and runs only these scripts."""
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{each}'" for each in hashes)
     rules = ("default-src 'none'", f"script-src {allowed}", "style-src 'unsafe-inline'", "img-src data:")

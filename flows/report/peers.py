@@ -1,11 +1,11 @@
-"""What other systems keep of a teacher, in bytes per token, as they publish it or as their format adds up to."""
+"""Bytes per token of other systems, as published or computed from their format."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """Bytes per token from `low` to `high`, and how the figure comes about."""
+    """Bytes per token from `low` to `high`, and the source of the numbers."""
 
     name: str
     low: float

@@ -1,4 +1,4 @@
-"""Counts and text of documents as the page writes them."""
+"""Counts and texts of documents in the form of the page."""
 
 from logitlake.flows.terminal.visible import visible
 
@@ -18,7 +18,7 @@ _MARKS = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
 
 
 def passage_text(text: str) -> str:
-    """Text that keeps its lines: a new line is marked and made, tabs and spaces stay as they are."""
+    """Text with its lines: a new line is marked and kept, tabs and spaces stay."""
     return visible(text).replace("\n", "↵\n")
 
 

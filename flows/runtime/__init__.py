@@ -1,1 +1,1 @@
-"""What every flow shares of Prefect: its environment, events, artifacts, limits and retries."""
+"""Prefect for all flows: environment, events, artifacts, limits and retries."""

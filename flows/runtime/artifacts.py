@@ -1,6 +1,6 @@
-"""What Prefect's interface shows of a run: one progress bar, keyed tables, links. Outside of a run nothing is made.
+"""Artifacts of a run on Prefect's web page: one progress bar, keyed tables, links. Outside of a run they do nothing.
 
-The lake decides, Prefect shows: a server that can't be reached costs a warning, not the run.
+If the server can't be reached the run logs a warning and continues.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,20 +24,20 @@ from logitlake.flows.terminal.output import readable
 
 
 class ProgressArtifact:
-    """One bar that moves, rather than an artifact for every unit of work."""
+    """One progress bar that is updated, instead of one artifact per work unit."""
 
     def __init__(self, description: str) -> None:
         self._description = description
         self._id: UUID | None = None
         if _in_a_run():
             with _unless_unreachable():
-                # In a flow that is no coroutine Prefect answers at once; its signature allows both.
+                # Outside of a coroutine Prefect answers at once; its signature allows both.
                 self._id = cast(UUID, create_progress_artifact(0.0, description=description))
 
     def update(self, share: float, note: str = "") -> None:
-        """Move the bar to `share` of the whole, in [0, 1]; the note stands behind the description.
+        """Move the bar to `share` of the whole, in [0, 1]; the note follows the description.
 
-        Once the server could not be reached the bar stands still: each try takes the client minutes.
+        After the first failure there are no more updates: each attempt would take minutes.
         """
         if self._id is None:
             return
@@ -49,7 +49,7 @@ class ProgressArtifact:
 
 
 def table_artifact(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
-    """A table under a key (lower case and dashes), so that the interface shows how it changed from run to run."""
+    """A table under a key (lower case and dashes), so that the web page shows its history over runs."""
     if _in_a_run():
         table = [{name: readable(value) for name, value in row.items()} for row in rows]
         with _unless_unreachable():
@@ -64,18 +64,18 @@ def link_artifact(key: str, path: Path, text: str) -> None:
 
 
 def named_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One thing with named values as the rows of a table."""
+    """A record as table rows of name and value."""
     return [{"name": name.replace("_", " "), "value": value} for name, value in record.items()]
 
 
 @contextmanager
 def _unless_unreachable() -> Iterator[None]:
-    """Go on with a warning where Prefect's server does not answer, or answers with an error."""
+    """Log a warning if Prefect's server does not answer or answers with an error."""
     try:
         yield
     except (httpx.HTTPError, PrefectException, OSError) as error:
         get_run_logger().warning(
-            "Prefect's server did not answer (%s: %s); the run goes on", type(error).__name__, error
+            "Prefect's server did not answer (%s: %s); the run continues", type(error).__name__, error
         )
 
 

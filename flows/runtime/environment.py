@@ -1,6 +1,6 @@
-"""Prefect's surroundings, arranged before Prefect is imported: it reads its settings at that moment.
+"""Environment variables for Prefect, set before Prefect is imported, because it reads its settings at import.
 
-With no server configured a flow runs in an ephemeral one whose database lies beside the lake, not in the user's home.
+If no server is configured a flow uses an ephemeral one whose database is beside the lake, not in the user's home.
 """
 
 import logging
@@ -27,10 +27,10 @@ _DEFAULTS = {
     _STARTUP: "180",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    # Prefect's own 180 s is longer than `schedule.zombie_seconds`: a healthy run would be taken for a dead one.
+    # Prefect's default of 180 s is longer than `schedule.zombie_seconds`: a healthy run would be marked as crashed.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
 }
-# What tells our runs from others on a shared server: notifications and the automation for dead runs go by it.
+# Identifies our runs on a shared server: notifications and the automation for crashed runs match it.
 TAG = "logitlake"
 Report = TypeVar("Report")
 
@@ -40,10 +40,10 @@ _SERVER_VARIABLES = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")
 def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
     """Run a flow to its end in the main thread. Raises TerminatedError on SIGTERM.
 
-    Prefect notes the termination and then calls the handler of before. Python's own would end the process at once and
-    leave the ephemeral server running; this one lets it unwind.
+    Prefect records the termination and then calls the previous handler. Python's default would end the process at once
+    and leave the ephemeral server running; ours raises, so that everything is closed.
     """
-    # Imported here: this module arranges what Prefect reads when it is imported.
+    # Imported here: Prefect reads the variables that this module sets.
     from prefect import tags
 
     from logitlake.flows.runtime.ephemeral_server import shield_ephemeral_server
@@ -63,24 +63,24 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
         if "ephemeral" not in str(error):
             raise
         raise ServerStartError(
-            f"Prefect's own server did not come up within {os.environ.get(_STARTUP, '20')} s: give it longer by "
-            f"{_STARTUP}, or name a server that runs already by PREFECT_API_URL"
+            f"Prefect's server did not start within {os.environ.get(_STARTUP, '20')} s: increase {_STARTUP}, or "
+            "set PREFECT_API_URL to a running server"
         ) from error
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def without_traceback(record: logging.LogRecord) -> bool:
-    """Prefect logs every error with its traceback; ours are sentences, and `--debug` shows where they came from."""
+    """A log filter: our own errors are logged without traceback; `--debug` prints it."""
     if record.exc_info and isinstance(record.exc_info[1], LogitlakeError):
         record.exc_info = None
     return True
 
 
 def arrange_prefect(location: LakeLocation) -> None:
-    """Set what is not set yet in the environment: no telemetry, a patient start, a home of its own, a quiet terminal.
+    """Set Prefect's variables that are not set yet: no telemetry, a long start-up timeout, a home beside the lake.
 
-    Does nothing once Prefect has been imported: a worker or a test has arranged its own.
+    Does nothing if Prefect is imported already, as in a worker or a test.
     """
     if "prefect" in sys.modules:
         return
@@ -97,7 +97,7 @@ def arrange_prefect(location: LakeLocation) -> None:
 
 
 def server_is_configured() -> bool:
-    """Whether this user has told Prefect where its server is, by environment or by a profile."""
+    """Whether a Prefect server is configured, by environment or by profile."""
     if any(os.environ.get(name) for name in _SERVER_VARIABLES):
         return True
     profiles = Path.home() / ".prefect" / "profiles.toml"
@@ -110,7 +110,7 @@ def server_is_configured() -> bool:
 
 
 def prefect_home(location: LakeLocation) -> Path:
-    """Where the ephemeral server keeps its database: beside an embedded lake, else in the user's state directory."""
+    """Directory of the ephemeral server's database: beside an embedded lake, else in the user's state directory."""
     if location.state_directory is not None:
         return location.state_directory / "prefect"
     return Path(platformdirs.user_state_dir("logitlake")) / "prefect"

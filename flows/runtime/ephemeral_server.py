@@ -1,7 +1,7 @@
-"""The server that Prefect starts for one run where none is configured, out of reach of the terminal's Ctrl-C.
+"""The server that Prefect starts for one run if none is configured, protected from the terminal's Ctrl-C.
 
-A terminal sends SIGINT to every process of the foreground group. A server that ends with it leaves the client to try
-for minutes to reach it with the run's last events; this one lives until the client stops it by SIGTERM.
+A terminal sends SIGINT to every process of the foreground group. If the server ended with it, the client would try for
+minutes to send the run's last events. This server runs until the client stops it by SIGTERM.
 """
 
 import signal
@@ -12,9 +12,9 @@ from prefect.server.api.server import SubprocessASGIServer
 
 
 class ShieldedServer(SubprocessASGIServer):
-    """Prefect keeps one instance per port and asks for it by the base class: one that was made before is the one used.
+    """Prefect has one instance per port, looked up by the base class: an instance that exists already is used.
 
-    uvicorn installs a handler of its own for SIGINT, which undoes ignoring it; a blocked signal stays blocked.
+    SIGINT is blocked, not ignored: uvicorn installs its own handler, which would undo ignoring it.
     """
 
     def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
@@ -26,5 +26,5 @@ class ShieldedServer(SubprocessASGIServer):
 
 
 def shield_ephemeral_server() -> None:
-    """Have the next ephemeral server of this process be a shielded one. Starts nothing."""
+    """Make the next ephemeral server of this process a shielded one. Starts nothing."""
     ShieldedServer()

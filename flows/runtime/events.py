@@ -1,4 +1,4 @@
-"""What other flows and people are told: a capture has committed, a candidate was promoted or rejected."""
+"""Events for other flows and for notifications: a capture has committed, a candidate was promoted or rejected."""
 
 from typing import Any
 
@@ -19,5 +19,5 @@ def tell(event: str, location: LakeLocation, **payload: Any) -> None:
 
 
 def resource_of(location: LakeLocation) -> str:
-    """The lake's name in events: the same wherever it is asked for, and it tells no path and no password."""
+    """The lake's name in events: the same on every machine; contains no path and no password."""
     return f"logitlake.lake.{digest(b'lake', location.catalog.encode(), location.data.encode())[:12]}"

@@ -1,4 +1,4 @@
-"""One teacher at a time on one Prefect server, whichever lake it works for; the lake's own lock holds in any case."""
+"""Teacher slots: how many teachers may run at once on one Prefect server, over all lakes."""
 
 import logging
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def one_teacher(limit: int) -> Iterator[None]:
 
 
 def ensure_limit(limit: int) -> None:
-    """Make the limit if there is none."""
+    """Create the limit if it does not exist."""
     with get_client(sync_client=True) as client:
         try:
             client.read_global_concurrency_limit_by_name(TEACHERS)

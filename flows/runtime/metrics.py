@@ -1,7 +1,7 @@
-"""What to alert on, by OpenTelemetry: numbers of captures, commits, the student's queue, decisions and upkeep.
+"""Metrics for alerts, by OpenTelemetry: captures, commits, queue, decisions and upkeep.
 
-Without an endpoint in the environment (OTEL_EXPORTER_OTLP_ENDPOINT, or what `opentelemetry-instrument` arranges) all of
-it costs nothing. A flow's process is short, so numbers are sent when they are made.
+They do nothing without an endpoint in the environment (OTEL_EXPORTER_OTLP_ENDPOINT, or `opentelemetry-instrument`). A
+flow's process is short, so metrics are sent at once.
 """
 
 import logging
@@ -19,7 +19,7 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOIN
 
 
 def record_capture(report: CaptureReport) -> None:
-    """How much the teacher brought, how fast, and how far the commits are."""
+    """Documents, tokens, rejects and time of a capture, and the commit number."""
     meter, labels = _meter(), {"teacher": report.teacher}
     meter.create_counter("logitlake.capture.runs").add(1, labels)
     meter.create_counter("logitlake.capture.documents").add(report.n_documents, labels)
@@ -34,7 +34,7 @@ def record_capture(report: CaptureReport) -> None:
 
 
 def record_redistill(report: RedistillReport) -> None:
-    """How much waits for the student, and what was decided."""
+    """New documents that wait for a student, and the decisions."""
     meter, labels = _meter(), {"alias": report.alias}
     waiting = 0 if report.outcome == "promoted" else report.new_documents
     meter.create_gauge("logitlake.queue.documents").set(waiting, labels)
@@ -45,7 +45,7 @@ def record_redistill(report: RedistillReport) -> None:
 
 
 def record_maintain(report: MaintainReport) -> None:
-    """How large the lake is and how tidy."""
+    """Shards, bytes and snapshots of the lake, and verified units."""
     meter = _meter()
     meter.create_gauge("logitlake.lake.shards").set(report.shards_after)
     meter.create_gauge("logitlake.lake.bytes", unit="By").set(report.bytes_after)
@@ -55,13 +55,13 @@ def record_maintain(report: MaintainReport) -> None:
 
 
 def _meter() -> Meter:
-    _arrange()
+    _set_provider()
     return metrics.get_meter("logitlake")
 
 
 @cache
-def _arrange() -> None:
-    """Send to the endpoint of the environment, unless somebody has arranged that already."""
+def _set_provider() -> None:
+    """Send to the endpoint in the environment, unless a provider is set already."""
     endpoint = next((name for name in _ENDPOINTS if os.environ.get(name)), None)
     provider = get_meter_provider()
     if endpoint is None or hasattr(provider, "force_flush"):

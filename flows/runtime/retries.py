@@ -1,4 +1,4 @@
-"""Which errors are worth another try: those after which the world may be different in a minute."""
+"""Which errors a task retries: those that may be gone a minute later."""
 
 from typing import Any
 
@@ -9,5 +9,5 @@ from logitlake.storage.errors import LakeBusyError, LogitlakeError
 
 
 def worth_retrying(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
-    """A busy lake, a lost connection, a device out of memory: yes. Settings, a mismatch, a damaged file: no."""
+    """True for a busy lake, a lost connection, a device out of memory. False for settings, a mismatch, damage."""
     return not isinstance(state.data, LogitlakeError) or isinstance(state.data, LakeBusyError)

@@ -1,4 +1,4 @@
-"""What a run is called in Prefect: made from its settings and the lake's commit number."""
+"""Names of runs in Prefect, from the settings and the lake's commit number."""
 
 from prefect.runtime import flow_run
 
@@ -9,13 +9,13 @@ from logitlake.storage.lake.lake import Lake
 
 
 def settings_of_run() -> Config:
-    """The configuration of the flow run that is being named."""
+    """The configuration of the current flow run."""
     config = flow_run.parameters["config"]
     return config if isinstance(config, Config) else Config.model_validate(config)
 
 
 def last_commit(config: Config) -> int:
-    """The lake's commit number; 0 where there is no lake yet."""
+    """The lake's commit number; 0 if there is no lake yet."""
     try:
         with Lake.open(location_of(config)) as lake:
             return lake.commit_number

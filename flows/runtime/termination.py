@@ -1,5 +1,5 @@
-"""What SIGTERM means to a flow that is running."""
+"""The exception that SIGTERM raises in a running flow."""
 
 
 class TerminatedError(BaseException):
-    """Somebody sent SIGTERM while a flow was running: not to be taken for a failure of the flow."""
+    """SIGTERM arrived while a flow was running. Not an Exception: it must not be handled as a failure."""

@@ -1,4 +1,4 @@
-"""What the Prefect server does by itself: runs whose process died are marked as crashed, and somebody is told."""
+"""Automations of the Prefect server: mark runs whose process died as crashed, and send notifications."""
 
 from datetime import timedelta
 from typing import cast
@@ -17,8 +17,8 @@ from logitlake.pipeline.settings.models import ScheduleSettings
 from logitlake.storage.errors import SettingsError
 
 ZOMBIES = "logitlake: runs whose process died"
-NOTIFY_FAILED = "logitlake: tell of runs that failed"
-NOTIFY_DECIDED = "logitlake: tell of candidates"
+NOTIFY_FAILED = "logitlake: notify of failed runs"
+NOTIFY_DECIDED = "logitlake: notify of decisions"
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDS = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")]
 _RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
@@ -28,19 +28,19 @@ _TEXT = "{{ flow.name }}, run {{ flow_run.name }}: {{ flow_run.state.name }}. {{
 
 
 def arrange_automations(settings: ScheduleSettings) -> None:
-    """Make them, or bring them up to the settings. Raises SettingsError if the notification block does not exist."""
-    wanted = [crash_zombies(settings.zombie_seconds)]
+    """Create or update the automations. Raises SettingsError if the notification block does not exist."""
+    automations = [crash_zombies(settings.zombie_seconds)]
     if settings.notify is not None:
-        wanted += notifications(settings.notify)
-    for automation in wanted:
+        automations += notifications(settings.notify)
+    for automation in automations:
         _put(automation)
 
 
 def crash_zombies(seconds: int) -> Automation:
-    """A run of ours that gave a sign of life, and then neither another nor an end for so long, has crashed."""
+    """Mark a run of ours as crashed if it sent a heartbeat and then neither a heartbeat nor an end for `seconds`."""
     return Automation(
         name=ZOMBIES,
-        description="Its process was killed, or its machine is gone. The next run goes on where it was.",
+        description="Its process was killed, or its machine is gone. The next run continues its work.",
         trigger=EventTrigger(
             after={_HEARTBEAT},
             expect={_HEARTBEAT, *_ENDS},
@@ -52,15 +52,13 @@ def crash_zombies(seconds: int) -> Automation:
             within=timedelta(seconds=seconds),
         ),
         actions=[
-            ChangeFlowRunState(
-                state=StateType.CRASHED, message=f"no sign of life for {seconds} s: its process was killed"
-            )
+            ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {seconds} s: its process was killed")
         ],
     )
 
 
 def notifications(block: str) -> list[Automation]:
-    """Messages through a block of Prefect's own, named type/name: about runs that failed, and about decisions."""
+    """Notifications of failed runs and of decisions, through a Prefect block named type/name."""
     block_id = _block_id(block)
     failed = EventTrigger(
         expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
@@ -100,8 +98,8 @@ def _block_id(block: str) -> UUID:
             return client.read_block_document_by_name(name, kind).id
         except ObjectNotFound:
             raise SettingsError(
-                f"schedule.notify {block}: this Prefect server has no such block; make it under Blocks in its "
-                "interface, or by `prefect block create`, and name it type/name"
+                f"schedule.notify {block}: this Prefect server has no such block; create it on the page Blocks of its "
+                "web interface, or by `prefect block create`, and give its name as type/name"
             ) from None
 
 

@@ -1,7 +1,7 @@
-"""What runs by the clock and by events: the three flows as Prefect deployments, for `serve` and for work pools.
+"""The three scheduled flows as Prefect deployments, for `serve` and for work pools.
 
-The settings file is read when a run starts, so that an edit holds from the next run on; a run that somebody starts by
-hand may replace whole sections of it, by a form that is validated.
+Each run reads the settings file again, so a change takes effect at the next run. A run that is started by hand can
+replace whole sections of it, by a validated form.
 """
 
 from collections.abc import Iterable, Sequence
@@ -38,12 +38,12 @@ from logitlake.pipeline.settings.models import (
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.lake.location import LakeLocation
 
-# A scheduled run that meets another one of its kind waits for it, and then finds little left to do.
+# How long a scheduled run waits for another one of its kind.
 _PATIENCE = 24 * 3600.0
 
 
 def _run_name() -> str:
-    """Which teacher, and what the lake had seen when the run began."""
+    """The teacher, and the lake's commit number at the start."""
     given = flow_run.parameters
     config = _settings(given["config_file"] and Path(given["config_file"]), given["overrides"], given.get("lake"))
     teacher = config.teacher.model.rstrip("/").split("/")[-1] if config.teacher else "no teacher"
@@ -61,7 +61,7 @@ def capture(
     lake: Path | None = None,
     capture: CaptureSettings | None = None,
 ) -> dict[str, Any]:
-    """The teacher over what is new; tells that it has committed, if it has."""
+    """Capture new documents; emits an event if any were committed."""
     config = _settings(config_file, overrides, lake, capture=capture)
     with tags(TAG):
         report = capture_flow(config, _PATIENCE)
@@ -108,7 +108,7 @@ def maintain(
 def deployments(
     config: Config, config_file: Path | None, overrides: Sequence[str] = (), lake: Path | None = None
 ) -> list[RunnerDeployment]:
-    """The three of them with the schedules of the settings, for one machine (`prefect.yaml` has them for many).
+    """The three deployments with the schedules of the settings, for one machine (`prefect.yaml` is for many).
 
     Each run reads the settings anew from `config_file`, `overrides` and `lake` (lake.path).
     """
@@ -126,7 +126,7 @@ def deployments(
     )
     return [
         _deployment(capture, schedule.capture, config, parameters),
-        # A night that is asked for while another one runs is not lost: it waits, and is over in seconds.
+        # A night that is triggered while another one runs waits for it; it then ends within seconds.
         _deployment(
             redistill,
             schedule.redistill,
@@ -165,7 +165,7 @@ def _deployment(
 def _settings(
     config_file: Path | None, overrides: list[str] | None, lake: Path | None = None, **sections: Settings | None
 ) -> Config:
-    """The settings as they are in the file now, with the sections that a run was started with in place of its own."""
+    """The settings of the file, with the sections of the run's form in place of the file's sections."""
     config = settings(config_file, overrides, {"lake.path": lake})
     return config.model_copy(update={name: section for name, section in sections.items() if section is not None})
 
@@ -173,23 +173,23 @@ def _settings(
 _PREFIX = "logitlake.lake."
 
 
-def refuse_another_lake(wanted: Iterable[RunnerDeployment], location: LakeLocation) -> None:
-    """Raises SettingsError if the server runs one of these deployments for another lake; one that is paused is free.
+def refuse_another_lake(served: Iterable[RunnerDeployment], location: LakeLocation) -> None:
+    """Raises SettingsError if the server runs one of these deployments for another lake, unless it is paused.
 
-    Whose a deployment is, its tag tells (`resource_of`).
+    The tag of a deployment names its lake (`resource_of`).
     """
-    own = resource_of(location)
+    this_lake = resource_of(location)
     with get_client(sync_client=True) as client:
-        for deployment in wanted:
+        for deployment in served:
             name = f"{deployment.flow_name}/{deployment.name}"
             try:
-                there = client.read_deployment_by_name(name)
+                existing = client.read_deployment_by_name(name)
             except ObjectNotFound:
                 continue
-            others = [tag for tag in there.tags if tag.startswith(_PREFIX) and tag != own]
-            if others and not there.paused:
+            others = [tag for tag in existing.tags if tag.startswith(_PREFIX) and tag != this_lake]
+            if others and not existing.paused:
                 raise SettingsError(
-                    f"the Prefect server at {client.api_url} runs {name} for another lake ({others[0]}, not {own}): "
-                    "give this one a server of its own, or stop the other; if its `serve` is dead, say "
+                    f"the Prefect server at {client.api_url} runs {name} for another lake ({others[0]}): "
+                    f"use another server for {this_lake}, or stop the other `serve`; if that is not running, run "
                     f"`prefect deployment delete {name}`"
                 )

@@ -1,4 +1,4 @@
-"""A Prefect server for one machine, started where none is configured, with its state under the lake's folder."""
+"""A Prefect server for one machine, started if none is configured, with its state in the lake's folder."""
 
 import json
 import os
@@ -21,20 +21,20 @@ _STOP_SECONDS = 20
 def local_server(home: Path, host: str, port: int) -> Iterator[str]:
     """Run a server for the time of the block; yields the URL of its API. `home` holds its database and its log.
 
-    Raises SettingsError if the port is taken, LogitlakeError with the end of the log if the server does not come up.
+    Raises SettingsError if the port is taken, LogitlakeError with the end of the log if the server does not start.
     """
     url = f"http://{host}:{port}/api"
     if answers(url):
         raise SettingsError(
-            f"schedule.port {port}: something answers there already; if it is your Prefect server, say so by "
-            f"PREFECT_API_URL={url}, else choose another port"
+            f"schedule.port {port}: the port is in use; if that is your Prefect server, set PREFECT_API_URL={url}, "
+            "otherwise choose another port"
         )
     home.mkdir(parents=True, exist_ok=True)
     log = home / "server.log"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
     environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     with log.open("ab") as file:
-        # In a session of its own: Ctrl-C reaches `serve`, which stops the server when its own work is done.
+        # In its own session: Ctrl-C reaches only `serve`, which stops the server at its end.
         server = subprocess.Popen(
             command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -58,7 +58,7 @@ def answers(url: str) -> bool:
     except URLError as error:
         return not isinstance(error.reason, OSError)
     except (OSError, ValueError):
-        return True  # somebody is there, and it is not a Prefect server
+        return True  # another server uses the port
 
 
 def _wait(server: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
@@ -71,4 +71,4 @@ def _wait(server: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
                 return
         time.sleep(0.5)
     end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-    raise LogitlakeError(f"Prefect's server did not come up within {_START_SECONDS} s; the end of {log}:\n{end}")
+    raise LogitlakeError(f"Prefect's server did not start within {_START_SECONDS} s; the end of {log}:\n{end}")

@@ -1,4 +1,4 @@
-"""What was expected of a capture (see flows.capture.estimate) and what it took."""
+"""A capture's estimate (see logitlake.flows.capture.estimate) beside the measured values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,10 +8,10 @@ from logitlake.flows.terminal.quantities import change_text, named_text
 
 
 def compared(expected: Mapping[str, Any], took: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of what was expected and what it took; empty for a run that noted no expectation or computed nothing.
+    """Rows of expected and measured values; empty for a run without estimate or without computed tokens.
 
     `expected` is what `Rates.as_record` gives, with `tokens` where the whole plan was counted; `took` has `n_tokens`,
-    `n_bytes`, `teacher_seconds`, and `seconds` of the whole run if that is known. Hours, bytes and cost are those of
+    `n_bytes`, `teacher_seconds`, and `seconds` of the whole run if known. Hours, bytes and cost are those of
     the tokens that were computed: a run that was stopped is compared by what it did. The cost is that of the whole run,
     loading and waiting included.
     """
@@ -30,9 +30,9 @@ def compared(expected: Mapping[str, Any], took: Mapping[str, Any]) -> list[dict[
         whole = took.get("seconds")
         pairs["cost"] = (hours * price, None if whole is None else whole / 3600 * price)
     return [
-        {"quantity": name, "expected": said, "took": found, "ratio": found / said}
-        for name, (said, found) in pairs.items()
-        if said and found is not None
+        {"quantity": name, "expected": expectation, "took": measured, "ratio": measured / expectation}
+        for name, (expectation, measured) in pairs.items()
+        if expectation and measured is not None
     ]
 
 

@@ -23,9 +23,9 @@ from logitlake.storage.json_text import finite
 
 _ROWS_FOR_A_PERSON = 500
 _CELL_FOR_A_PERSON = 300
-_NO_CRUMB = 8
+_MIN_CELL = 8
 _WIDE_ENOUGH_TO_PIPE = 100_000
-# A path or an id that is cut at the edge can't be copied.
+# A path or an id that is broken over lines can't be copied.
 _WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "drop_whitespace": True}
 
 Row = Mapping[str, Any]
@@ -40,7 +40,7 @@ class Format(StrEnum):
 
 
 class _MessageHandler(logging.Handler):
-    """Prints what is logged as it is: no time, no level, no logger's name."""
+    """Prints log messages without time, level and logger name."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say(self.format(record))
@@ -51,11 +51,11 @@ _LOGGER = logging.getLogger("logitlake.flows")
 
 @contextmanager
 def printed_messages() -> Iterator[None]:
-    """Print what the flows log, from INFO on, on stderr for the time of the block: what a command does."""
+    """For the time of the block, print the log messages of the flows (INFO and above) on stderr."""
     handler, level, propagate = _MessageHandler(), _LOGGER.level, _LOGGER.propagate
     _LOGGER.addHandler(handler)
     _LOGGER.setLevel(logging.INFO)
-    # Prefect prints what reaches the root logger.
+    # Prefect prints the messages of the root logger too.
     _LOGGER.propagate = False
     try:
         yield
@@ -66,12 +66,12 @@ def printed_messages() -> Iterator[None]:
 
 
 def messages_are_printed() -> bool:
-    """Whether a command runs, rather than a program that calls the flows' code."""
+    """Whether the command line is running, rather than a program that calls the flows."""
     return any(isinstance(handler, _MessageHandler) for handler in _LOGGER.handlers)
 
 
 def say(message: str) -> None:
-    """A line for the person at the terminal, on stderr: it never mixes with results. Nothing in it is obeyed."""
+    """Print a message on stderr, where it does not mix with results. Escape sequences are shown, not executed."""
     text = visible(message)
     if sys.stderr.isatty():
         width = max(shutil.get_terminal_size().columns - 1, 20)
@@ -81,12 +81,12 @@ def say(message: str) -> None:
 
 
 def print_rows(rows: Sequence[Row] | pa.Table, form: Format, *, title: str = "", columns: Sequence[str] = ()) -> None:
-    """Many rows. JSON is a list of objects, CSV has a header; a table is cut after 500 rows and says so.
+    """Many rows. JSON is a list of objects, CSV has a header; a table ends after 500 rows, with a message.
 
     `columns` are the headings for the case of no rows at all.
     """
     if isinstance(rows, pa.Table):
-        rows = rows.rename_columns(_unlike(rows.column_names))
+        rows = rows.rename_columns(_unique(rows.column_names))
     records: Sequence[Row] = rows.to_pylist() if isinstance(rows, pa.Table) else rows
     names = list(rows.column_names if isinstance(rows, pa.Table) else records[0] if records else columns)
     if form is Format.JSON:
@@ -96,25 +96,25 @@ def print_rows(rows: Sequence[Row] | pa.Table, form: Format, *, title: str = "",
     else:
         _write_table(names, records[:_ROWS_FOR_A_PERSON], title)
         if len(records) > _ROWS_FOR_A_PERSON:
-            say(f"{len(records) - _ROWS_FOR_A_PERSON:,} more rows: all of them with --format csv or json")
+            say(f"{len(records) - _ROWS_FOR_A_PERSON:,} more rows; --format csv or json prints all")
 
 
-def _unlike(names: Sequence[str]) -> list[str]:
-    """Each name once: of columns of one name, all but the first get a number, as in DuckDB."""
+def _unique(names: Sequence[str]) -> list[str]:
+    """Unique names: repeated names get a number, as in DuckDB."""
     taken: set[str] = set()
     result = []
     for name in names:
-        own, number = name, 0
-        while own in taken or (number and own in names):
+        unique, number = name, 0
+        while unique in taken or (number and unique in names):
             number += 1
-            own = f"{name}_{number}"
-        taken.add(own)
-        result.append(own)
+            unique = f"{name}_{number}"
+        taken.add(unique)
+        result.append(unique)
     return result
 
 
 def print_record(record: Row, form: Format, *, title: str = "") -> None:
-    """One thing with named values. JSON is one object; CSV and table have a row per value."""
+    """One record. JSON is one object; CSV and table have a row per value."""
     if form is Format.JSON:
         _write_json(dict(record))
     elif form is Format.CSV:
@@ -129,7 +129,7 @@ def print_record(record: Row, form: Format, *, title: str = "") -> None:
 
 
 def readable(value: Any) -> str:
-    """A value as a person wants to read it: thousands apart, floats short, times to the second."""
+    """A value as text for people: thousands separated, floats short, times to the second."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -176,26 +176,26 @@ def _write_table(names: Sequence[str], rows: Sequence[Row], title: str) -> None:
 
 
 def _write_records(names: Sequence[str], rows: Sequence[Row], title: str) -> None:
-    """Each row as named values below one another, where so many columns do not fit beside one another."""
+    """Each row as a list of named values, if the columns do not fit side by side."""
     for number, row in enumerate(rows, start=1):
         print_record({name: row[name] for name in names}, Format.TABLE, title=f"{title} row {number:,}".strip())
 
 
 def _least_width(names: Sequence[str], rows: Sequence[Row]) -> int:
-    """Of a table whose cells are broken where they must be, but not into crumbs."""
+    """Minimum width of a table whose long cells are broken over lines."""
     cells = [max([len(str(row[name])) for row in rows] + [len(name)]) for name in names]
-    return sum(min(cell, _NO_CRUMB) + 3 for cell in cells)
+    return sum(min(cell, _MIN_CELL) + 3 for cell in cells)
 
 
 def _cut(text: str, value: Any) -> Any:
-    """For a person a value that would fill the screen is its beginning; numbers stay numbers."""
+    """The beginning of a value that would fill the screen; numbers stay numbers."""
     if len(text) > _CELL_FOR_A_PERSON:
         return f"{text[:_CELL_FOR_A_PERSON]} … ({len(text):,} characters; all of them with --format json)"
     return value
 
 
 def console() -> Console:
-    """Standard output. To a pipe nothing is wrapped or coloured: a line of text stays one line."""
+    """Standard output. To a pipe nothing is wrapped or coloured."""
     return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else _WIDE_ENOUGH_TO_PIPE)
 
 
@@ -206,7 +206,7 @@ def _cell(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no form for: times as ISO text, DuckDB's huge sums as integers, all else as its own text."""
+    """Values that JSON lacks: times as ISO text, DuckDB's huge sums as integers, others as text."""
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Decimal):

@@ -29,21 +29,21 @@ log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
-# A line in a log for every half minute of work: a night of them is read in a minute.
+# One log line per half minute: the log of a night stays short.
 _SECONDS_BETWEEN_LINES = 30.0
 
 
 class Bar:
-    """What moves. Quiet by itself: for work that reports in another way."""
+    """A progress bar. This one shows nothing: for work that reports otherwise."""
 
     def advance(self, n: int) -> None:
-        """So many units more are done."""
+        """`n` more units are done."""
 
     def reach(self, done: int, total: int) -> None:
-        """So many units are done of so many."""
+        """`done` of `total` units are done."""
 
     def expect(self, total: int | None, note: str = "") -> None:
-        """There will be so many in all, None if nobody knows yet; the note stands beside the numbers."""
+        """Set the total (None: unknown) and the note beside the numbers."""
 
 
 class _TerminalBar(Bar):
@@ -62,7 +62,7 @@ class _TerminalBar(Bar):
 
 
 class LoggedBar(Bar):
-    """Says where it is by a line of `name=value`, at most every so many seconds."""
+    """Logs progress as a line of `name=value`, at most once per `seconds_between`."""
 
     def __init__(self, title: str, total: int | None, unit: str, seconds_between: float) -> None:
         self._title = title
@@ -70,23 +70,23 @@ class LoggedBar(Bar):
         self._total = total
         self._done = 0
         self._between = seconds_between
-        self._began = self._said = time.monotonic()
+        self._began = self._logged = time.monotonic()
 
     def advance(self, n: int) -> None:
         self._done += n
-        self._say_if_due()
+        self._log_if_due()
 
     def reach(self, done: int, total: int) -> None:
         self._done, self._total = done, total
-        self._say_if_due()
+        self._log_if_due()
 
     def expect(self, total: int | None, note: str = "") -> None:
         self._total = self._total if total is None else total
 
-    def _say_if_due(self) -> None:
+    def _log_if_due(self) -> None:
         now = time.monotonic()
-        if now - self._said >= self._between:
-            self._said = now
+        if now - self._logged >= self._between:
+            self._logged = now
             log.info(self._line(now - self._began))
 
     def _line(self, seconds: float) -> str:
@@ -101,7 +101,7 @@ class LoggedBar(Bar):
 
 
 class _Rate(ProgressColumn):
-    """Done, of how many, and how fast, such as `64,000/118,000 tokens  1,412/s`."""
+    """Done, total and speed, such as `64,000/118,000 tokens  1,412/s`."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -116,17 +116,17 @@ class _Rate(ProgressColumn):
 
 
 class _Left(ProgressColumn):
-    """How long it will still take, such as `12 min 5 s left`; nothing before that is known and once it is done."""
+    """Remaining time, such as `12 min 5 s left`; empty while unknown and at the end."""
 
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
-        known = task.time_remaining is not None and not task.finished
-        return Text(f"{duration_text(task.time_remaining or 0)} left" if known else "")
+        shown = task.time_remaining is not None and not task.finished
+        return Text(f"{duration_text(task.time_remaining or 0)} left" if shown else "")
 
 
 def quiet_transformers() -> None:
-    """Keep transformers from drawing bars of its own: loading a teacher is a second's work, and said by the run."""
+    """Turn off the progress bars of transformers."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -150,7 +150,7 @@ def progress_bar(title: str, *, total: int | None = None, unit: str = "tokens", 
 
 
 def watched(items: Iterable[Item], title: str, *, total: int | None, unit: str) -> Iterator[Item]:
-    """The items, each a step of a bar once the next one is asked for; no bar for no items."""
+    """The items, with a progress bar that advances after each; no bar if there are none."""
     if total == 0:
         yield from items
         return

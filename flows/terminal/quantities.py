@@ -1,4 +1,4 @@
-"""Numbers with a unit, as a person says them."""
+"""Numbers with units as text."""
 
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -25,11 +25,11 @@ def duration_text(seconds: float) -> str:
     return f"{days:,} days {hours} h" if hours else f"{days:,} days"
 
 
-def change_text(expected: float, found: float) -> str:
-    """How far `found` is from what was expected, such as `+12 %`."""
+def change_text(expected: float, measured: float) -> str:
+    """The difference from the expected value, such as `+12 %`."""
     if not expected:
         return "-"
-    change = 100 * (found / expected - 1)
+    change = 100 * (measured / expected - 1)
     return f"{change:+.0f} %" if abs(change) >= 0.5 else "as expected"
 
 

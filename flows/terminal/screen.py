@@ -1,6 +1,6 @@
-"""One screen about one thing: sections with a title, named values or short tables under it.
+"""A screen of sections, each with a title and named values or a short table.
 
-For a person ids are cut to what is enough to name them again, and numbers have units; JSON and CSV have all of it.
+As a table, ids are cut and numbers have units; JSON and CSV are complete.
 """
 
 import csv
@@ -20,7 +20,7 @@ from logitlake.flows.terminal.quantities import named_text
 Sections = Mapping[str, Row | Sequence[Row]]
 
 
-_ENOUGH_OF_AN_ID = 12
+_ID_LENGTH = 12
 
 
 _OTHER_NAMES = {"seconds": "took", "commit_number": "commit"}
@@ -43,18 +43,18 @@ def print_screen(sections: Sections, form: Format) -> None:
 
 
 def short(name: str, value: Any) -> str:
-    """A value for a person, by its name: ids cut, units where the name tells them, lists as their items."""
+    """A value as short text, by its name: ids cut, numbers with units, lists as their items."""
     if isinstance(value, list):
         return ", ".join(short(name.removesuffix("s"), item) for item in value)
     if isinstance(value, str) and name.endswith("_id") and len(value) == 32:
-        return value[:_ENOUGH_OF_AN_ID]
+        return value[:_ID_LENGTH]
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
     return named_text(name, value) or readable(value)
 
 
 def heading(name: str) -> str:
-    """A name as a person reads it: `n_tokens` is `tokens`, `recipe_id` is `recipe`."""
+    """The heading for a name: `n_tokens` is `tokens`, `recipe_id` is `recipe`."""
     if name in _OTHER_NAMES:
         return _OTHER_NAMES[name]
     plain = name.removeprefix("n_").removesuffix("_id").replace("_per_second", "/s").replace("_per_", "/")
@@ -72,7 +72,7 @@ def _named(record: Row) -> Table:
 
 
 def table_of(rows: Sequence[Row]) -> Table:
-    """Rows for a person: ids, times and numbers whole, text broken where it must be."""
+    """A table of rows; text may be broken over lines; ids, times and numbers not."""
     table = Table(box=None, pad_edge=False, padding=(0, 0, 0, 2), header_style="dim")
     for name in rows[0]:
         text = is_text(name, rows)
@@ -105,7 +105,7 @@ def _write_csv(sections: Sections) -> None:
                 writer.writerow([title, number, name, text])
 
 
-# What a person misses least, the first of all first; after these the last column goes.
+# Columns to drop first if the terminal is narrow; after these, the last column.
 _LEAST = (
     *("metrics", "directory", "unit_id", "content_hash", "ended_at", "parent_id", "row_set_id", "recipe_id"),
     *("recipe_ids", "last_seen", "seconds", "n_sequences", "created_at"),
@@ -118,7 +118,7 @@ _FEWEST = 3
 _BETWEEN = 2
 
 
-# Text may be broken, but not into crumbs.
+# Minimum width of a text column.
 _TEXT = 28
 
 
@@ -129,11 +129,11 @@ def print_list(rows: Sequence[Row]) -> None:
     screen.print(table_of([{name: row[name] for name in names} for row in rows]))
     if dropped:
         dropped = [heading(name) for name in dropped]
-        say(f"left out for want of room: {', '.join(dropped)}; a wider window shows them, and --format json")
+        say(f"columns that do not fit: {', '.join(dropped)}; use a wider window or --format json")
 
 
 def what_fits(rows: Sequence[Row], width: int) -> tuple[list[str], list[str]]:
-    """The columns to show in so many characters, in their order, and those that are dropped for it. The first stays."""
+    """The columns that fit into `width` characters, and the dropped ones. The first column always stays."""
     names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     dropped: list[str] = []
     while len(names) > _FEWEST and _width(rows, names) > width:

@@ -1,15 +1,15 @@
-"""Text from documents, paths and errors on a terminal: shown, and never obeyed."""
+"""Make control characters in documents, paths and errors visible, so that a terminal does not execute them."""
 
 import unicodedata
 
-# Emoji and several scripts are spelled with these two; they move nothing.
+# Emoji and several scripts need these two; they are harmless.
 _JOINERS = "\u200c\u200d"
 
 
 def visible(text: str) -> str:
-    """The same with nothing in it that a terminal would obey: what is not to be printed stands as a symbol or a code.
+    """The text with every unprintable character as a symbol or a code.
 
-    New lines and tabs stay. Escape sequences, and the marks that reverse the direction of text, are shown and not done.
+    New lines and tabs stay. Escape sequences and marks that reverse the text direction are shown, not executed.
     """
     if text.isprintable():
         return text
@@ -21,6 +21,6 @@ def _shown(character: str) -> str:
         return chr(0x2400 + ord(character))
     if character == "\x7f":
         return "\u2421"
-    # Controls, formats, surrogates and what is not assigned may do anything; letters and spaces are what they are.
+    # Control, format, surrogate and unassigned characters may have effects; others are harmless.
     harmless = character in _JOINERS or unicodedata.category(character)[0] != "C"
     return character if harmless else f"\\u{ord(character):04x}"

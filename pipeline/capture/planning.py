@@ -1,6 +1,6 @@
 """What is missing → work units → token-budget batches.
 
-Planning is a pure function of the stream of documents and of what is known already: the size of a lookup changes
+Planning is a pure function of the stream of documents and of what is stored already: the size of a lookup changes
 nothing. Memory is one lookup of documents, one work unit, and about 150 bytes for the id of each document that is new.
 """
 
@@ -14,7 +14,7 @@ from logitlake.pipeline.settings.models import TokenizationSettings
 from logitlake.pipeline.tokens.sequences import TokenizedDocument, tokenize_documents
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 
-Known = Callable[[list[str]], set[str]]
+StoredDocuments = Callable[[list[str]], set[str]]
 
 _LOOKUP_DOCUMENTS = 1000
 _LOOKUP_CHARACTERS = 16 * 2**20
@@ -72,7 +72,7 @@ class Plan(Iterator[WorkUnit]):
         self,
         documents: Iterable[Document | Reject],
         *,
-        known: Known,
+        stored: StoredDocuments,
         tokenizer: TextTokenizer,
         tokenization: TokenizationSettings,
         unit_tokens: int,
@@ -80,7 +80,7 @@ class Plan(Iterator[WorkUnit]):
         lookup_documents: int,
         on_reject: Callable[[Reject], None],
     ) -> None:
-        self._known = known
+        self._stored = stored
         self._on_reject = on_reject
         self._tokenizer = tokenizer
         self._tokenization = tokenization
@@ -113,7 +113,7 @@ class Plan(Iterator[WorkUnit]):
         # Backwards, so that the first of equals is the one that stays.
         first_met = {item.doc_id: item for item in reversed(items) if isinstance(item, Document)}
         asked = [doc_id for doc_id in first_met if doc_id not in self._placed]
-        stored = self._known(asked)
+        stored = self._stored(asked)
         missing = [first_met[doc_id] for doc_id in asked if doc_id not in stored]
         outcomes = tokenize_documents(missing, self._tokenizer, self._tokenization)
         outcome_of = {document.doc_id: outcome for document, outcome in zip(missing, outcomes, strict=True)}
@@ -177,7 +177,7 @@ class Plan(Iterator[WorkUnit]):
 def plan_units(
     documents: Iterable[Document | Reject],
     *,
-    known: Known,
+    stored: StoredDocuments,
     tokenizer: TextTokenizer,
     tokenization: TokenizationSettings,
     unit_tokens: int,
@@ -185,16 +185,16 @@ def plan_units(
     lookup_documents: int = _LOOKUP_DOCUMENTS,
     on_reject: Callable[[Reject], None] = lambda reject: None,
 ) -> Plan:
-    """The documents of the stream that are not `known`, once each, as work units in the order of the stream.
+    """The documents of the stream that are not `stored`, once each, as work units in the order of the stream.
 
-    `known` takes document ids and returns those that are stored under the recipe; it is asked for up to
+    `stored` takes document ids and returns those that are stored under the recipe; it is called with up to
     `lookup_documents` at a time. A unit closes before it would pass `unit_tokens`; one document larger than that is a
     unit by itself. The first document that would pass `max_tokens` ends the plan, and what follows it is not looked at.
     `on_reject` is told of each document that the plan itself rejects, and may raise.
     """
     return Plan(
         documents,
-        known=known,
+        stored=stored,
         tokenizer=tokenizer,
         tokenization=tokenization,
         unit_tokens=unit_tokens,

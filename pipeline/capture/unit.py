@@ -108,12 +108,12 @@ def batch_targets(
     Uniforms are keyed by document and by the label's absolute position in it: how windows and batches are cut does not
     matter.
     """
-    places = [np.flatnonzero(sequence.has_target) for sequence in batch]
-    counts = [len(place) for place in places]
+    labelled = [np.flatnonzero(sequence.has_target) for sequence in batch]
+    counts = [len(indices) for indices in labelled]
     keys_P2 = np.repeat(document_keys(seed, [sequence.doc_id for sequence in batch]), counts, axis=0)
-    labels_P = np.concatenate([sequence.start + place + 1 for sequence, place in zip(batch, places, strict=True)])
-    next_ids_P = np.concatenate([sequence.input_ids[place + 1] for sequence, place in zip(batch, places, strict=True)])
-    found: list[list[CodedTargets]] = [[] for _ in sparsifiers]
+    labels_P = np.concatenate([sequence.start + at + 1 for sequence, at in zip(batch, labelled, strict=True)])
+    next_ids_P = np.concatenate([sequence.input_ids[at + 1] for sequence, at in zip(batch, labelled, strict=True)])
+    chunks: list[list[CodedTargets]] = [[] for _ in sparsifiers]
     entropies, nlls = [np.zeros(0)], [np.zeros(0)]
     begin = 0
     for logits_pV in engine.forward([s.input_ids for s in batch], [s.has_target for s in batch]):
@@ -123,10 +123,10 @@ def batch_targets(
         at_one = blocks if temperature == 1 else Blocks(logits_pV)
         entropies.append(at_one.entropy())
         nlls.append(at_one.negative_logprobs(next_ids_P[chunk]))
-        for sparsifier, parts in zip(sparsifiers, found, strict=True):
+        for sparsifier, parts in zip(sparsifiers, chunks, strict=True):
             parts.append(sparsifier(blocks, uniforms(keys_P2[chunk], labels_P[chunk], sparsifier.streams)))
-    assert begin == len(labels_P), f"engine gave logits of {begin} positions, {len(labels_P)} were wanted"
-    targets = [concatenate(parts, s.levels) for s, parts in zip(sparsifiers, found, strict=True)]
+    assert begin == len(labels_P), f"engine gave logits of {begin} positions, expected {len(labels_P)}"
+    targets = [concatenate(parts, s.levels) for s, parts in zip(sparsifiers, chunks, strict=True)]
     return targets, Statistics(entropy=np.concatenate(entropies), nll=np.concatenate(nlls))
 
 
@@ -134,6 +134,6 @@ def _in_order(tables: list[pa.Table], indices: list[int]) -> pa.Table:
     """The batches' rows, row i of them belonging at `indices[i]`."""
     if not tables:
         return CAPTURED.empty_table()
-    places = np.empty(len(indices), np.int64)
-    places[np.array(indices)] = np.arange(len(indices))
-    return pa.concat_tables(tables).take(pa.array(places)).combine_chunks()
+    order = np.empty(len(indices), np.int64)
+    order[np.array(indices)] = np.arange(len(indices))
+    return pa.concat_tables(tables).take(pa.array(order)).combine_chunks()

@@ -39,19 +39,19 @@ class Parent:
 def find_parent(settings: StudentSettings, recipe: Mapping[str, Any], teacher: TeacherFiles | None) -> Parent:
     """The parent that the settings mean.
 
-    A student cut from the teacher is named after the teacher in the recipe, so that it is known again when the teacher
-    is gone. Raises MismatchError if `teacher` is another one, SettingsError if there is no such checkpoint.
+    A student cut from the teacher is named after the recipe's teacher, so that its id stays when the teacher is gone.
+    Raises MismatchError if `teacher` is another one, SettingsError if there is no such checkpoint.
     """
     if settings.source == "teacher":
         return _teacher_as_parent(recipe, teacher)
     assert settings.model is not None
     if settings.source == "config":
         return _config_as_parent(settings)
-    found = TeacherSettings(
+    checkpoint = TeacherSettings(
         model=settings.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code
     )
     try:
-        files = resolve_teacher(found)
+        files = resolve_teacher(checkpoint)
     except SettingsError as error:
         raise SettingsError(f"student.model {settings.model}: {error}") from None
     return Parent(

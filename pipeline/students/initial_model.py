@@ -28,7 +28,7 @@ def make_student(
     """
     set_seed(seed)
     if settings.source == "teacher":
-        model = cut_layers(_teacher(teacher), _wanted_layers(settings))
+        model = cut_layers(_teacher(teacher), _n_layers(settings))
         _check_config_tells_all(model)
     else:
         model = _from_config(settings) if settings.source == "config" else _from_checkpoint(settings, parent)
@@ -50,13 +50,13 @@ def _check_config_tells_all(model: Any) -> None:
     """
     with torch.device("meta"):
         fresh = type(model)(model.config).state_dict()
-    found = model.state_dict()
-    other = sorted(name for name in fresh.keys() | found.keys() if _shape(fresh.get(name)) != _shape(found.get(name)))
+    actual = model.state_dict()
+    other = sorted(name for name in fresh.keys() | actual.keys() if _shape(fresh.get(name)) != _shape(actual.get(name)))
     if other:
         raise SettingsError(
             f"student.layers: {type(model).__name__} chooses the kind of a layer by its number, so that a model cut to "
             f"{model.config.get_text_config().num_hidden_layers} layers would be saved as another one (it differs in "
-            f"{len(other)} tensors, such as {other[0]}); make the student by hand and use student.source checkpoint"
+            f"{len(other)} tensors, such as {other[0]}); make the student yourself and use student.source checkpoint"
         )
 
 
@@ -64,20 +64,20 @@ def _shape(tensor: torch.Tensor | None) -> torch.Size | None:
     return None if tensor is None else tensor.shape
 
 
-def kept_layers(total: int, wanted: int) -> list[int]:
+def kept_layers(total: int, n_layers: int) -> list[int]:
     """Which of `total` layers stay: evenly spaced, the first and the last among them (one alone: the first)."""
-    if not 1 <= wanted <= total:
-        raise SettingsError(f"student.layers: the teacher has {total} layers, {wanted} were asked for")
-    if wanted == 1:
+    if not 1 <= n_layers <= total:
+        raise SettingsError(f"student.layers: expected 1 to {total}, the teacher's layers, found {n_layers}")
+    if n_layers == 1:
         return [0]
-    return [round(index * (total - 1) / (wanted - 1)) for index in range(wanted)]
+    return [round(index * (total - 1) / (n_layers - 1)) for index in range(n_layers)]
 
 
-def cut_layers(model: Any, wanted: int) -> Any:
-    """Keep `wanted` of a model's decoder layers, in place; its config then describes what is left."""
+def cut_layers(model: Any, n_layers: int) -> Any:
+    """Keep `n_layers` of a model's decoder layers, in place; its config then describes what is left."""
     config = model.config.get_text_config()
     total = config.num_hidden_layers
-    kept = kept_layers(total, wanted)
+    indices = kept_layers(total, n_layers)
     decoder = model.get_decoder()
     stacks = [
         name
@@ -87,23 +87,23 @@ def cut_layers(model: Any, wanted: int) -> Any:
     if len(stacks) != 1:
         raise SettingsError(
             f"{type(model).__name__}: expected one list of {total} layers in its decoder, found {len(stacks)}; "
-            "make the student by hand and use student.source checkpoint"
+            "make the student yourself and use student.source checkpoint"
         )
     layers = getattr(decoder, stacks[0])
-    setattr(decoder, stacks[0], torch.nn.ModuleList(layers[index] for index in kept))
+    setattr(decoder, stacks[0], torch.nn.ModuleList(layers[index] for index in indices))
     for position, layer in enumerate(getattr(decoder, stacks[0])):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 module.layer_idx = position
-    config.num_hidden_layers = wanted
+    config.num_hidden_layers = n_layers
     for name, value in list(vars(config).items()):
         # layer_types and its kin: one entry a layer.
         if isinstance(value, list) and len(value) == total and "layer" in name:
-            setattr(config, name, [value[index] for index in kept])
+            setattr(config, name, [value[index] for index in indices])
     return model
 
 
-def _wanted_layers(settings: StudentSettings) -> int:
+def _n_layers(settings: StudentSettings) -> int:
     assert settings.layers is not None
     return settings.layers
 

@@ -2,7 +2,7 @@
 
 Two captures may meet. Whoever comes second sees, inside the transaction, which of its documents are there by now, keeps
 only the others, and tries again: nothing is stored twice and nothing is replayed blindly. A commit whose answer was
-lost is found to have landed.
+lost is detected as committed.
 """
 
 from collections.abc import Mapping
@@ -96,7 +96,7 @@ def commit_unit(
 def _present(lake: Lake, recipe_id: str, rows: pa.Table) -> pa.Array:
     """Which documents of these rows the lake holds under the recipe, or has been told to forget."""
     lake.connection.register("incoming_ids", pa.table({"doc_id": rows["doc_id"].unique()}))
-    found = lake.sql(
+    present = lake.sql(
         """
         SELECT doc_id FROM incoming_ids WHERE doc_id IN (
             SELECT doc_id FROM store.documents WHERE recipe_id = ? UNION ALL SELECT doc_id FROM store.tombstones)
@@ -104,7 +104,7 @@ def _present(lake: Lake, recipe_id: str, rows: pa.Table) -> pa.Array:
         [recipe_id],
     )
     lake.connection.unregister("incoming_ids")
-    return found["doc_id"].combine_chunks()
+    return present["doc_id"].combine_chunks()
 
 
 def stored_rows(rows: pa.Table) -> pa.Table:

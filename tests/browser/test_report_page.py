@@ -69,7 +69,7 @@ def test_nothing_overflows(page: Page, report: Path, width: int) -> None:
         """
         return [...document.querySelectorAll('body *')].filter((e) => {
           const box = e.getBoundingClientRect();
-          return box.width && box.right > arguments[0] + 1 && !e.closest('.scroll, .unseen, .said, caption, .skip');
+          return box.width && box.right > arguments[0] + 1 && !e.closest('.scroll, .unseen, .live, caption, .skip');
         }).map((e) => `${e.tagName}.${e.className.baseVal ?? e.className} ${e.textContent.slice(0, 40)}`).slice(0, 9);
         """,
         width,
@@ -141,7 +141,7 @@ def test_a_corpus_is_chosen_and_one_that_a_recipe_lacks_says_so(page: Page, stra
     page.wait("return !document.querySelectorAll('#chart-entropy .mark-symbol.role-mark path').length")
     assert shown(page, ".passage") == 0
     assert shown(page, ".none") == 1
-    assert "Showing" in page.js("return document.getElementById('filter-said').textContent")
+    assert "Showing" in page.js("return document.getElementById('filter-text').textContent")
 
 
 @pytest.mark.parametrize("chart", CHARTS)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from logitlake.flows.cli.options import LakeOptions, option
-from logitlake.flows.report.place import default_path
+from logitlake.flows.report.default_path import default_path
 from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.output import say
 from logitlake.flows.terminal.quantities import bytes_text

@@ -1,1 +1,1 @@
-"""What `logitlake show` shows of one thing, each kind a file: facts of the lake in, sections of a screen out."""
+"""The screens of `logitlake show`, one file per kind: facts of the lake in, sections out."""

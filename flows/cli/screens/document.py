@@ -20,15 +20,15 @@ _TOKENS_FOR_A_PERSON = 1000
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """How a token looks to which the teacher gave a log-probability above `above`."""
+    """The style of tokens with a log-probability above `above`."""
 
     above: float
     style: str
     words: str
 
 
-# Black on light and white on dark: readable in every colour scheme, and the order is one of lightness for those who see
-# no hues. The bounds are those of probabilities 1/2, 1/10, 1/100 and 1/1000.
+# Black on light and white on dark: readable in every colour scheme, and ordered by lightness for colour-blind
+# readers. The bounds are probabilities 1/2, 1/10, 1/100 and 1/1000.
 _LEVELS = (
     _Level(-0.693, "", "over 1/2"),
     _Level(-2.303, "#000000 on #ffeda0", "under 1/2"),
@@ -41,7 +41,7 @@ _SHORTER = {"mean_entropy": "entropy", "mean_surprise": "surprise", "held_out": 
 
 
 def show_document(lake: Lake, name: str, form: Format, *, recipe: str | None, limit: int | None) -> None:
-    """A document by the beginning of its id or by where it was seen. CSV is its tokens and nothing else."""
+    """A document by the beginning of its id or by its source. CSV contains only the tokens."""
     doc_id = find_document(lake, name)
     facts = document_facts(lake, doc_id)
     recipe_id = _recipe_of(facts, recipe)
@@ -58,14 +58,14 @@ def show_document(lake: Lake, name: str, form: Format, *, recipe: str | None, li
 
 
 def token_rows(tokens: pa.Table) -> list[dict[str, Any]]:
-    """Tokens (storage.answers.details) with what each adds to the text: joined, `text` is the document."""
+    """Tokens (storage.answers.details) with their `text`; all texts joined are the document."""
     rows: list[dict[str, Any]] = tokens.to_pylist()
     texts = decoded([row["token"] or "" for row in rows])
     return [{**row, "text": text} for row, text in zip(rows, texts, strict=True)]
 
 
 def coloured(rows: list[dict[str, Any]]) -> Text:
-    """The text, each character as surprising as the tokens that make it: they are one event, so log-probs add up."""
+    """The coloured text. A character made of several tokens gets the sum of their log-probs."""
     text, waiting = Text(), []
     for row in rows:
         waiting.append(row["logprob"])
@@ -76,39 +76,39 @@ def coloured(rows: list[dict[str, Any]]) -> Text:
 
 
 def _style(logprobs: list[float | None]) -> str:
-    known = [logprob for logprob in logprobs if logprob is not None]
-    if not known:
+    present = [logprob for logprob in logprobs if logprob is not None]
+    if not present:
         return _NO_TARGET
-    return next((level.style for level in _LEVELS if sum(known) > level.above), _LEVELS[-1].style)
+    return next((level.style for level in _LEVELS if sum(present) > level.above), _LEVELS[-1].style)
 
 
 def _legend() -> Text:
-    """What the colours mean, on one line."""
+    """The legend of the colours, on one line."""
     legend = Text("The teacher gave: ")
     for level in _LEVELS:
         legend.append(f" {level.words} ", style=level.style)
     legend.append(" ")
-    legend.append("not asked", style=_NO_TARGET)
+    legend.append("no target", style=_NO_TARGET)
     return legend
 
 
 def _recipe_of(facts: dict[str, Any], beginning: str | None) -> str:
-    """The newest recipe that cached the document, or the one that is asked for."""
-    found = [row["recipe_id"] for row in facts["recipes"] if row["recipe_id"].startswith(beginning or "")]
-    if not found or (beginning and len(found) > 1):
+    """The newest recipe that cached the document, or the named one."""
+    matches = [row["recipe_id"] for row in facts["recipes"] if row["recipe_id"].startswith(beginning or "")]
+    if not matches or (beginning and len(matches) > 1):
         have = ", ".join(row["recipe_id"][:12] for row in facts["recipes"])
         raise LakeError(
-            f"document {facts['doc_id'][:12]}: expected it under one recipe {beginning!r}, it was cached under {have}"
+            f"document {facts['doc_id'][:12]}: expected one recipe that starts with {beginning!r}, found {have}"
         )
-    return str(found[0])
+    return str(matches[0])
 
 
 def _print(facts: dict[str, Any], recipe_id: str, rows: list[dict[str, Any]]) -> None:
-    places = [f"{s['corpus']}/{s['source']}" + (f":{s['line']}" if s["line"] else "") for s in facts["sources"]]
-    more = f" and {len(places) - 5:,} more" if len(places) > 5 else ""
+    sources = [f"{s['corpus']}/{s['source']}" + (f":{s['line']}" if s["line"] else "") for s in facts["sources"]]
+    more = f" and {len(sources) - 5:,} more" if len(sources) > 5 else ""
     sections: Sections = {
-        "Document": {"id": facts["doc_id"], "seen in": ", ".join(places[:5]) + more},
-        "Under each recipe (entropy and surprise: means in nats per target)": [
+        "Document": {"id": facts["doc_id"], "sources": ", ".join(sources[:5]) + more},
+        "Under each recipe (mean entropy and surprise in nats per target)": [
             {_SHORTER.get(name, name): value for name, value in row.items() if name != "sequences"}
             for row in facts["recipes"]
         ],
@@ -119,5 +119,5 @@ def _print(facts: dict[str, Any], recipe_id: str, rows: list[dict[str, Any]]) ->
     screen.print(Text(f"Text under recipe {recipe_id[:12]}", style="bold"))
     if sys.stdout.isatty() and not screen.no_color:
         screen.print(_legend())
-    # The terminal itself breaks long lines: nothing is added to the text and nothing of it is lost.
+    # The terminal breaks long lines itself, so that the text is not changed.
     screen.print(coloured(rows), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`logitlake show lake`: what it holds, how it grew, who learned from it, whether it is well."""
+"""`logitlake show lake`: contents, growth, students, health and last runs."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def _share(size: dict[str, Any]) -> str:
 
 def _health(facts: dict[str, Any]) -> dict[str, Any]:
     if facts["last_upkeep"] is None:
-        upkeep = "never: `logitlake maintain` checks, merges and sweeps"
+        upkeep = "never: run `logitlake maintain`"
     else:
         upkeep = f"{readable(facts['last_upkeep'])} UTC, {facts['last_upkeep_ended']}"
         upkeep += f": {facts['last_upkeep_error']}" if facts["last_upkeep_error"] else ""
@@ -49,7 +49,7 @@ def _health(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _open(n_runs: int) -> str:
-    return f"{n_runs:,} (running, or killed before it could say so)" if n_runs else "0"
+    return f"{n_runs:,} (running, or killed)" if n_runs else "0"
 
 
 def _forgotten(there: bool) -> str:

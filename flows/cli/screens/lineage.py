@@ -1,4 +1,4 @@
-"""`logitlake show lineage`: a student and its ancestors, each with what it saw, as a tree."""
+"""`logitlake show lineage`: a student and its ancestors, each with its row set, as a tree."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,19 +23,19 @@ def show_lineage(lake: Lake, name: str, form: Format) -> None:
 
 
 def lineage_tree(ancestry: Sequence[Mapping[str, Any]], decisions: Mapping[str, str]) -> Tree:
-    """A student (the first row) and its ancestors, each with its row set; `decisions` are words by student."""
+    """A student (the first row) and its ancestors, each with its row set; `decisions` are texts by student id."""
     root = tree = _student(ancestry[0], decisions)
     for row, parent in zip(ancestry, [*ancestry[1:], None], strict=True):
         tree.add(_row_set(row))
         if parent is None:
-            tree.add(Text(f"model {row['parent_id']}, which is no student of this lake"))
+            tree.add(Text(f"model {row['parent_id']}, not a student of this lake"))
         else:
             tree = tree.add(_student(parent, decisions))
     return root
 
 
 def print_tree(tree: Tree) -> None:
-    """On standard output; to a pipe without colours, and a line of text stays one line."""
+    """Print on standard output; to a pipe without colours and line breaks."""
     console().print(tree)
 
 
@@ -46,7 +46,7 @@ def _student(row: Mapping[str, Any], decisions: Mapping[str, str]) -> Tree:
 
 def _row_set(row: Mapping[str, Any]) -> Tree:
     if row["recipe_ids"] is None:
-        return Tree(Text(f"row set {row['row_set_id']}, which is not in this lake"))
+        return Tree(Text(f"row set {row['row_set_id']}, not in this lake"))
     counts = f"{row['n_sequences']:,} sequences, {row['n_targets']:,} targets, commits up to {row['up_to_commit']}"
     tree = Tree(Text(f"row set {row['row_set_id']}: {counts}"))
     for recipe_id in row["recipe_ids"]:

@@ -1,4 +1,4 @@
-"""`logitlake show recipe`: what decided it, and what it holds."""
+"""`logitlake show recipe`: its settings, and what is cached under it."""
 
 from typing import Any
 
@@ -18,9 +18,9 @@ def show_recipe(lake: Lake, beginning: str, form: Format) -> None:
         return
     sections = {
         "Recipe": {"id": recipe_id, **flat(recipe)},
-        "What it holds": facts["holds"],
-        "Captured by": facts["captures"],
-        "Students that learned from it": facts["students"],
+        "Rows": facts["holds"],
+        "Captures": facts["captures"],
+        "Students trained on it": facts["students"],
     }
     print_screen(sections, form)
 

@@ -1,4 +1,4 @@
-"""`logitlake show run`: what it did, what it cost, and how that compares with its plan."""
+"""`logitlake show run`: what it did and cost, beside its estimate."""
 
 from typing import Any
 

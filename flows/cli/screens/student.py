@@ -1,4 +1,4 @@
-"""`logitlake show student`: where it comes from, what it saw, how good it was before and after."""
+"""`logitlake show student`: parent, rows, and metrics before and after training."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def show_student(lake: Lake, name: str, form: Format) -> None:
         },
         "Measured on held-out documents": measured(student["metrics"]),
         "Training": student["metrics"].get("train") or {},
-        "What it saw": {**facts["row_set"], "recipe_ids": ", ".join(facts["row_set"].get("recipe_ids") or [])},
+        "Trained on": {**facts["row_set"], "recipe_ids": ", ".join(facts["row_set"].get("recipe_ids") or [])},
         "Decisions": facts["decisions"],
         "Lineage": [
             {name: row[name] for name in ("depth", "ancestor_id", "parent_id", "up_to_commit", "n_sequences")}
@@ -44,13 +44,13 @@ def show_student(lake: Lake, name: str, form: Format) -> None:
 
 
 def measured(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per model that was measured, as far as they were."""
+    """One row per measured model."""
     return [{"model": name, **metrics[name]} for name in _MEASURED if metrics.get(name)]
 
 
 def _chosen(settings: dict[str, Any]) -> dict[str, Any]:
-    """What somebody set: the settings that are not what they are by default, and the student's own."""
-    usual = TrainingSettings().model_dump(mode="json")
-    own = {name: value for name, value in settings.get("student", {}).items() if value not in (None, False)}
-    training = {name: value for name, value in settings.get("training", {}).items() if value != usual.get(name)}
-    return flat({"student": own, "training": training})
+    """The training settings that differ from the defaults, and the student settings."""
+    defaults = TrainingSettings().model_dump(mode="json")
+    student = {name: value for name, value in settings.get("student", {}).items() if value not in (None, False)}
+    training = {name: value for name, value in settings.get("training", {}).items() if value != defaults.get(name)}
+    return flat({"student": student, "training": training})

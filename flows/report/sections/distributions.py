@@ -1,4 +1,4 @@
-"""How unsure the teacher is before a token, and how surprised after it."""
+"""The teacher's entropy before a token, and its surprise at the token."""
 
 from typing import Any
 
@@ -8,36 +8,36 @@ from logitlake.flows.report.findings import Findings, about_the_sample
 from logitlake.storage.answers.report.distributions import BIN_NATS, LAST_BIN_NATS
 
 _MEASURES = {
-    "entropy": "Entropy: how unsure the teacher was before the token",
-    "surprise": "Surprise: minus the log-probability of the token that came",
+    "entropy": "Entropy: how uncertain the teacher was before the token",
+    "surprise": "Surprise: minus the log-probability of the real token",
 }
 _QUANTILES = ("mean", "p10", "median", "p90", "p99")
 
 
-def distributions_section(found: Findings) -> Section | None:
+def distributions_section(findings: Findings) -> Section | None:
     """A histogram and its quantiles for each measure."""
-    if not found.histograms:
+    if not findings.histograms:
         return None
     lead = (
-        "Where entropy is near zero the teacher knows what comes, and a student learns little from more than the token "
-        "itself; where it is high, the cached distribution says more than the token does. A teacher that fits the text "
-        f"is surprised, on average, as much as it expected to be. {about_the_sample(found.sample)}"
+        "Where entropy is near zero the teacher is certain of the next token, and its distribution adds little to that "
+        "token; where entropy is high, the distribution adds much. If the teacher fits the text, mean surprise equals "
+        f"mean entropy. {about_the_sample(findings.sample)}"
     )
-    blocks = [_chart(found, measure, title) for measure, title in _MEASURES.items()]
+    blocks = [_chart(findings, measure, title) for measure, title in _MEASURES.items()]
     return Section(key="distributions", title="Entropy and surprise", lead=lead, blocks=blocks)
 
 
-def _chart(found: Findings, measure: str, title: str) -> Chart:
+def _chart(findings: Findings, measure: str, title: str) -> Chart:
     rows: list[dict[str, Any]] = [
-        {"recipe": row["recipe_id"], "name": found.names[row["recipe_id"]], "corpus": row["corpus"]}
+        {"recipe": row["recipe_id"], "name": findings.names[row["recipe_id"]], "corpus": row["corpus"]}
         | {"bin": row["bin"], "label": _bin(row["bin"]), "n": row["n"]}
-        for row in found.histograms
+        for row in findings.histograms
         if row["measure"] == measure
     ]
-    quantiles = [row for row in found.quantiles if row["measure"] == measure]
-    said = "; ".join(
-        f"{found.names[row['recipe_id']]} on {row['corpus']}: mean {row['mean']:.2f}, median {row['median']:.2f}, a "
-        f"tenth above {row['p90']:.2f} nats"
+    quantiles = [row for row in findings.quantiles if row["measure"] == measure]
+    summary = "; ".join(
+        f"{findings.names[row['recipe_id']]} on {row['corpus']}: mean {row['mean']:.2f}, median {row['median']:.2f}, "
+        f"10% above {row['p90']:.2f} nats"
         for row in quantiles
     )
     return Chart(
@@ -48,18 +48,18 @@ def _chart(found: Findings, measure: str, title: str) -> Chart:
             title="nats",
             width=BIN_NATS,
             end=LAST_BIN_NATS + BIN_NATS,
-            names=list(found.names.values()),
+            names=list(findings.names.values()),
             unit="nats",
         ),
-        description=f"Share of positions by {measure} in bins of half a nat. {said}.",
-        table=_table(found, quantiles, measure),
+        description=f"Share of positions by {measure} in bins of half a nat. {summary}.",
+        table=_table(findings, quantiles, measure),
     )
 
 
-def _table(found: Findings, quantiles: list[dict[str, Any]], measure: str) -> Table:
+def _table(findings: Findings, quantiles: list[dict[str, Any]], measure: str) -> Table:
     rows = [
         Row(
-            cells=[found.names[row["recipe_id"]], row["corpus"], row["n"], *(row[name] for name in _QUANTILES)],
+            cells=[findings.names[row["recipe_id"]], row["corpus"], row["n"], *(row[name] for name in _QUANTILES)],
             recipes=(row["recipe_id"],),
             corpus=row["corpus"],
         )

@@ -1,4 +1,4 @@
-"""How near the cache is to the teacher, recipe by recipe, and how far the teacher is to be believed."""
+"""How close the cache is to the teacher, by recipe, and how well the teacher is calibrated."""
 
 from collections import defaultdict
 from typing import Any
@@ -14,36 +14,36 @@ from logitlake.storage.answers.report.fidelity import CALIBRATION_BINS
 _MOST_ENTRIES = 40
 
 
-def fidelity_section(found: Findings) -> Section | None:
-    """What is kept of a distribution, the noise that sampling and rounding leave, and the teacher's calibration."""
-    if not found.entries:
+def fidelity_section(findings: Findings) -> Section | None:
+    """Stored entries of a distribution, noise of sampling and rounding, and the teacher's calibration."""
+    if not findings.entries:
         return None
     lead = (
-        "Of each distribution some ids are kept with their own probability (heads), and others share the rest of the "
-        "mass equally (tails). With an unbiased sparsifier the expectation of every cached probability is the "
-        "teacher's: what is left is noise, which averages out over a batch. E‖p̂ − p‖² is the squared distance between "
-        "the cached and the teacher's distribution: a bound worked out from the cache for drawn tails, an unbiased "
-        "estimate for independent draws. Where the tail was cut off the lost mass is a bias, which does not "
-        f"average out. {about_the_sample(found.sample)}"
+        "Of each distribution some ids are stored with their own probability (heads); others share the residual mass "
+        "equally (tails). With an unbiased sparsifier the expected value of every cached probability is the teacher's "
+        "probability: the error is noise, which averages out over a batch. E‖p̂ − p‖² is the squared distance between "
+        "cached and teacher's distribution: an upper bound for drawn tails, an unbiased estimate for independent draws. "
+        "Where the tail was cut off the lost mass is a bias, which does not average out. "
+        f"{about_the_sample(findings.sample)}"
     )
-    blocks: list[Chart | Table] = [_table(found), _entries(found)]
-    if found.calibration:
-        blocks.append(_calibration(found))
+    blocks: list[Chart | Table] = [_table(findings), _entries(findings)]
+    if findings.calibration:
+        blocks.append(_calibration(findings))
     return Section(key="fidelity", title="Fidelity of the cache", lead=lead, blocks=blocks)
 
 
-def _table(found: Findings) -> Table:
+def _table(findings: Findings) -> Table:
     names = ("entries", "heads", "tails", "entries_p99", "levels", "residual_mass", "noise")
     rows = [
         Row(
             cells=[
-                found.names[row["recipe_id"]],
+                findings.names[row["recipe_id"]],
                 {True: "yes", False: "no", None: "not known"}[row["unbiased"]],
                 *(row[name] for name in names),
             ],
             recipes=(row["recipe_id"],),
         )
-        for row in found.entries
+        for row in findings.entries
     ]
     columns = [
         *("recipe", "unbiased", "entries", "heads", "tails", "99% have at most"),
@@ -52,53 +52,58 @@ def _table(found: Findings) -> Table:
     return Table(caption="Means per position, by recipe", columns=columns, rows=rows)
 
 
-def _entries(found: Findings) -> Chart:
+def _entries(findings: Findings) -> Chart:
     rows: list[dict[str, Any]] = [
-        {"recipe": row["recipe_id"], "name": found.names[row["recipe_id"]], "corpus": row["corpus"], "n": row["n"]}
+        {"recipe": row["recipe_id"], "name": findings.names[row["recipe_id"]], "corpus": row["corpus"], "n": row["n"]}
         | {
             "bin": row["entries"] - 0.5,
             "label": f"{row['entries']}{' and more' if row['entries'] == _MOST_ENTRIES else ''}",
         }
-        for row in found.entry_counts
+        for row in findings.entry_counts
     ]
-    most = max(row["entries"] for row in found.entry_counts)
-    said = "; ".join(
-        f"{found.names[row['recipe_id']]}: {row['entries']:.1f} on average, 99% have at most {row['entries_p99']:.0f}"
-        for row in found.entries
+    most = max(row["entries"] for row in findings.entry_counts)
+    summary = "; ".join(
+        f"{findings.names[row['recipe_id']]}: mean {row['entries']:.1f}, 99% have at most {row['entries_p99']:.0f}"
+        for row in findings.entries
     )
     table = Table(
-        caption="Positions by entries kept",
+        caption="Positions by stored entries",
         columns=["recipe", "corpus", "entries", "positions"],
         rows=[
             Row(
-                cells=[found.names[row["recipe_id"]], row["corpus"], row["entries"], row["n"]],
+                cells=[findings.names[row["recipe_id"]], row["corpus"], row["entries"], row["n"]],
                 recipes=(row["recipe_id"],),
                 corpus=row["corpus"],
             )
-            for row in found.entry_counts
+            for row in findings.entry_counts
         ],
     )
     return Chart(
         key="entries",
-        title="Entries kept: few where the teacher is sure, more where it is not",
+        title="Stored entries: few where the teacher is certain, more where it is not",
         spec=share_chart(
             rows,
-            title="ids kept of a position's distribution",
+            title="stored ids per position",
             width=1,
             end=most + 1,
-            names=list(found.names.values()),
+            names=list(findings.names.values()),
             unit="entries",
         ),
-        description=f"Share of positions by the number of ids kept. {said}.",
+        description=f"Share of positions by the number of stored ids. {summary}.",
         table=table,
     )
 
 
-def _calibration(found: Findings) -> Chart:
+def _calibration(findings: Findings) -> Chart:
     rows: list[dict[str, Any]] = [
-        {"recipe": row["recipe_id"], "name": found.names[row["recipe_id"]], "corpus": row["corpus"], "bin": row["bin"]}
+        {
+            "recipe": row["recipe_id"],
+            "name": findings.names[row["recipe_id"]],
+            "corpus": row["corpus"],
+            "bin": row["bin"],
+        }
         | {"n": row["n"], "confident": row["confident"], "right": row["n_right"]}
-        for row in found.calibration
+        for row in findings.calibration
     ]
     points = (
         charts.chart(rows, charts.RECIPE, charts.CORPUS)
@@ -106,14 +111,14 @@ def _calibration(found: Findings) -> Chart:
         .transform_calculate(confidence="datum.confident / datum.n", accuracy="datum.right / datum.n")
         .mark_point(filled=True, opacity=0.9)
         .encode(
-            x=_share_axis("confidence:Q", "how sure the teacher was of its likeliest token"),
+            x=_share_axis("confidence:Q", "probability of the teacher's most likely token"),
             y=_share_axis("accuracy:Q", None, tick_count=5),
             size=alt.Size("n:Q", scale=alt.Scale(range=[30, 260]), legend=None),
-            color=charts.colour_by_name(list(found.names.values())),
+            color=charts.colour_by_name(list(findings.names.values())),
             tooltip=[
                 alt.Tooltip("name:N", title="recipe"),
-                alt.Tooltip("confidence:Q", title="sure by", format=".1%"),
-                alt.Tooltip("accuracy:Q", title="right in", format=".1%"),
+                alt.Tooltip("confidence:Q", title="probability", format=".1%"),
+                alt.Tooltip("accuracy:Q", title="correct", format=".1%"),
                 alt.Tooltip("n:Q", title="positions", format=","),
             ],
         )
@@ -125,14 +130,14 @@ def _calibration(found: Findings) -> Chart:
     )
     return Chart(
         key="calibration",
-        title="Calibration: a teacher on the dashed line is right as often as it says",
+        title="Calibration: on the dashed line, probability equals accuracy",
         spec=charts.specification(
-            line + points, charts.RECIPE, charts.CORPUS, title="how often it was right", height=300
+            line + points, charts.RECIPE, charts.CORPUS, title="share of correct predictions", height=300
         ),
-        description="How often the teacher's likeliest token was the real one, against the probability it gave to it. "
-        + " ".join(_said(found)),
-        table=_calibration_table(found),
-        note="Positions without a head, or whose recipe draws at random, do not say which token was the likeliest. "
+        description="How often the teacher's most likely token was the real one, by its probability. "
+        + " ".join(_summary(findings)),
+        table=_calibration_table(findings),
+        note="Positions without a head, and recipes with random draws, are left out: they store no most likely token. "
         "Larger points stand for more positions.",
     )
 
@@ -142,10 +147,10 @@ def _share_axis(field: str, title: str | None, tick_count: int = 6) -> Any:
     return kind(field, title=title, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format=".0%", tickCount=tick_count))
 
 
-def _said(found: Findings) -> list[str]:
+def _summary(findings: Findings) -> list[str]:
     """The expected calibration error of each recipe: Σ over bins of |confidence - accuracy| (Guo et al. 2017)."""
     bins: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0, 0.0]))
-    for row in found.calibration:
+    for row in findings.calibration:
         for number, name in enumerate(("n", "confident", "n_right")):
             bins[row["recipe_id"]][row["bin"]][number] += row[name]
     errors = {
@@ -153,14 +158,14 @@ def _said(found: Findings) -> list[str]:
         / sum(n for n, _, _ in values.values())
         for recipe_id, values in bins.items()
     }
-    return [f"{found.names[recipe_id]}: off by {error:.1%} on average." for recipe_id, error in errors.items()]
+    return [f"{findings.names[recipe_id]}: calibration error {error:.1%}." for recipe_id, error in errors.items()]
 
 
-def _calibration_table(found: Findings) -> Table:
+def _calibration_table(findings: Findings) -> Table:
     rows = [
         Row(
             cells=[
-                found.names[row["recipe_id"]],
+                findings.names[row["recipe_id"]],
                 row["corpus"],
                 f"{row['bin'] / CALIBRATION_BINS:.0%} to {(row['bin'] + 1) / CALIBRATION_BINS:.0%}",
                 row["n"],
@@ -170,7 +175,7 @@ def _calibration_table(found: Findings) -> Table:
             recipes=(row["recipe_id"],),
             corpus=row["corpus"],
         )
-        for row in found.calibration
+        for row in findings.calibration
     ]
-    columns = ["recipe", "corpus", "probability of the likeliest token", "positions", "mean of it", "right in"]
+    columns = ["recipe", "corpus", "probability of the most likely token", "positions", "mean probability", "correct"]
     return Table(caption="Calibration of the teacher", columns=columns, rows=rows)

@@ -1,4 +1,4 @@
-"""The most instructive passages, token by token, with what the teacher expected in their place."""
+"""The most instructive passages, token by token, with the tokens that the teacher expected."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,17 +14,17 @@ from logitlake.storage.answers.report.passages import SPAN, Passage, PassageToke
 SHADES = (1.0, 2.0, 4.0, 6.0, 8.0)
 
 
-def passages_section(found: Findings) -> Section | None:
+def passages_section(findings: Findings) -> Section | None:
     """Coloured text; each token with the teacher's candidates."""
-    if not found.passages:
+    if not findings.passages:
         return None
     lead = (
-        "Where a student has most to learn: the teacher was surer than it was right. Passages are stretches of "
-        f"{SPAN} tokens, ranked by the sum of surprise minus entropy; text that nobody could foresee is expected to "
-        f"surprise and ranks low, and the beginning of a text, where the teacher knows little yet, comes last. "
-        f"{about_the_sample(found.sample)}"
+        f"Passages where the teacher was certain and wrong. A passage has {SPAN} tokens; the rank is the sum of "
+        "surprise minus entropy. Text that can't be predicted, such as random digits, has high entropy too and ranks "
+        "low. The beginnings of documents, where the teacher has little context, come last. "
+        f"{about_the_sample(findings.sample)}"
     )
-    shown = [_passage(found, passage) for passage in found.passages]
+    shown = [_passage(findings, passage) for passage in findings.passages]
     return Section(
         key="passages",
         title="The most instructive passages",
@@ -34,13 +34,13 @@ def passages_section(found: Findings) -> Section | None:
     )
 
 
-def _passage(found: Findings, passage: Passage) -> dict[str, Any]:
-    texts = partial(_text, found, passage)
+def _passage(findings: Findings, passage: Passage) -> dict[str, Any]:
+    texts = partial(_text, findings, passage)
     n_lead = len(passage.lead_ids)
     shares = decoded([texts(token_id) for token_id in (*passage.lead_ids, *(t.token_id for t in passage.tokens))])
     return {
         "recipe": passage.recipe_id,
-        "recipe_name": found.names[passage.recipe_id],
+        "recipe_name": findings.names[passage.recipe_id],
         "corpus": passage.corpus,
         "source": passage.source,
         "position": passage.position,
@@ -83,5 +83,5 @@ def _unit(texts: Callable[[int], str], tokens: list[PassageToken], text: str) ->
     }
 
 
-def _text(found: Findings, passage: Passage, token_id: int) -> str:
-    return found.token_texts.get((passage.tokenizer_id, token_id), "")
+def _text(findings: Findings, passage: Passage, token_id: int) -> str:
+    return findings.token_texts.get((passage.tokenizer_id, token_id), "")

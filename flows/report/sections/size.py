@@ -1,4 +1,4 @@
-"""Bytes per token, beside what others publish."""
+"""Bytes per token, beside published systems."""
 
 from typing import Any
 
@@ -12,26 +12,26 @@ from logitlake.flows.report.peers import PEERS
 _ROW_PIXELS = 38
 
 
-def size_section(found: Findings) -> Section | None:
+def size_section(findings: Findings) -> Section | None:
     """One line for each recipe of this lake and each published system, on one scale."""
-    ours = [row for row in found.recipes if row["bytes_per_token"]]
+    ours = [row for row in findings.recipes if row["bytes_per_token"]]
     if not ours:
         return None
     best = min(row["bytes_per_token"] for row in ours)
     smallest = min(peer.low for peer in PEERS)
-    compared = f", {smallest / best:.1f} times less than the smallest of the others" if best < smallest else ""
+    compared = f", {smallest / best:.1f} times less than the smallest published system" if best < smallest else ""
     lead = (
-        f"A cached token takes {best:.1f} bytes on disk{compared}. That is the whole Parquet file: the teacher's "
-        "targets, the token itself, entropy and surprise, ids and checksums. The figures of the others are for their "
-        "targets alone, as published or as their formats add up."
+        f"A cached token takes {best:.1f} bytes on disk{compared}. This is the whole Parquet file: the teacher's "
+        "targets, the token, entropy and surprise, ids and checksums. The published numbers are for targets alone, as "
+        "published or computed from the format."
     )
-    figures = [Figure(value=f"{best:.1f}", label="bytes per token, all included")]
-    return Section(key="size", title="Bytes per token", lead=lead, figures=figures, blocks=[_chart(found, ours)])
+    figures = [Figure(value=f"{best:.1f}", label="bytes per token in all")]
+    return Section(key="size", title="Bytes per token", lead=lead, figures=figures, blocks=[_chart(findings, ours)])
 
 
-def _chart(found: Findings, ours: list[dict[str, Any]]) -> Chart:
+def _chart(findings: Findings, ours: list[dict[str, Any]]) -> Chart:
     lines: list[dict[str, Any]] = [
-        {"recipe": row["recipe_id"], "label": f"This lake: {found.names[row['recipe_id']]}"}
+        {"recipe": row["recipe_id"], "label": f"This lake: {findings.names[row['recipe_id']]}"}
         | {"low": row["bytes_per_token"], "high": row["bytes_per_token"], "kind": "this lake", "source": "measured"}
         for row in ours
     ]
@@ -54,7 +54,7 @@ def _chart(found: Findings, ours: list[dict[str, Any]]) -> Chart:
         x=alt.X(
             "low:Q",
             scale=alt.Scale(type="log", domain=[min(8, lines[0]["low"]), 10_000]),
-            title="bytes per token (each step ten times the last)",
+            title="bytes per token (logarithmic scale)",
             axis=alt.Axis(values=[10, 100, 1000, 10_000], format=",", grid=True),
         ),
         color=alt.Color(
@@ -63,7 +63,7 @@ def _chart(found: Findings, ours: list[dict[str, Any]]) -> Chart:
             legend=None,
         ),
         tooltip=[
-            alt.Tooltip("label:N", title="who"),
+            alt.Tooltip("label:N", title="system"),
             alt.Tooltip("value:N", title="bytes per token"),
             alt.Tooltip("source:N", title="source"),
         ],
@@ -79,7 +79,7 @@ def _chart(found: Findings, ours: list[dict[str, Any]]) -> Chart:
     nearest = ", ".join(f"{line['label']} {line['value']}" for line in lines)
     table = Table(
         caption="Bytes per token",
-        columns=["who", "bytes per token", "source"],
+        columns=["system", "bytes per token", "source"],
         rows=[
             Row(
                 cells=[line["label"], line["value"], line["source"]],
@@ -90,7 +90,7 @@ def _chart(found: Findings, ours: list[dict[str, Any]]) -> Chart:
     )
     return Chart(
         key="bytes",
-        title="Against published systems",
+        title="Beside published systems",
         spec=charts.specification(shown, charts.RECIPE, height=_ROW_PIXELS * len(lines)),
         description=f"Bytes per token on a logarithmic scale, from least to most: {nearest}.",
         table=table,

@@ -1,4 +1,4 @@
-"""The students: how they learned, how near they came, what they were taught from."""
+"""The students: training curves, metrics on held-out documents, lineage."""
 
 from typing import Any
 
@@ -18,34 +18,34 @@ _MEASURES = {
 _ROW_PIXELS = 46
 
 
-def students_section(found: Findings) -> Section:
+def students_section(findings: Findings) -> Section:
     """Training curves, a comparison on held-out documents, and the lineage as a tree."""
-    if not found.students:
-        lead = "No student yet. `logitlake train` makes one from the cache, with the teacher switched off."
+    if not findings.students:
+        lead = "No student yet. `logitlake train` trains one from the cache, without the teacher."
         return Section(key="students", title="Students", lead=lead)
     lead = (
-        "All are measured on the same held-out documents, which none of them was trained on. KL is the distance from "
-        "the teacher's distributions: 0 is the teacher itself."
+        "All students are measured on the same held-out documents, on which none of them was trained. KL is the "
+        "divergence from the teacher's distributions: the teacher itself has 0."
     )
-    hidden = found.totals["n_students"] - len(found.students)
+    hidden = findings.totals["n_students"] - len(findings.students)
     if hidden:
-        lead += f" The {len(found.students)} newest are shown, {hidden:,} older ones are left out."
+        lead += f" Only the {len(findings.students)} newest are shown; {hidden:,} older ones are not."
     blocks: list[Chart | Table] = []
-    if any(_measured(student, "after") for student in found.students):
-        blocks.append(_comparison(found))
-    curves = [student for student in found.students if len(student["metrics"].get("curve") or ()) > 1]
+    if any(_measured(student, "after") for student in findings.students):
+        blocks.append(_comparison(findings))
+    curves = [student for student in findings.students if len(student["metrics"].get("curve") or ()) > 1]
     if curves:
         blocks.append(_curves(curves))
-    blocks.append(_training_table(found))
-    if found.hardest:
-        blocks.append(_hardest(found))
+    blocks.append(_training_table(findings))
+    if findings.hardest:
+        blocks.append(_hardest(findings))
     return Section(
         key="students",
         title="Students",
         lead=lead,
         blocks=blocks,
         template="lineage.html.j2",
-        more={"trees": _trees(found), "no_curves": not curves},
+        more={"trees": _trees(findings), "no_curves": not curves},
     )
 
 
@@ -62,9 +62,9 @@ def _recipes(student: dict[str, Any]) -> tuple[str, ...]:
     return tuple(student["recipe_ids"] or ())
 
 
-def _comparison(found: Findings) -> Chart:
+def _comparison(findings: Findings) -> Chart:
     """Before and after training on one line a student, by KL where it is known for all of them."""
-    students = [student for student in found.students if _measured(student, "after")]
+    students = [student for student in findings.students if _measured(student, "after")]
     measure = "kl" if all(_measured(s, "after").get("kl") is not None for s in students) else "cross_entropy"
     lines = []
     for student in students:
@@ -87,7 +87,7 @@ def _comparison(found: Findings) -> Chart:
     base = charts.chart(lines, charts.RECIPE).encode(y=alt.Y("name:N", sort=None, axis=None), tooltip=tooltip)
     x = alt.X(
         "after:Q",
-        title=f"{_MEASURES[measure]} (less is better)",
+        title=f"{_MEASURES[measure]} (lower is better)",
         scale=alt.Scale(zero=True),
         axis=alt.Axis(grid=True, tickCount=6),
     )
@@ -107,8 +107,8 @@ def _comparison(found: Findings) -> Chart:
         title="Before and after training, on held-out documents",
         spec=charts.specification(shown, charts.RECIPE, height=_ROW_PIXELS * len(lines)),
         description=f"{_MEASURES[measure]} of {len(lines)} students. The best is {best['name']} with {best['text']}.",
-        table=_measures_table(found),
-        note="Open circle: before training. Filled: after it, with two standard errors to each side where known.",
+        table=_measures_table(findings),
+        note="Open circle: before training. Filled circle: after training, with two standard errors on each side.",
     )
 
 
@@ -132,7 +132,7 @@ def _curves(students: list[dict[str, Any]]) -> Chart:
             ],
         )
     )
-    said = "; ".join(
+    summary = "; ".join(
         f"{s['student_id'][:_SHORT]} from {s['metrics']['curve'][0][1]:.3f} to {s['metrics']['curve'][-1][1]:.3f}"
         for s in students
     )
@@ -148,27 +148,27 @@ def _curves(students: list[dict[str, Any]]) -> Chart:
         key="curves",
         title="Training curves",
         spec=charts.specification(shown, charts.RECIPE, title="loss, nats per target"),
-        description=f"The loss that was trained on, over steps: {said} nats.",
+        description=f"Training loss over steps: {summary} nats.",
         table=table,
     )
 
 
-def _measures_table(found: Findings) -> Table:
+def _measures_table(findings: Findings) -> Table:
     rows = []
-    for student in found.students:
+    for student in findings.students:
         for when in ("before", "after"):
             if measured := _measured(student, when):
                 cells = [f"{_name(student)}, {when} training", *(measured.get(name) for name in _MEASURES)]
                 rows.append(Row(cells=cells, recipes=_recipes(student)))
-    teacher = next((m for student in reversed(found.students) if (m := _measured(student, "teacher"))), {})
+    teacher = next((m for student in reversed(findings.students) if (m := _measured(student, "teacher"))), {})
     if teacher:
         rows.append(Row(cells=["the teacher", *(teacher.get(name) for name in _MEASURES)]))
-    return Table(caption="On held-out documents", columns=["who", *_MEASURES.values()], rows=rows)
+    return Table(caption="On held-out documents", columns=["model", *_MEASURES.values()], rows=rows)
 
 
-def _training_table(found: Findings) -> Table:
+def _training_table(findings: Findings) -> Table:
     rows = []
-    for student in found.students:
+    for student in findings.students:
         train = _measured(student, "train")
         cells = [
             _name(student),
@@ -183,7 +183,7 @@ def _training_table(found: Findings) -> Table:
     return Table(caption="All students", columns=columns, rows=rows)
 
 
-def _hardest(found: Findings) -> Table:
+def _hardest(findings: Findings) -> Table:
     rows = [
         Row(
             cells=[
@@ -194,32 +194,36 @@ def _hardest(found: Findings) -> Table:
             recipes=(row["recipe_id"],),
             corpus=row["corpus"],
         )
-        for row in found.hardest
+        for row in findings.hardest
     ]
     columns = ["student", "document", "targets", "student, nats", "teacher, nats", "gap, nats"]
-    return Table(caption="Held-out documents that would still teach most", columns=columns, rows=rows)
+    return Table(caption="Held-out documents with the largest gap to the teacher", columns=columns, rows=rows)
 
 
-def _trees(found: Findings) -> list[dict[str, Any]]:
-    """Students under the student that each was trained from; the roots start from something that is no student."""
-    known = {student["student_id"] for student in found.students}
+def _trees(findings: Findings) -> list[dict[str, Any]]:
+    """Each student under its parent; the parents of the roots are not students."""
+    student_ids = {student["student_id"] for student in findings.students}
     children: dict[str, list[dict[str, Any]]] = {}
-    for student in found.students:
+    for student in findings.students:
         children.setdefault(student["parent_id"], []).append(student)
 
     def node(student: dict[str, Any], depth: int = 0) -> dict[str, Any]:
-        own = student["settings"].get("student") or {}
-        layers = f"{own['layers']} layers of the teacher" if own.get("source") == "teacher" else own.get("model")
-        from_student = student["parent_id"] in known
+        settings = student["settings"].get("student") or {}
+        layers = (
+            f"{settings['layers']} layers of the teacher"
+            if settings.get("source") == "teacher"
+            else settings.get("model")
+        )
+        from_student = student["parent_id"] in student_ids
         # A parent that leads back to itself can't come from training; a damaged catalog must not hang the page.
-        below = children.get(student["student_id"], []) if depth < len(known) else []
+        below = children.get(student["student_id"], []) if depth < len(student_ids) else []
         return {
             "name": _name(student),
             "parent": None if from_student else layers or f"model {student['parent_id'][:_SHORT]}",
-            "recipes": [found.names.get(recipe_id, recipe_id[:_SHORT]) for recipe_id in _recipes(student)],
+            "recipes": [findings.names.get(recipe_id, recipe_id[:_SHORT]) for recipe_id in _recipes(student)],
             "recipe_ids": _recipes(student),
             "student": student,
             "children": [node(child, depth + 1) for child in below],
         }
 
-    return [node(student) for student in found.students if student["parent_id"] not in known]
+    return [node(student) for student in findings.students if student["parent_id"] not in student_ids]

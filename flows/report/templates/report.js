@@ -15,7 +15,7 @@
     window.vegaEmbed(place, specs[place.dataset.chart], options).then((made) => {
       const signals = Object.keys(made.view.getState().signals || {}).filter((name) => name in shown);
       views.push({ view: made.view, signals, place });
-      // Warnings are for what is drawn first; a filter may well leave nothing, which is said and no mistake.
+      // Warnings are only for the first drawing: later, a filter may leave no data.
       made.view.logLevel(ERRORS_ONLY);
       // The place itself is the image, with a title and a description; what is inside is only its strokes.
       all(":scope > *", place).forEach((child) => child.setAttribute("aria-hidden", "true"));
@@ -32,7 +32,7 @@
     all(".none").forEach((element) => { element.hidden = passages.some((passage) => !passage.hidden); });
     hide();
     const names = all("#filter-recipe, #filter-corpus").map((select) => select.selectedOptions[0].textContent.trim());
-    document.getElementById("filter-said").textContent = `Showing ${names.join(", ")}`;
+    document.getElementById("filter-text").textContent = `Showing ${names.join(", ")}`;
     views.forEach(({ view, signals, place }) => {
       signals.forEach((name) => view.signal(name, shown[name]));
       view.runAsync().then(() => place.classList.toggle("empty", !place.querySelector(".role-mark path")));
@@ -66,8 +66,8 @@
       const [name, surprise, entropy, expected] = rows[number].cells;
       rowOf.set(token, rows[number]);
       const likely = all("li", expected).slice(0, 3).map((item) => item.textContent.trim().replace(/\s+/g, " "));
-      const said = likely.length ? `expected ${likely.join(", ")}` : expected.textContent.trim();
-      token.setAttribute("aria-label", `${name.textContent}: surprise ${surprise.textContent}, entropy ${entropy.textContent} nats; ${said}`);
+      const expectation = likely.length ? `expected ${likely.join(", ")}` : expected.textContent.trim();
+      token.setAttribute("aria-label", `${name.textContent}: surprise ${surprise.textContent}, entropy ${entropy.textContent} nats; ${expectation}`);
     });
   });
   function hide() {

@@ -104,7 +104,7 @@ def test_the_price_of_the_settings_is_that_of_the_plan_unless_it_is_given(cli: A
 
 
 def test_the_count_beside_a_capture_is_that_of_the_plan(config: Config, captured: Any) -> None:
-    with PlanCount(prepare(config), known=lambda doc_ids: set()) as count:
+    with PlanCount(prepare(config), stored=lambda doc_ids: set()) as count:
         count.start()
         count.start()
         count.wait()

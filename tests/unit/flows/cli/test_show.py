@@ -191,8 +191,8 @@ def test_a_name_that_means_several_documents_lists_them(cli: Any, filled: Any) -
         (("recipe", "zz"), 5, "show recipes"),
         (("document",), 2, "show documents"),
         (("run",), 2, "show runs"),
-        (("lake", "x"), 2, "takes no name"),
-        (("runs", "x"), 2, "takes no name"),
+        (("lake", "x"), 2, "expected no name"),
+        (("runs", "x"), 2, "expected no name"),
     ],
 )
 def test_a_wrong_name_says_what_to_do(cli: Any, filled: Any, arguments: tuple[str, ...], code: int, words: str) -> None:

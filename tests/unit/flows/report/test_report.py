@@ -105,7 +105,7 @@ def test_every_chart_has_a_title_a_description_and_a_table(strange: Lake, html: 
     assert len(charts) == 9
     for chart in charts:
         assert chart.title and len(chart.description) > 40 and chart.table.rows
-        assert f'aria-labelledby="{chart.key}-title" aria-describedby="{chart.key}-said"' in html
+        assert f'aria-labelledby="{chart.key}-title" aria-describedby="{chart.key}-description"' in html
         assert all(len(row.cells) == len(chart.table.columns) for row in chart.table.rows)
 
 
@@ -115,7 +115,7 @@ def test_what_an_older_lake_does_not_keep_is_left_out(tmp_path: Path) -> None:
         lake.connection.execute("DROP VIEW student_losses")
         lake.connection.execute("DROP TABLE store.student_losses")
     with Lake.open(location) as lake:
-        assert "would still teach most" not in render(find_out(lake))
+        assert "largest gap to the teacher" not in render(find_out(lake))
 
 
 def test_the_specifications_survive_the_page(parsed: Parsed) -> None:

@@ -1,4 +1,4 @@
-"""Where the page goes unless somebody says otherwise."""
+"""The default path of the page."""
 
 from pathlib import Path
 
