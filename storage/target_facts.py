@@ -1,6 +1,6 @@
 """What readers must know of a recipe's targets without the code of the sparsifier that made them.
 
-A recipe states it under `facts`. Recipes made before format 2 have none: they know only the four sparsifiers here.
+A recipe states it under `facts`. Older recipes have no such key: the facts of their sparsifiers are listed here.
 """
 
 from collections.abc import Mapping
@@ -18,5 +18,5 @@ FACTS_OF_OLD_RECIPES: Mapping[str, Mapping[str, Any]] = {
 
 
 def target_facts(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The facts of a stored recipe; empty where nothing is known, which readers take for the worst."""
+    """The facts of a stored recipe; empty where nothing is known: readers then assume nothing."""
     return recipe.get(FACTS) or FACTS_OF_OLD_RECIPES.get(recipe["sparsifier"]["name"], {})

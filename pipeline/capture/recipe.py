@@ -53,7 +53,7 @@ class Recipe:
                 "dtype": self.dtype,
             },
             "tokenizer": self.tokenizer,
-            # Ids at and above this number have no probability: rows of the output layer past the tokenizer.
+            # Ids from this number on have no probability: the tokenizer has no such tokens.
             "vocabulary": self.vocabulary,
             "chat": {"template": self.chat_template, "targets": self.chat_targets},
             "bos": self.bos,
@@ -108,7 +108,7 @@ def make_recipe(
 
 
 def _bos(tokenizer: TextTokenizer, tokenization: TokenizationSettings) -> str:
-    """`auto` said plainly: a tokenizer that adds BOS does so before texts, a chat's template writes its own."""
+    """What `auto` means: a tokenizer that adds BOS adds it before texts; in a chat the template writes it."""
     if tokenization.bos == "auto":
         return "texts" if tokenizer.adds_bos else "never"
     return tokenization.bos

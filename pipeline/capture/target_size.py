@@ -49,7 +49,7 @@ def probe(
     that their order does not matter. Rounded to 3 significant digits. Raises SettingsError if no value gives that size.
     """
     if target.target_bytes is None:
-        raise ValueError("target.target_bytes: expected a number, found None; there is nothing to choose")
+        raise ValueError("target.target_bytes: expected a number, found None: without it there is nothing to choose")
     sample = _sample(documents)
     if not sample:
         raise SettingsError("target.target_bytes: there is no document to probe; set the value by hand")

@@ -1,4 +1,4 @@
-"""What a corpus is made of: documents, and the places that could not be one."""
+"""What a corpus is made of: documents, and rejects for lines, rows and files that are none."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One place of a corpus that can't be used, with the reason for a machine and the detail for a person."""
+    """A line, row or file of a corpus that can't be used, with the reason for a machine and the detail for a person."""
 
     corpus: str
     source: str
@@ -157,8 +157,8 @@ def _field(record: Mapping[str, Any], name: str) -> Any:
     try:
         return record[name]
     except KeyError:
-        found = ", ".join(sorted(record)[:20]) or "none"
-        raise _UnusableError(RejectReason.MISSING_FIELD, f"no field {name!r}; fields here: {found}") from None
+        fields = ", ".join(sorted(record)[:20]) or "none"
+        raise _UnusableError(RejectReason.MISSING_FIELD, f"no field {name!r}; fields here: {fields}") from None
     except TypeError:
         kind = type(record).__name__
         raise _UnusableError(RejectReason.WRONG_TYPE, f"expected an object with fields, found {kind}") from None

@@ -33,7 +33,7 @@ def corpus_files(name: str, path: str, patterns: tuple[str, ...], default: tuple
         is_directory = root.is_dir()
         root.stat()
     except OSError as error:
-        hint = f"mend corpora.{name}.path (relative paths start at {Path.cwd()})"
+        hint = f"correct corpora.{name}.path (relative paths start at {Path.cwd()})"
         raise CorpusError(f"corpus {name}: {root} can't be read ({error.strerror}); {hint}") from None
     if not is_directory:
         yield CorpusFile(root, root.name)
@@ -42,14 +42,16 @@ def corpus_files(name: str, path: str, patterns: tuple[str, ...], default: tuple
     excludes = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
     included = _any_of(includes, hidden=False)
     excluded = _any_of(excludes, hidden=True)
-    found = False
+    has_file = False
     for source in _walk(name, root, ""):
         if included.fullmatch(source) and not (excludes and excluded.fullmatch(source)):
-            found = True
+            has_file = True
             yield CorpusFile(root / source, source)
-    if not found:
-        wanted = ", ".join([*includes, *(f"!{pattern}" for pattern in excludes)])
-        raise CorpusError(f"corpus {name}: no file below {root} matches {wanted}; mend corpora.{name}.glob or its path")
+    if not has_file:
+        globs = ", ".join([*includes, *(f"!{pattern}" for pattern in excludes)])
+        raise CorpusError(
+            f"corpus {name}: no file below {root} matches {globs}; correct corpora.{name}.glob or its path"
+        )
 
 
 def unreadable(name: str, file: CorpusFile, error: OSError) -> CorpusError:

@@ -61,9 +61,9 @@ def guard_rejects(stream: Iterable[Document | Reject], settings: CorpusSettings)
 def _too_many(settings: CorpusSettings, reasons: Counter[str], n_read: int, first: Reject) -> CorpusError:
     name = settings.name
     kinds = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-    place = first.source if first.line is None else f"{first.source}:{first.line}"
+    where = first.source if first.line is None else f"{first.source}:{first.line}"
     return CorpusError(
         f"corpus {name}: {reasons.total()} of the first {n_read} documents can't be used ({kinds}), "
         f"corpora.{name}.max_reject_share allows {settings.max_reject_share:.1%}; "
-        f"the first is {place}: {first.detail}; mend the corpus or its field names, or allow a greater share"
+        f"the first is {where}: {first.detail}; correct the corpus or its field names, or allow a greater share"
     )

@@ -212,7 +212,7 @@ class _Judged:
         entropy_P = _statistic(rows, "entropy_codes", at)
         self._teacher.add_loss(_statistic(rows, "nll_codes", at), places.sequences)
         likeliest_P = _likeliest(ragged, at) if self._heads_are_likeliest else torch.full((len(at),), -1)
-        # Where no mass was cut in these rows, the heads of a truncation are the whole distribution.
+        # A truncation that cut nothing in these rows has stored the whole distribution.
         unbiased = self._kl_in_cache and ragged.ghost is None
         counts_P = torch.from_numpy(np.diff(ragged.offsets)[at])
         entry_offsets = torch.cat([torch.zeros(1, dtype=torch.long), counts_P.cumsum(0)])

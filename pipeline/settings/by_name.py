@@ -21,7 +21,7 @@ class SettingsByName(Settings):
     name_field: ClassVar[str]
 
     def __new__(cls, /, **values: Any) -> Self:
-        """An object of the named model, which Python then initialises in place of one of the section's class."""
+        """An object of the model that `values` name; Python then calls its `__init__`."""
         if not cls.is_section():
             return super().__new__(cls)
         model = cls.model_for(values)
@@ -83,7 +83,7 @@ class SettingsByName(Settings):
 
     @classmethod
     def _refuse_settings_of_other_names(cls, values: Mapping[Any, Any]) -> None:
-        """Say whose setting it is, where "unknown setting" would send the reader looking for a typing error."""
+        """Name the owner of the setting: "unknown setting" would suggest a typing error."""
         for key in values:
             if key in cls.model_fields:
                 continue
@@ -95,7 +95,7 @@ class SettingsByName(Settings):
 
 
 def _own_fields_of(model: type[SettingsByName], name: str) -> list[str]:
-    """The own settings of a name; none where its plug-in is broken, which is told when it is chosen."""
+    """The settings that only this name has; none for a broken plug-in, which is an error only when it is chosen."""
     try:
         return model.section().model_of(name).own_fields()
     except SettingsError:

@@ -29,8 +29,8 @@ class CorpusSettings(SettingsByName):
     messages_field: str | None = Field(None, description="chats: a list of {role, content}")
     min_characters: int = Field(1, ge=1)
     max_characters: int | None = Field(None, ge=1, description="longer documents are rejected; none: no bound")
-    max_reject_share: float = Field(0.05, ge=0, le=1, description="past this share of rejects a run stops")
-    reject_grace: int = Field(100, ge=0, description="documents read before max_reject_share is judged")
+    max_reject_share: float = Field(0.05, ge=0, le=1, description="a run stops when more than this share is rejected")
+    reject_grace: int = Field(100, ge=0, description="documents to read before max_reject_share is checked")
 
     @abstractmethod
     def read(self) -> Iterator[Any]:

@@ -43,7 +43,7 @@ class TeacherSettings(Settings):
     engine: Annotated[str, NameIn(ENGINES)] = Field("transformers", description="what runs the model")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|(cuda|npu|xpu)(:\d+)?)$")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    attention: str | None = Field(None, description="attention kernel as transformers names it; none: its default")
+    attention: str | None = Field(None, description="name of the attention kernel in transformers; none: its default")
     trust_remote_code: bool = False
     allow_pickle: bool = Field(False, description="load weights that are not safetensors: they can run code")
 
@@ -74,10 +74,11 @@ class CaptureSettings(Settings):
     max_tokens: int | None = Field(None, ge=1, description="spend at most this many teacher tokens")
     max_hours: float | None = Field(None, gt=0, description="start no unit after this time")
     price_per_hour: float | None = Field(
-        None, ge=0, description="what an hour of the machine costs, in your currency; none: nothing is said of money"
+        None, ge=0, description="price of one hour of the machine, in your currency; none: no cost is reported"
     )
     count_ahead: bool = Field(
-        True, description="count beside the teacher what is left, for the time that remains: reads the corpora twice"
+        True,
+        description="count the remaining tokens while the teacher runs, to tell the time left: reads the corpora twice",
     )
     unit_retries: int = Field(2, ge=0, le=20)
 
@@ -123,7 +124,7 @@ class TrainingSettings(Settings):
     where: str | None = Field(None, description="SQL condition over the view `sequences`")
     weight: str | None = Field(None, description="SQL expression over `sequences`: sampling weight per sequence")
     query: str | None = Field(
-        None, description="SELECT of `doc_id`, and of a sampling `weight` if wanted: the documents to train on"
+        None, description="the documents to train on: SELECT of `doc_id`, with an optional sampling `weight`"
     )
     recipe: str | None = Field(None, description="recipe id or unique prefix; none: the one of the current settings")
     up_to_commit: int | None = Field(None, ge=1, description="train on commits up to this number; none: all")
@@ -138,13 +139,15 @@ class TrainingSettings(Settings):
     max_grad_norm: float = Field(1.0, gt=0)
     loss: Annotated[str, NameIn(LOSSES)] = Field("divergence", description="what the student is pulled to")
     cross_entropy_weight: float = Field(0.0, ge=0, le=1, description="share of the loss on the real next tokens")
-    tail: Literal["renormalise", "ghost"] = Field("renormalise", description="top_k, top_p: the mass that was cut")
+    tail: Literal["renormalise", "ghost"] = Field(
+        "renormalise", description="mass that was cut: scale the heads to 1, or give it to all other ids together"
+    )
     loss_chunk: int = Field(1024, ge=1, description="positions whose logits exist at once")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     gradient_checkpointing: bool = False
     seed: int = Field(0, ge=0, lt=2**31)
     device: Literal["auto", "cpu"] = "auto"
-    save_steps: int | None = Field(None, ge=1, description="checkpoint every so many steps, to resume from")
+    save_steps: int | None = Field(None, ge=1, description="steps between checkpoints to resume from; none: never")
 
 
 class EvaluationSettings(Settings):
@@ -152,54 +155,56 @@ class EvaluationSettings(Settings):
 
     max_tokens: int | None = Field(None, ge=1, description="evaluate on at most this many held-out tokens")
     batch_sequences: int = Field(8, ge=1)
-    teacher: bool | None = Field(None, description="exact KL from the teacher; none: if it can be loaded")
+    teacher: bool | None = Field(None, description="run the teacher, for the exact KL; none: if it can be loaded")
 
 
 class RedistillSettings(Settings):
-    """When a student learns what is new, what it repeats, and when it takes the place of the one before."""
+    """When a student is trained on new documents, how many old ones it repeats, and when it is promoted."""
 
-    min_new_documents: int = Field(1, ge=1, description="fewer new training documents than this wait for more")
-    min_new_tokens: int = Field(1, ge=1, description="fewer new training tokens than this wait for more")
+    min_new_documents: int = Field(1, ge=1, description="with fewer new training documents nothing is trained")
+    min_new_tokens: int = Field(1, ge=1, description="with fewer new training tokens nothing is trained")
     replay_share: float = Field(
         0.5, ge=0, lt=1, description="share of the training tokens that are old ones, against forgetting; 0: none"
     )
     learning_rate: float | None = Field(
-        None, gt=0, description="of a student that goes on from the current one; none: training.learning_rate"
+        None, gt=0, description="for a student that continues from the current one; none: training.learning_rate"
     )
     measure: Literal["kl", "cross_entropy"] = Field(
-        "kl", description="what candidates are compared by; kl needs an unbiased sparsifier, or the teacher"
+        "kl", description="what candidates are compared by; kl needs an unbiased sparsifier or the teacher"
     )
     tolerance: float = Field(0.01, ge=0, description="nats by which a candidate may be worse and still be promoted")
     alias: str = Field("current", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
-    students: Path | None = Field(None, description="where candidates go; none: `students` in the lake's folder")
+    students: Path | None = Field(None, description="directory of candidates; none: `students` in the lake's folder")
     checkpoint_steps: int = Field(200, ge=1, description="steps between checkpoints, unless training.save_steps says")
 
 
 class MaintenanceSettings(Settings):
-    """How the lake is kept tidy."""
+    """How small shards are merged and unused files deleted."""
 
     target_bytes: int = Field(256 * 2**20, ge=1, description="small shards are merged up to this size")
-    grace_hours: float = Field(24, ge=0, description="how long files that nothing names are kept for running readers")
+    grace_hours: float = Field(
+        24,
+        ge=0,
+        description="a file that the catalog no longer names is deleted after so long: readers may use it",
+    )
     verify_sample: float = Field(0.05, ge=0, le=1, description="share of the work units checked, others every night")
 
 
 class ScheduleSettings(Settings):
-    """When the flows run, for `logitlake serve`. Cron: minute, hour, day, month, weekday; none: not by the clock."""
+    """When the flows run, for `logitlake serve`. Cron: minute, hour, day, month, weekday; null disables a schedule."""
 
-    timezone: str = Field("UTC", description="IANA name; the clock changes where it does")
-    capture: str | None = Field("0 * * * *", description="the teacher over what is new")
-    redistill: str | None = Field(
-        "0 2 * * *", description="the student; also started by each scheduled capture that committed"
-    )
-    maintain: str | None = Field("0 5 * * *", description="merge, expire, sweep, verify")
+    timezone: str = Field("UTC", description="IANA name; daylight saving time is followed")
+    capture: str | None = Field("0 * * * *", description="the capture flow")
+    redistill: str | None = Field("0 2 * * *", description="the redistill flow")
+    maintain: str | None = Field("0 5 * * *", description="the maintenance flow: merge, expire, sweep, verify")
     on_capture: bool = Field(True, description="start redistill when a capture has committed")
-    teachers: int = Field(1, ge=1, description="teachers at once on one server; only the first run sets it")
+    teachers: int = Field(1, ge=1, description="captures that may run at once on one server; the first run sets it")
     host: str = Field("127.0.0.1", description="where `serve` starts a Prefect server if none is configured")
     port: int = Field(4200, ge=1, le=65535)
     notify: str | None = Field(
         None, pattern=r"^[^/]+/[^/]+$", description="a Prefect notification block, such as slack-webhook/on-call"
     )
-    zombie_seconds: int = Field(120, ge=60, description="a run without a heartbeat for so long is marked crashed")
+    zombie_seconds: int = Field(120, ge=60, description="a run without a heartbeat for this long is marked crashed")
 
     @field_validator("timezone")
     @classmethod

@@ -18,9 +18,9 @@ MAX_LEVELS = 65535
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SizeKnob:
-    """The setting that decides how many bytes a target takes, for `target_bytes`.
+    """The setting that decides how many bytes a target takes: what `target_bytes` chooses.
 
-    `grid` are the values that a measurement tries, from the fewest bytes to the most. Between two of them, log(bytes)
+    `grid` holds the values that a measurement tries, from the fewest bytes to the most. Between two of them, log(bytes)
     is taken to be straight over log(value); with `towards_one` over log(1 - value).
     """
 
@@ -77,7 +77,7 @@ class TargetSettings(SettingsByName):
     facts: ClassVar[TargetFacts]
     size_knob: ClassVar[SizeKnob]
     default_levels: ClassVar[int]
-    # Whether `levels` is the size knob's own value, so that a question about size leaves it open.
+    # Whether `levels` has the value of the size knob: then it is no part of the question that a size probe answers.
     levels_are_the_knob: ClassVar[bool] = False
 
     @property
@@ -90,7 +90,7 @@ class TargetSettings(SettingsByName):
         return {"name": self.sparsifier, **self.model_dump(mode="json", include=set(self.own_fields()))}
 
     def with_size(self, value: float) -> "TargetSettings":
-        """The same with this value of the size knob, and no wish for a size left."""
+        """The same with this value of the size knob, and without `target_bytes`."""
         exact = int(value) if self.size_knob.whole else value
         return self.model_copy(update={self.size_knob.setting: exact, "target_bytes": None})
 

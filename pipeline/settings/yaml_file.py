@@ -33,7 +33,7 @@ def _section(name: str, value: Any, field: FieldInfo) -> list[str]:
 
 
 def _corpora(corpora: tuple[CorpusSettings, ...]) -> list[str]:
-    purpose = ["# The sources of documents, each with a name of its own."]
+    purpose = ["# The sources of documents, each under a different name."]
     if not corpora:
         return [*purpose, *_example("corpora", CorpusSettings, item=True)]
     lines = [*purpose, "corpora:"]

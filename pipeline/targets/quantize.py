@@ -1,4 +1,4 @@
-"""Probabilities as multiples of 1/levels, rounded so that no bias comes back: E[code / levels] = p exactly.
+"""Probabilities as multiples of 1/levels, rounded without bias: E[code / levels] = p exactly.
 
 Systematic dithered rounding: with S_i = levels * (p_1 + … + p_i) and one uniform u per position,
 code_i = floor(S_i + u) - floor(S_{i-1} + u). A telescoping sum, hence
@@ -37,7 +37,7 @@ def systematic_codes(
     scaled_E = (sums_E1[1:] - np.repeat(begins_P, counts_P)) * np.repeat(scale_P, counts_P)
     last_E = offsets_P1[1:][counts_P > 0] - 1
     scaled_E[last_E] = np.where(rest_P[counts_P > 0] <= 0, levels, scaled_E[last_E])
-    # Just below `levels`, adding u may round up to levels + 1: the bound is kept by hand.
+    # Just below `levels`, adding u may round up to levels + 1: hence the minimum.
     reached_E = np.minimum(np.floor(scaled_E + np.repeat(uniforms_P, counts_P)), levels).astype(np.int64)
     before_E = np.concatenate(([0], reached_E[:-1]))
     before_E[offsets_P1[:-1][counts_P > 0]] = 0

@@ -21,12 +21,12 @@ def engine_kind(name: str) -> EngineKind:
 
 
 def check_engine(settings: TeacherSettings) -> EngineKind:
-    """The kind of the engine in the settings. Raises SettingsError if its output is too little for a sparsifier."""
+    """The kind of the engine in the settings. Raises SettingsError if it does not give the whole distribution."""
     kind = engine_kind(settings.engine)
     if kind.gives != "distribution":
         raise SettingsError(
-            f"teacher.engine {settings.engine}: every sparsifier needs the whole distribution, this engine gives only "
-            "the most probable ids (top_k); choose another engine"
+            f"teacher.engine {settings.engine}: capture and evaluation need the whole distribution, this engine gives "
+            "only the most probable ids (top_k); choose another engine"
         )
     return kind
 
@@ -34,9 +34,10 @@ def check_engine(settings: TeacherSettings) -> EngineKind:
 def load_engine(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: int) -> Engine:
     """The teacher of `files` in the engine that the settings name.
 
-    Raises SettingsError if it can't be loaded, MismatchError if it has fewer output rows than the tokenizer has ids.
+    Raises SettingsError if it can't be loaded or gives too little, MismatchError if it has fewer output rows than the
+    tokenizer has ids.
     """
-    kind = engine_kind(settings.engine)
+    kind = check_engine(settings)
     try:
         load: LoadTeacher = EntryPoint(settings.engine, kind.load, ENGINES.group).load()
     except (ImportError, AttributeError) as error:

@@ -22,8 +22,8 @@ def fidelity_section(findings: Findings) -> Section | None:
         "Of each distribution some ids are stored with their own probability (heads); others share the residual mass "
         "equally (tails). With an unbiased sparsifier the expected value of every cached probability is the teacher's "
         "probability: the error is noise, which averages out over a batch. E‖p̂ − p‖² is the squared distance between "
-        "cached and teacher's distribution: an upper bound for drawn tails, an unbiased estimate for independent draws. "
-        "Where the tail was cut off the lost mass is a bias, which does not average out. "
+        "cached and teacher's distribution: an upper bound for drawn tails, an unbiased estimate for independent "
+        "draws. Where the tail was cut off the lost mass is a bias, which does not average out. "
         f"{about_the_sample(findings.sample)}"
     )
     blocks: list[Chart | Table] = [_table(findings), _entries(findings)]

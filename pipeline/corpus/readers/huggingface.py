@@ -59,8 +59,8 @@ def _open(settings: HuggingfaceCorpus) -> Iterable[Mapping[str, Any]]:
             )
         columns = dataset.column_names or []
         # Other columns may be images or sound, which must not be decoded.
-        if wanted := [field for field in fields_of(settings) if field in columns]:
-            dataset = dataset.select_columns(wanted)
+        if fields := [field for field in fields_of(settings) if field in columns]:
+            dataset = dataset.select_columns(fields)
     except CorpusError:
         raise
     except Exception as error:  # datasets and its file systems raise nearly every kind
@@ -70,14 +70,14 @@ def _open(settings: HuggingfaceCorpus) -> Iterable[Mapping[str, Any]]:
 
 def _choose_split(settings: HuggingfaceCorpus, splits: Mapping[str, Any]) -> Any:
     if settings.split not in splits:
-        found = ", ".join(splits)
-        message = f"has no split {settings.split!r}; its splits: {found}; mend corpora.{settings.name}.split"
+        names = ", ".join(splits)
+        message = f"has no split {settings.split!r}; its splits: {names}; correct corpora.{settings.name}.split"
         raise CorpusError(f"corpus {settings.name}: dataset {settings.path} {message}")
     return splits[settings.split]
 
 
 def _broken(settings: HuggingfaceCorpus, error: Exception, what: str) -> CorpusError:
-    advice = f"mend corpora.{settings.name} (path, subset, split, revision), or the network"
+    advice = f"correct corpora.{settings.name} (path, subset, split, revision), or repair the network"
     return CorpusError(
         f"corpus {settings.name}: dataset {settings.path} {what}: {type(error).__name__}: {error}; {advice}"
     )

@@ -46,13 +46,13 @@ def _rows(settings: CorpusSettings, file: CorpusFile) -> Iterator[Mapping[str, A
         raise unreadable(settings.name, file, error) from None
     with stream, pq.ParquetFile(stream) as parquet:
         columns = parquet.schema_arrow.names
-        wanted = [field for field in fields_of(settings) if field in columns]
-        if len(wanted) < len(fields_of(settings)):
+        fields = [field for field in fields_of(settings) if field in columns]
+        if len(fields) < len(fields_of(settings)):
             # Every row lacks the field: rejected one by one, so that the share of rejects counts documents.
             lacking = dict.fromkeys(columns, "")
             yield from (lacking for _ in range(parquet.metadata.num_rows))
             return
-        for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted):
+        for batch in parquet.iter_batches(_BATCH_ROWS, columns=fields):
             yield from _plain_rows(batch)
 
 

@@ -7,7 +7,7 @@ from logitlake.pipeline.settings.corpus import CorpusSettings
 
 
 def read_corpus(settings: CorpusSettings) -> Iterator[Document | Reject]:
-    """Every document of a corpus, and a reject for every place that holds none, in a fixed order, streamed.
+    """Every document of a corpus, and a reject for each line, row or file that is none, in a fixed order, streamed.
 
     Raises CorpusError, at the first item or later, if the corpus can't be read.
     """

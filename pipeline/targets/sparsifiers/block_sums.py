@@ -1,6 +1,6 @@
 """What a sparsifier sees of a teacher's distributions. Free of torch, so that a sparsifier's settings load fast.
 
-Shapes: P positions, B blocks per row, K = BLOCK ids per block, M blocks looked into, R rows, H kept ids.
+Shapes: P positions, B blocks per row, K = BLOCK ids per block, M blocks looked into, R rows, H ids.
 """
 
 from typing import Protocol
@@ -26,5 +26,5 @@ class BlockSums(Protocol):
     def largest(self, k: int, rows_R: NDArray[np.int64] | None = None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Ids and weights `[R, k]` of the k largest of the named rows (none: all), descending; ties by ascending id."""
 
-    def rest(self, kept_rows_H: NDArray[np.int64], kept_ids_H: NDArray[np.int64]) -> NDArray[np.float64]:
+    def rest(self, rows_H: NDArray[np.int64], ids_H: NDArray[np.int64]) -> NDArray[np.float64]:
         """Weight `float64[P]` of every id but the named ones."""

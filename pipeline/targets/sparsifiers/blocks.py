@@ -20,7 +20,7 @@ from logitlake.pipeline.targets.sparsifiers.block_sums import BLOCK
 from logitlake.storage.errors import SettingsError
 
 _LOG2_E = 1 / math.log(2)
-# A slice is what stays in the cache of a CPU core while five passes go over it, and what a GPU holds without noticing.
+# A slice fits the cache of a CPU core during five passes, and takes little of a GPU's memory.
 _CPU_SLICE = 1 << 19
 _DEVICE_SLICE = 1 << 26
 # Below so many logits a thread takes longer to start than to do its share.
@@ -64,8 +64,8 @@ class Blocks:
     def _scan(self, sums_PB: torch.Tensor, products_P: torch.Tensor) -> None:
         """Rows are shared out among threads that run torch on one core each.
 
-        torch's own threads meet after every small operation, and wait for whichever is held up elsewhere: measured on
-        a busy machine, ten times the processor time.
+        torch's own threads wait for each other after every small operation: on a busy machine this took ten times the
+        processor time.
         """
         threads = torch.get_num_threads() if self.logits_PV.device.type == "cpu" else 1
         if threads == 1 or self.logits_PV.numel() < _WORTH_THREADS:
@@ -80,7 +80,7 @@ class Blocks:
                     for piece in pieces:
                         piece.result()
             finally:
-                # What a thread sets is its own, but also what threads born later begin with.
+                # A thread that sets its number of threads also changes the default of threads started later.
                 torch.set_num_threads(threads)
         if not bool(torch.isfinite(products_P).all()):
             self._scan_products_again(products_P)
@@ -153,13 +153,13 @@ class Blocks:
         order = np.lexsort((ids, -weights_Rk), axis=1)
         return np.take_along_axis(ids, order, 1), np.take_along_axis(weights_Rk, order, 1)
 
-    def rest(self, kept_rows_H: NDArray[np.int64], kept_ids_H: NDArray[np.int64]) -> NDArray[np.float64]:
+    def rest(self, rows_H: NDArray[np.int64], ids_H: NDArray[np.int64]) -> NDArray[np.float64]:
         """Weight `float64[P]` of every id but the named ones, added up from what is left, never a difference."""
-        cells_H = kept_rows_H * self.n_blocks + kept_ids_H // BLOCK
-        cells_M, place_H = np.unique(cells_H, return_inverse=True)
+        cells_H = rows_H * self.n_blocks + ids_H // BLOCK
+        cells_M, inverse_H = np.unique(cells_H, return_inverse=True)
         rows_M, blocks_M = np.divmod(cells_M, self.n_blocks)
         weights_MK = self.look(rows_M, blocks_M)
-        weights_MK[place_H, kept_ids_H % BLOCK] = 0
+        weights_MK[inverse_H, ids_H % BLOCK] = 0
         sums_PB = self.sums_PB.copy()
         sums_PB[rows_M, blocks_M] = weights_MK.sum(axis=1, dtype=np.float64)
         return sums_PB.sum(axis=1)

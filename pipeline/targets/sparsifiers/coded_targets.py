@@ -37,9 +37,9 @@ def only_coded(
     rows_H: NDArray[np.int64], ids_H: NDArray[np.integer], codes_H: NDArray[np.uint16], n_rows: int
 ) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.uint16]]:
     """Heads without those whose code is 0 (worth nothing): CSR offsets, ids and codes. `rows_H` ascends."""
-    kept = codes_H > 0
-    counts_P = np.bincount(rows_H[kept], minlength=n_rows)
-    return offsets_of(counts_P), ids_H[kept], codes_H[kept]
+    coded_H = codes_H > 0
+    counts_P = np.bincount(rows_H[coded_H], minlength=n_rows)
+    return offsets_of(counts_P), ids_H[coded_H], codes_H[coded_H]
 
 
 def join(
@@ -54,8 +54,8 @@ def join(
     head_counts_P = np.diff(head_offsets_P1)
     id_offsets = head_offsets_P1 + offsets_of(tail_counts_P)
     ids = np.empty(id_offsets[-1], np.int32)
-    ids[_places(id_offsets[:-1], head_counts_P)] = head_ids_H
-    ids[_places(id_offsets[:-1] + head_counts_P, tail_counts_P)] = tail_ids_N
+    ids[_indices(id_offsets[:-1], head_counts_P)] = head_ids_H
+    ids[_indices(id_offsets[:-1] + head_counts_P, tail_counts_P)] = tail_ids_N
     return CodedTargets(
         id_offsets=id_offsets,
         ids=ids,
@@ -69,17 +69,17 @@ def concatenate(parts: list[CodedTargets], levels: int) -> CodedTargets:
     """The positions of all parts, one after the other. ValueError if a part has other levels."""
     if any(part.levels != levels for part in parts):
         raise ValueError(f"parts: expected levels {levels}, found {sorted({part.levels for part in parts})}")
-    none = np.zeros(0, np.int64)
+    empty = np.zeros(0, np.int64)
     return CodedTargets(
-        id_offsets=offsets_of(np.concatenate([none, *(np.diff(part.id_offsets) for part in parts)])),
-        ids=np.concatenate([none.astype(np.int32), *(part.ids for part in parts)]),
-        code_offsets=offsets_of(np.concatenate([none, *(np.diff(part.code_offsets) for part in parts)])),
-        codes=np.concatenate([none.astype(np.uint16), *(part.codes for part in parts)]),
+        id_offsets=offsets_of(np.concatenate([empty, *(np.diff(part.id_offsets) for part in parts)])),
+        ids=np.concatenate([empty.astype(np.int32), *(part.ids for part in parts)]),
+        code_offsets=offsets_of(np.concatenate([empty, *(np.diff(part.code_offsets) for part in parts)])),
+        codes=np.concatenate([empty.astype(np.uint16), *(part.codes for part in parts)]),
         levels=levels,
     )
 
 
-def _places(begins_P: NDArray[np.int64], counts_P: NDArray[np.integer]) -> NDArray[np.int64]:
+def _indices(begins_P: NDArray[np.int64], counts_P: NDArray[np.integer]) -> NDArray[np.int64]:
     """begins[0], begins[0] + 1, … counts[0] of them, then those of the next position."""
     first = np.repeat(begins_P - offsets_of(counts_P)[:-1], counts_P)
     return first + np.arange(len(first))

@@ -32,8 +32,8 @@ def draw_ids(
     weights_MK = blocks.look(rows_M, blocks_M).astype(np.float64)
     if ceiling is not None:
         weights_MK[weights_MK >= ceiling[rows_M, None]] = 0.0
-    place_D, _ = _search(weights_MK, inverse_D, inner_D)
-    ids_D = blocks_M[inverse_D] * BLOCK + place_D % BLOCK
+    cells_D, _ = _search(weights_MK, inverse_D, inner_D)
+    ids_D = blocks_M[inverse_D] * BLOCK + cells_D % BLOCK
     return np.minimum(ids_D, blocks.vocabulary - 1)
 
 

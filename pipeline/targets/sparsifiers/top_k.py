@@ -1,6 +1,6 @@
-"""The k most probable ids. Biased: what is cut never comes back. For comparison, and for data made elsewhere.
+"""The k most probable ids. Biased: the mass of all other ids is lost. For comparison, and for targets made elsewhere.
 
-Shapes: P positions, k ids kept, H heads of all positions together.
+Shapes: P positions, k candidate ids, H heads of all positions together.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class TopKSettings(TargetSettings):
     """The most probable ids: biased."""
 
     sparsifier: Literal["top_k"] = "top_k"
-    k: int = Field(50, ge=1, le=1024, description="ids kept")
+    k: int = Field(50, ge=1, le=1024, description="number of ids")
 
     facts: ClassVar = TargetFacts(unbiased=False, cuts_mass=True)
     # A truncation has no noise of drawing that would hide the rounding.
@@ -39,7 +39,7 @@ class TopKSettings(TargetSettings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TopK:
-    """The `k` largest; which of several equals are kept at the boundary is the device's choice."""
+    """The `k` largest; the device decides which of several equally probable ids are the last ones."""
 
     k: int
     levels: int
@@ -55,14 +55,14 @@ def coded_heads(
     blocks: BlockSums,
     ids_Pk: NDArray[np.int64],
     weights_Pk: NDArray[np.float64],
-    kept_Pk: NDArray[np.bool_],
+    is_head_Pk: NDArray[np.bool_],
     uniforms_P: NDArray[np.float64],
     levels: int,
 ) -> CodedTargets:
-    """Targets of the kept ids alone, with dithered codes; an id whose code is 0 is dropped."""
-    rows_H = np.repeat(np.arange(blocks.n_positions), kept_Pk.sum(axis=1))
-    offsets_P1 = offsets_of(kept_Pk.sum(axis=1))
-    ids_H, weights_H = ids_Pk[kept_Pk], weights_Pk[kept_Pk]
+    """Targets without tails: the ids that are heads, with dithered codes; an id whose code is 0 is dropped."""
+    rows_H = np.repeat(np.arange(blocks.n_positions), is_head_Pk.sum(axis=1))
+    offsets_P1 = offsets_of(is_head_Pk.sum(axis=1))
+    ids_H, weights_H = ids_Pk[is_head_Pk], weights_Pk[is_head_Pk]
     codes_H = systematic_codes(weights_H, offsets_P1, blocks.rest(rows_H, ids_H), uniforms_P, levels)
     none_P = np.zeros(blocks.n_positions, np.int64)
     return join(*only_coded(rows_H, ids_H, codes_H, blocks.n_positions), none_P, none_P[:0], levels)

@@ -22,7 +22,7 @@ class TopPSettings(TargetSettings):
     """The fewest most probable ids that reach a mass: biased."""
 
     sparsifier: Literal["top_p"] = "top_p"
-    p: float = Field(0.95, gt=0, lt=1, description="mass kept")
+    p: float = Field(0.95, gt=0, lt=1, description="probability mass of the ids together")
     max_k: int = Field(1024, ge=1, le=4096, description="never more ids than this")
 
     facts: ClassVar = TargetFacts(unbiased=False, cuts_mass=True)
@@ -54,8 +54,8 @@ class TopP:
         """Targets of P positions; `uniforms_PS` holds one uniform for the rounding."""
         ids_Pk, weights_Pk = _nucleus_candidates(blocks, self.p, min(self.max_k, blocks.vocabulary))
         before_Pk = np.cumsum(weights_Pk, axis=1) - weights_Pk
-        kept_Pk = (before_Pk < self.p * blocks.totals_P[:, None]) & (weights_Pk > 0)
-        return coded_heads(blocks, ids_Pk, weights_Pk, kept_Pk, uniforms_PS[:, 0], self.levels)
+        is_head_Pk = (before_Pk < self.p * blocks.totals_P[:, None]) & (weights_Pk > 0)
+        return coded_heads(blocks, ids_Pk, weights_Pk, is_head_Pk, uniforms_PS[:, 0], self.levels)
 
 
 def _nucleus_candidates(blocks: BlockSums, p: float, max_k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

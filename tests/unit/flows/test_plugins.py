@@ -6,18 +6,23 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from transformers import LlamaForCausalLM
 
-from tests.unit.flows.conftest import SENTENCES
+from logitlake.pipeline.api import LossSettings, model_loss, open_rows, take_apart
+from logitlake.pipeline.settings.models import Config
+from logitlake.pipeline.settings.registry import CORPORA, ENGINES, LOSSES, SPARSIFIERS
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "plugins.md").read_text(encoding="utf-8")
 MODULES = {re.match(r"# (\w+)\.py\n", code)[1]: code for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)}
 SHARE = 0.2
+SENTENCES = ("the cat sat on the mat", "the dog sat on the log", "a small text for a small vocabulary")
 
 Command = Callable[..., str]
 
@@ -74,6 +79,41 @@ def settings(tmp_path: Path, raw_config: dict[str, Any]) -> dict[str, Any]:
     raw["training"] = raw["training"] | toy["training"]
     assert toy["target"]["share"] == SHARE
     return raw
+
+
+@pytest.fixture
+def in_this_process(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The same distribution, seen by the registries of this process for the length of a test."""
+    registries = (SPARSIFIERS, ENGINES, CORPORA, LOSSES)
+    monkeypatch.syspath_prepend(installed)
+    for registry in registries:
+        registry.__dict__.pop("_providers", None)
+    yield
+    for registry in registries:
+        registry.__dict__.pop("_providers", None)
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_targets_of_plug_ins_are_in_the_lake_and_make_a_loss(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_capture: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = Config.model_validate(settings)
+    assert run_capture(config).n_documents == 12
+    rows = open_rows(config.lake.path, batch_sequences=4)
+    assert rows.recipe["sparsifier"] == {"name": "min_p", "share": SHARE, "max_k": 64}
+    assert rows.recipe["teacher"]["engine"] == "plain"
+    batch = next(iter(rows.reader))
+    model = LlamaForCausalLM.from_pretrained(settings["teacher"]["model"], dtype=torch.float32)
+    with torch.no_grad():
+        loss = model_loss(take_apart(model), batch, LossSettings(loss="first_choice"))
+        logits = model(batch.input_ids).logits.flatten(0, 1)
+    first = batch.targets.offsets[:-1][batch.targets.offsets.diff() > 0]
+    positions = batch.targets.offsets.diff().nonzero().squeeze(1)
+    expected = torch.nn.functional.cross_entropy(logits[positions], batch.targets.ids[first])
+    torch.testing.assert_close(loss, expected)
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """A name in a section decides what else the section may say."""
 
 import pickle
+from importlib.metadata import EntryPoint
 
 import pytest
 
 from logitlake.pipeline.settings.loading import load_config
 from logitlake.pipeline.settings.models import Config, CorpusSettings, TargetSettings
+from logitlake.pipeline.settings.registry import SPARSIFIERS
 from logitlake.storage.errors import SettingsError
 
 
@@ -56,3 +58,20 @@ def test_settings_survive_dumping_pickling_and_copying() -> None:
     assert pickle.loads(pickle.dumps(config)) == config
     copied = config.target.model_copy(update={"draws": 3})
     assert (copied.model_dump()["draws"], type(copied)) == (3, type(config.target))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("json:dumps", "expected a subclass of TargetSettings, found <function dumps"),
+        ("no_such_module:Settings", "No module named 'no_such_module'"),
+    ],
+)
+def test_a_plug_in_that_is_no_model_or_can_not_be_imported_is_told_when_it_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, value: str, message: str
+) -> None:
+    entry = EntryPoint("odd", value, SPARSIFIERS.group)
+    monkeypatch.setitem(SPARSIFIERS._providers, "odd", [entry])
+    assert load_config(None, ("target.sparsifier=top_k",)).target.sparsifier == "top_k"
+    assert "a setting of sparsifier varopt" in refusal("target.sparsifier=top_k", "target.threshold=0.1")
+    assert message in refusal("target.sparsifier=odd")
