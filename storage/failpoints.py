@@ -15,12 +15,14 @@ FLOW_FAILPOINTS = (
     *("unit-computed", "candidate-planned", "student-training", "student-trained", "student-evaluated"),
     *("student-registered", "candidate-decided", "shards-merged", "snapshots-expired", "files-removed"),
 )
+# Places in the migration of an older lake.
+MIGRATION_FAILPOINTS = ("lake-note-migrated", "columns-added", "tables-migrated", "rows-hashed")
 _reached: Counter[str] = Counter()
 
 
 def reach(name: str) -> None:
     """Die here, without any clean-up, if the environment says so."""
-    assert name in FAILPOINTS or name in FLOW_FAILPOINTS, name
+    assert name in FAILPOINTS + FLOW_FAILPOINTS + MIGRATION_FAILPOINTS, name
     wanted = os.environ.get(ENVIRONMENT_VARIABLE)
     if not wanted:
         return

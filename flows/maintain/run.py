@@ -18,8 +18,9 @@ from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget_again, n_forgotten, n_removed, note_removed
+from logitlake.storage.upkeep.hashing import add_row_hashes
 from logitlake.storage.upkeep.sweeping import Holdings, Swept, holdings, sweep
-from logitlake.storage.upkeep.verify import UnitCheck, count_units, verify
+from logitlake.storage.upkeep.verify import UnitCheck, count_units, verify, verify_tables
 from logitlake.storage.writing.runs import note_run
 
 KIND = "maintain"
@@ -81,6 +82,10 @@ class MaintainRun:
                 f"{len(damaged)} of {len(checks)} work units are damaged, the first is {_described(damaged[0])}. "
                 "Nothing was merged or removed: restore the named file from a backup, or forget its documents"
             )
+        if problems := [check.problem for check in verify_tables(self._lake) if check.problem]:
+            raise IntegrityError(
+                f"{'; '.join(problems)}. Nothing was merged or removed: restore the named file from a backup"
+            )
 
     def merge(self) -> None:
         """Write small shards, and those that hold forgotten rows, anew; an unfinished forgetting is finished first."""
@@ -100,6 +105,8 @@ class MaintainRun:
                 merged = self.report.files_merged + merge.n_files
                 self.report = replace(self.report, merges=self.report.merges + 1, files_merged=merged)
         reach("shards-merged")
+        if n_hashed := add_row_hashes(self._lake):
+            say(f"{n_hashed:,} rows that an older logitlake wrote got their row hash")
         merge_small_tables(self._lake)
 
     def sweep(self) -> None:

@@ -1,23 +1,19 @@
 """The documents of row sets whose rule alone does not tell them to SQL: those with a filter, or chosen by a query."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 
+from logitlake.storage.errors import IntegrityError, LakeError
 from logitlake.storage.lake.lake import Lake, Transaction
 from logitlake.storage.row_sets.relation import ask, relation, relation_parameters
-
-if TYPE_CHECKING:
-    from logitlake.storage.row_sets.row_set import RowSet
-from dataclasses import dataclass
-from datetime import UTC, datetime
-
-from logitlake.storage.errors import IntegrityError, LakeError
 from logitlake.storage.row_sets.row_set import RowSet, resolve_row_set
 
 
-def list_documents(lake: Lake, transaction: Transaction, row_set: "RowSet") -> None:
+def list_documents(lake: Lake, transaction: Transaction, row_set: RowSet) -> None:
     """Within a transaction: keep the documents of a row set where its rule alone does not tell them to SQL.
 
     So too for filtered row sets that an older logitlake registered: it kept no list of them.
@@ -106,12 +102,19 @@ def register_row_set(lake: Lake, row_set: RowSet) -> None:
         if known():
             return
         list_documents(lake, transaction, row_set)
-        rule = (list(row_set.recipe_ids), row_set.up_to_commit, row_set.where, row_set.weight)
-        counts = (row_set.n_sequences, row_set.n_tokens, row_set.n_targets)
-        transaction.connection.execute(
-            "INSERT INTO store.row_sets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [row_set.row_set_id, *rule, *counts, row_set.content_hash, datetime.now(UTC)],
-        )
+        row = {
+            "row_set_id": row_set.row_set_id,
+            "recipe_ids": list(row_set.recipe_ids),
+            "up_to_commit": row_set.up_to_commit,
+            "filter": row_set.where,
+            "weight": row_set.weight,
+            "n_sequences": row_set.n_sequences,
+            "n_tokens": row_set.n_tokens,
+            "n_targets": row_set.n_targets,
+            "content_hash": row_set.content_hash,
+            "created_at": datetime.now(UTC),
+        }
+        transaction.insert("row_sets", pa.Table.from_pylist([row]))
 
     if not known():
         lake.change(register)

@@ -3,10 +3,10 @@
 import os
 import re
 
-from logitlake.storage.lake.creation import NAME
 from logitlake.storage.lake.extensions import wheel_file
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import KEY_VARIABLES, bucket_options
+from logitlake.storage.lake.tables import NAME
 
 _PASSWORD = re.compile(r"\s*\bpassword\s*=\s*('(?:[^'\\]|\\.)*'|\S+)|(?<=://)([^:/@\s]+):[^@\s]*(?=@)")
 

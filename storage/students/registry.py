@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
+
 from logitlake.storage.errors import LakeError
 from logitlake.storage.json_text import json_text
 from logitlake.storage.lake.lake import Lake
@@ -24,26 +26,15 @@ def register_student(
     metrics: Mapping[str, Any],
 ) -> None:
     """Make a trained student and its lineage known. Registering it again with new metrics replaces what is shown."""
-    values = [student_id, parent_id, row_set_id, run_id, directory]
-    texts = [json_text(value) for value in (settings, metrics)]
+    texts = {"settings": json_text(settings), "metrics": json_text(metrics)}
+    ids = {"student_id": student_id, "parent_id": parent_id, "row_set_id": row_set_id, "directory": directory}
     write_note(
         lake.location,
         f"students/{student_id}.json",
-        {
-            "student_id": student_id,
-            "parent_id": parent_id,
-            "row_set_id": row_set_id,
-            "directory": directory,
-            "settings": json.loads(texts[0]),
-            "metrics": json.loads(texts[1]),
-        },
+        {**ids, **{name: json.loads(text) for name, text in texts.items()}},
     )
-    row = [*values, *texts, datetime.now(UTC)]
-    lake.change(
-        lambda transaction: transaction.connection.execute(
-            "INSERT INTO store.students VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row
-        )
-    )
+    row = {**ids, **texts, "run_id": run_id, "created_at": datetime.now(UTC)}
+    lake.change(lambda transaction: transaction.insert("students", pa.Table.from_pylist([row])))
 
 
 def find_student(lake: Lake, prefix: str) -> dict[str, Any]:

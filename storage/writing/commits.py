@@ -6,7 +6,7 @@ lost is found to have landed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 from logitlake.storage.errors import LakeBusyError, LostRaceError
 from logitlake.storage.identity import digest
 from logitlake.storage.identity import recipe_id as id_of_recipe
-from logitlake.storage.lake.creation import NAME
 from logitlake.storage.lake.lake import Lake, Transaction
 from logitlake.storage.lake.schema import SEQUENCES, with_checksums
+from logitlake.storage.lake.tables import NAME
 from logitlake.storage.shards.writing import write_shard
 from logitlake.storage.writing.sightings import insert_sightings
 
@@ -121,23 +121,25 @@ def register_shard(transaction: Transaction, shard: str, rows: pa.Table) -> None
     connection.execute(
         f"CALL ducklake_add_data_files('{NAME}', 'sequences', ?, schema => 'store', hive_partitioning => true)", [shard]
     )
-    connection.register("incoming_rows", rows.select(["doc_id", "recipe_id", "unit_id", "n_tokens"]))
-    connection.execute(
-        """
-        INSERT INTO store.documents
-        SELECT doc_id, recipe_id, unit_id, sum(n_tokens), count(*) FROM incoming_rows GROUP BY ALL
-        """
-    )
-    connection.unregister("incoming_rows")
+    transaction.insert("documents", documents_of(rows))
+
+
+def documents_of(rows: pa.Table) -> pa.Table:
+    """The rows of the table `documents` that follow from rows of `sequences`."""
+    keys = ["doc_id", "recipe_id", "unit_id"]
+    grouped = rows.group_by(keys).aggregate([("n_tokens", "sum"), ("n_tokens", "count")])
+    return grouped.rename_columns({"n_tokens_sum": "n_tokens", "n_tokens_count": "n_sequences"})
 
 
 def _note_commit(transaction: Transaction, receipt: Receipt, rows: pa.Table, run_id: str, seconds: float) -> None:
-    recipe_id = rows["recipe_id"][0].as_py()
-    identity = (transaction.number, receipt.unit_id, recipe_id, run_id, datetime.now(UTC))
-    counts = (receipt.n_documents, receipt.n_sequences, receipt.n_tokens, receipt.n_targets, receipt.n_bytes)
-    transaction.connection.execute(
-        "INSERT INTO store.commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [*identity, *counts, seconds]
-    )
+    row = {
+        **asdict(receipt),
+        "recipe_id": rows["recipe_id"][0].as_py(),
+        "run_id": run_id,
+        "committed_at": datetime.now(UTC),
+        "seconds": float(seconds),
+    }
+    transaction.insert("commits", pa.Table.from_pylist([row]))
 
 
 def _receipt(number: int, rows: pa.Table, n_bytes: int) -> Receipt:

@@ -22,10 +22,12 @@ def register_recipe(lake: Lake, recipe: Mapping[str, Any]) -> str:
 
     def register(transaction: Transaction) -> None:
         if not known():
-            transaction.connection.execute(
-                "INSERT INTO store.recipes VALUES (?, ?, ?)",
-                [recipe_id, json.dumps(recipe, sort_keys=True), datetime.now(UTC)],
-            )
+            row = {
+                "recipe_id": recipe_id,
+                "recipe": json.dumps(recipe, sort_keys=True),
+                "created_at": datetime.now(UTC),
+            }
+            transaction.insert("recipes", pa.Table.from_pylist([row]))
 
     if not known():
         write_note(lake.location, f"recipes/{recipe_id}.json", dict(recipe))

@@ -21,7 +21,7 @@ def insert_sightings(transaction: Transaction, run_id: str, sources: pa.Table, r
         new = connection.execute(
             """
             SELECT doc_id, corpus, source, line::BIGINT AS line FROM incoming_sources
-            EXCEPT FROM store.document_sources
+            EXCEPT SELECT doc_id, corpus, source, line FROM store.document_sources
             """
         ).to_arrow_table()
         connection.unregister("incoming_sources")

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from logitlake.storage.lake.creation import NAME
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.tables import NAME
 from logitlake.storage.students.promotions import decisions
 
 STUDENTS = 100

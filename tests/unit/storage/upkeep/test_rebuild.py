@@ -8,11 +8,11 @@ import pytest
 from logitlake.storage.errors import FormatVersionError, LakeError, LakeMissingError
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
-from logitlake.storage.lake.creation import NAME
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import write_note
 from logitlake.storage.lake.schema import FORMAT_VERSION
+from logitlake.storage.lake.tables import NAME
 from logitlake.storage.row_sets.registered import register_row_set
 from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.students.registry import register_student
