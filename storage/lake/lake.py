@@ -188,10 +188,10 @@ class Lake:
             self.connection.execute("BEGIN")
             try:
                 self.connection.execute("UPDATE store.guard SET commit_number = commit_number + 1")
-                found = self.connection.execute("SELECT commit_number FROM store.guard").fetchone()
-                assert found is not None
+                row = self.connection.execute("SELECT commit_number FROM store.guard").fetchone()
+                assert row is not None
                 reach("transaction-open")
-                yield Transaction(found[0], self.connection)
+                yield Transaction(row[0], self.connection)
                 reach("rows-registered")
                 self._commit()
                 reach("committed")
@@ -245,12 +245,18 @@ class Lake:
         check_format(self.connection)
         values = dict(self.connection.execute("SELECT name, value FROM store.lake_settings").fetchall())
         if "views" not in values:
-            # Tables and views are two transactions: a reader may come in between.
+            # Tables and views are made in two transactions: a reader may come in between.
             self.connection.close()
             hidden = without_secrets(self.location.catalog)
             raise LakeMissingError(
                 f"the lake {hidden} is just being made, or its making was stopped: try again; "
                 "`logitlake capture` makes what is missing"
+            )
+        if absent := {"held_out_salt", "held_out_share"} - set(values):
+            self.connection.close()
+            raise LakeError(
+                f"the lake's settings lack {' and '.join(sorted(absent))}: restore the catalog or the files of "
+                f"{self.location.data}store/lake_settings from a backup"
             )
         return values["held_out_salt"], float(values["held_out_share"])
 

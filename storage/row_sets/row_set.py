@@ -157,12 +157,12 @@ def fetch(lake: Lake, row_set: RowSet, unit_ids: Sequence[str], columns: Sequenc
 
 def _last_commit(lake: Lake, recipe_ids: tuple[str, ...]) -> int:
     """The last commit that brought rows of these recipes: a run that brings nothing leaves row sets as they were."""
-    found = ask(
+    last = ask(
         lake,
         "SELECT max(commit_number) AS number FROM store.commits WHERE list_contains(?, recipe_id)",
         [list(recipe_ids)],
     )
-    return int(found["number"][0].as_py() or 0)
+    return int(last["number"][0].as_py() or 0)
 
 
 def _weight_of_query(weight: str | None) -> str:

@@ -1,4 +1,4 @@
-"""What each student lost on each document it was measured on, beside its teacher: where it has most to learn."""
+"""Loss of each student and of its teacher on each document that the student was evaluated on."""
 
 from datetime import UTC, datetime
 
@@ -20,9 +20,9 @@ LOSSES = pa.schema(
 
 
 def record_losses(lake: Lake, losses: pa.Table, *, student_id: str, recipe_id: str, run_id: str, exact: bool) -> None:
-    """Keep the losses (LOSSES) of one measurement. The view `student_losses` shows the last of each document.
+    """Store the losses (LOSSES) of one evaluation. The view `student_losses` shows the last of each document.
 
-    `exact`: the teacher's part is from the teacher itself, not from the cache. Documents forgotten meanwhile stay out.
+    `exact`: the teacher's loss comes from the teacher itself, not from the cache. Forgotten documents are left out.
     """
 
     def insert(transaction: Transaction) -> None:

@@ -1,13 +1,16 @@
 """Is what is stored what was committed? Rows against their checksums and hashes, documents against their rows."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from logitlake.storage.errors import IntegrityError, LakeError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.migration import table_columns
+from logitlake.storage.lake.object_store import connect
 from logitlake.storage.lake.row_hash import damaged_rows, describe
 from logitlake.storage.lake.schema import SEQUENCES
 from logitlake.storage.lake.tables import NAME, ROW_HASH, TABLES
@@ -61,11 +64,11 @@ def count_units(lake: Lake, *, sample: float = 1.0, salt: str = "") -> int:
     return int(lake.row(question, [salt, sample])["n"])
 
 
-def verify_tables(lake: Lake) -> Iterator[TableCheck]:
-    """Check every row of the small tables, one table at a time. Raises nothing for a damaged table."""
+def verify_tables(lake: Lake, names: Collection[str] | None = None) -> Iterator[TableCheck]:
+    """Check every row of the small tables (or of `names`), one table at a time. Raises nothing for a damaged table."""
     present = table_columns(lake.connection)
     for name, table in TABLES.items():
-        if table.hashed and name in present:
+        if table.hashed and name in present and (names is None or name in names):
             yield _check_table(lake, name, present[name])
 
 
@@ -82,9 +85,30 @@ def _check_table(lake: Lake, name: str, present: set[str]) -> TableCheck:
             n_damaged += damaged.num_rows
             examples += _examples(name, damaged)
     except LakeError as error:
-        return TableCheck(name, n_rows, n_without_hash, f"table {name}: {error}")
+        files = ", ".join(_unreadable_files(lake, name)) or "its files"
+        return TableCheck(name, n_rows, n_without_hash, f"table {name}: {files} can't be read: {error}")
     problem = f"table {name}: {n_damaged} of {n_rows} rows do not match their hash: {'; '.join(examples[:_NAMED_ROWS])}"
     return TableCheck(name, n_rows, n_without_hash, problem if n_damaged else "")
+
+
+def _unreadable_files(lake: Lake, name: str) -> list[str]:
+    """The files of a table that are gone, torn, or not of the size that the catalog expects."""
+    files = lake.sql(f"FROM ducklake_list_files('{NAME}', '{name}', schema => 'store')").to_pylist()
+    with connect(lake.location) as connection:
+        return [file["data_file"] for file in files if not _is_readable(connection, file)]
+
+
+def _is_readable(connection: duckdb.DuckDBPyConnection, file: dict[str, Any]) -> bool:
+    path, expected = file["data_file"], (file["data_file_size_bytes"], file["data_file_footer_size"])
+    try:
+        sizes = connection.execute(
+            "SELECT file_size_bytes, footer_size FROM parquet_file_metadata(?)", [path]
+        ).fetchone()
+        for _ in connection.execute("FROM read_parquet(?)", [path]).to_arrow_reader(_BATCH_ROWS):
+            pass
+    except (duckdb.Error, pa.ArrowException):
+        return False
+    return sizes == expected
 
 
 def _examples(name: str, damaged: pa.Table) -> list[str]:

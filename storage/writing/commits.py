@@ -1,8 +1,8 @@
 """The commit of one work unit: its shard, its documents and its run's progress, in one transaction.
 
-Two captures may meet. Whoever comes second sees, inside the transaction, which of its documents are there by now, keeps
-only the others, and tries again: nothing is stored twice and nothing is replayed blindly. A commit whose answer was
-lost is found to have landed.
+Two captures may commit the same documents at the same time. The second one sees inside its transaction which documents
+are in the lake by now, keeps only the others and tries again: no document is stored twice. After a commit whose answer
+was lost, the retry sees that it landed.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ REJECTS = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What a commit brought. `n_documents` is 0 where everything was there already."""
+    """What a commit added. `n_documents` is 0 if every document was in the lake already."""
 
     commit_number: int
     unit_id: str
@@ -66,8 +66,8 @@ def commit_unit(
 ) -> Receipt:
     """Commit the sequences of whole documents (SEQUENCES; `unit_id` and `checksum` are set here).
 
-    `seconds` is what the teacher took; `sources` (SOURCES) and `rejects` (REJECTS) were met on the way. Raises
-    LakeBusyError if other writers win too often, LakeError if the disk is full; then nothing of it has landed.
+    `seconds`: time of the teacher. `sources` (SOURCES) and `rejects` (REJECTS) come from reading the corpus. Raises
+    LakeBusyError if other writers win too often, LakeError if the disk is full; nothing is committed then.
     """
     recipe_id = id_of_recipe(recipe)
     sources = sources if sources is not None else SOURCES.empty_table()
@@ -90,13 +90,15 @@ def commit_unit(
         except LostRaceError:
             continue
         return _receipt(transaction.number, missing, n_bytes)
-    raise LakeBusyError(f"other writers won {_ATTEMPTS} times in a row: the unit was not committed, run again")
+    raise LakeBusyError(
+        f"other writers committed first {_ATTEMPTS} times in a row: the work unit was not committed, run again"
+    )
 
 
 def _present(lake: Lake, recipe_id: str, rows: pa.Table) -> pa.Array:
-    """Which documents of these rows the lake holds under the recipe, or has been told to forget."""
+    """The documents of these rows that the lake holds under the recipe, or that were forgotten."""
     lake.connection.register("incoming_ids", pa.table({"doc_id": rows["doc_id"].unique()}))
-    found = lake.sql(
+    present = lake.sql(
         """
         SELECT doc_id FROM incoming_ids WHERE doc_id IN (
             SELECT doc_id FROM store.documents WHERE recipe_id = ? UNION ALL SELECT doc_id FROM store.tombstones)
@@ -104,7 +106,7 @@ def _present(lake: Lake, recipe_id: str, rows: pa.Table) -> pa.Array:
         [recipe_id],
     )
     lake.connection.unregister("incoming_ids")
-    return found["doc_id"].combine_chunks()
+    return present["doc_id"].combine_chunks()
 
 
 def _ready(rows: pa.Table, recipe_id: str) -> pa.Table:
@@ -116,7 +118,7 @@ def _ready(rows: pa.Table, recipe_id: str) -> pa.Table:
 
 
 def register_shard(transaction: Transaction, shard: str, rows: pa.Table) -> None:
-    """Within a transaction: make a shard and the documents of its rows known."""
+    """Within a transaction: register a shard and the documents of its rows."""
     connection = transaction.connection
     connection.execute(
         f"CALL ducklake_add_data_files('{NAME}', 'sequences', ?, schema => 'store', hive_partitioning => true)", [shard]

@@ -12,7 +12,7 @@ from logitlake.storage.lake.lake import Lake
 
 
 def note_run(lake: Lake, run_id: str, event: str, *, kind: str, recipe_id: str | None, **detail: Any) -> None:
-    """Record that something happened to a run: started, finished, failed, interrupted."""
+    """Record an event of a run: started, finished, failed, interrupted."""
     row = {
         "run_id": run_id,
         "event": event,
@@ -25,9 +25,9 @@ def note_run(lake: Lake, run_id: str, event: str, *, kind: str, recipe_id: str |
 
 
 def find_run(lake: Lake, beginning: str) -> dict[str, Any]:
-    """The run whose id starts so, the newest for `last`. Raises LakeError naming the candidates.
+    """The run whose id starts with `beginning`; the newest run for `last`. Raises LakeError naming the candidates.
 
-    `detail` is what its last event said and `started` what its first one did, decoded.
+    `detail` is the decoded detail of its last event, and `started` that of its start.
     """
     rows = lake.sql(
         """

@@ -80,6 +80,25 @@ def test_what_decides_no_row_leaves_the_recipe_as_it_is(recipe_of: Any, changed:
     assert recipe_of(**changed).recipe_id == recipe_of().recipe_id
 
 
+def test_the_same_settings_have_the_recipe_id_that_they_always_had() -> None:
+    """A new recipe id makes every lake run its teacher again: the format version of the lake is not part of it."""
+    recipe = Recipe(
+        teacher=FILES,
+        engine="transformers",
+        dtype="float32",
+        tokenizer="t" * 32,
+        vocabulary=1000,
+        chat_template=None,
+        chat_targets="assistant",
+        bos="never",
+        eos=True,
+        window=1024,
+        overlap=0,
+        target=TargetSettings(),
+    )
+    assert recipe.recipe_id == "8a2f1c4cb08492e470f8ff13ae7aced4"
+
+
 def test_a_settings_file_that_says_1_means_the_recipe_of_1_0(recipe_of: Any) -> None:
     assert recipe_of(target={"temperature": 1}).recipe_id == recipe_of(target={"temperature": 1.0}).recipe_id
 
