@@ -19,13 +19,13 @@ import pyarrow as pa
 from benchmarks.captured import CACHE, captured_lake
 from logitlake.storage.identity import digest
 from logitlake.storage.identity import recipe_id as id_of_recipe
-from logitlake.storage.lake.creation import NAME
 from logitlake.storage.lake.lake import Lake, Transaction
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.schema import SEQUENCES, with_checksums
+from logitlake.storage.lake.tables import NAME
 from logitlake.storage.shards.writing import write_shard
 from logitlake.storage.upkeep.compaction import merge_small_tables
-from logitlake.storage.writing.commits import unit_id_of
+from logitlake.storage.writing.commits import documents_of, unit_id_of
 from logitlake.storage.writing.recipes import find_recipe, register_recipe
 
 Unit = tuple[Mapping[str, Any], pa.Table]
@@ -109,17 +109,15 @@ def _register(transaction: Transaction, paths: Sequence[str], bytes_per_token: f
         f"CALL ducklake_add_data_files('{NAME}', 'sequences', ?, schema => 'store', hive_partitioning => true)",
         [list(paths)],
     )
-    connection.register("incoming_rows", rows)
-    connection.execute(
-        "INSERT INTO store.documents "
-        "SELECT doc_id, recipe_id, unit_id, sum(n_tokens), count(*) FROM incoming_rows GROUP BY ALL"
-    )
-    connection.execute(
-        "INSERT INTO store.document_sources SELECT DISTINCT doc_id, corpus, source, NULL::BIGINT FROM incoming_rows"
-    )
-    connection.execute(
-        "INSERT INTO store.commits SELECT ?, unit_id, recipe_id, 'benchmark', now(), count(DISTINCT doc_id), count(*), "
-        "sum(n_tokens), sum(n_targets), (sum(n_tokens) * ?)::BIGINT, 1 FROM incoming_rows GROUP BY unit_id, recipe_id",
+    connection.register("incoming_units", rows)
+    commits = connection.execute(
+        "SELECT ?::BIGINT AS commit_number, unit_id, recipe_id, 'benchmark' AS run_id, now() AS committed_at, "
+        "count(DISTINCT doc_id) AS n_documents, count(*) AS n_sequences, sum(n_tokens)::BIGINT AS n_tokens, "
+        "sum(n_targets)::BIGINT AS n_targets, (sum(n_tokens) * ?)::BIGINT AS n_bytes, 1::DOUBLE AS seconds "
+        "FROM incoming_units GROUP BY unit_id, recipe_id",
         [transaction.number, bytes_per_token],
-    )
-    connection.unregister("incoming_rows")
+    ).to_arrow_table()
+    connection.unregister("incoming_units")
+    transaction.insert("documents", documents_of(rows))
+    transaction.insert("document_sources", rows.group_by(["doc_id", "corpus", "source"]).aggregate([]))
+    transaction.insert("commits", commits)

@@ -15,16 +15,18 @@ FLOW_FAILPOINTS = (
     *("unit-computed", "candidate-planned", "student-training", "student-trained", "student-evaluated"),
     *("student-registered", "candidate-decided", "shards-merged", "snapshots-expired", "files-removed"),
 )
+# Places in the migration of an older lake.
+MIGRATION_FAILPOINTS = ("lake-note-migrated", "columns-added", "tables-migrated", "rows-hashed")
 _reached: Counter[str] = Counter()
 
 
 def reach(name: str) -> None:
     """Die here, without any clean-up, if the environment says so."""
-    assert name in FAILPOINTS or name in FLOW_FAILPOINTS, name
-    wanted = os.environ.get(ENVIRONMENT_VARIABLE)
-    if not wanted:
+    assert name in FAILPOINTS + FLOW_FAILPOINTS + MIGRATION_FAILPOINTS, name
+    setting = os.environ.get(ENVIRONMENT_VARIABLE)
+    if not setting:
         return
-    place, _, times = wanted.partition(":")
+    failpoint, _, times = setting.partition(":")
     _reached[name] += 1
-    if place == name and _reached[name] == int(times or 1):
+    if failpoint == name and _reached[name] == int(times or 1):
         os.kill(os.getpid(), signal.SIGKILL)

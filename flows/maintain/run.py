@@ -18,8 +18,9 @@ from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget_again, n_forgotten, n_removed, note_removed
+from logitlake.storage.upkeep.hashing import add_row_hashes
 from logitlake.storage.upkeep.sweeping import Holdings, Swept, holdings, sweep
-from logitlake.storage.upkeep.verify import UnitCheck, count_units, verify
+from logitlake.storage.upkeep.verify import UnitCheck, count_units, verify, verify_tables
 from logitlake.storage.writing.runs import note_run
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,10 @@ class MaintainRun:
                 f"{len(damaged)} of {len(checks)} work units are damaged; the first is {_described(damaged[0])}. "
                 "Nothing was merged or removed: restore the named file from a backup, or forget its documents"
             )
+        if problems := [check.problem for check in verify_tables(self._lake) if check.problem]:
+            raise IntegrityError(
+                f"{'; '.join(problems)}. Nothing was merged or removed: restore the named file from a backup"
+            )
 
     def merge(self) -> None:
         """Rewrite small shards and shards with forgotten rows; finishes an interrupted forgetting first."""
@@ -101,6 +106,8 @@ class MaintainRun:
                 merged = self.report.files_merged + merge.n_files
                 self.report = replace(self.report, merges=self.report.merges + 1, files_merged=merged)
         reach("shards-merged")
+        if n_hashed := add_row_hashes(self._lake):
+            log.info("added row hashes to %s rows of an older format", f"{n_hashed:,}")
         merge_small_tables(self._lake)
 
     def sweep(self) -> None:

@@ -16,7 +16,11 @@ from logitlake.pipeline.teachers.registry import check_engine
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.identity import FACTS, recipe_id
-from logitlake.storage.lake.schema import FORMAT_VERSION
+
+# The version of what a row means; `format_version` in the recipe. A new one gives every recipe a new id, so that the
+# teacher has to run again: raise it only if the same settings give rows with another meaning. How rows are stored is
+# the format version of the lake.
+RECIPE_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +40,7 @@ class Recipe:
     overlap: int
     target: TargetSettings
     teacher_gives: Gives = "distribution"
-    format_version: int = FORMAT_VERSION
+    format_version: int = RECIPE_VERSION
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, with no path and no setting that the sparsifier in use does not read.

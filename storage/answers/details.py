@@ -22,11 +22,11 @@ def find_document(lake: Lake, name: str) -> str:
     """
     for question, parameters in _questions(name):
         rows = lake.sql(question, parameters).to_pylist()
-        found = {row["doc_id"] for row in rows}
-        if len(found) == 1:
-            return str(found.pop())
-        if found:
-            raise LakeError(_several(name, rows, len(found)))
+        doc_ids = {row["doc_id"] for row in rows}
+        if len(doc_ids) == 1:
+            return str(doc_ids.pop())
+        if doc_ids:
+            raise LakeError(_several(name, rows, len(doc_ids)))
     raise LakeError(
         f"no document {name!r} in this lake: give the beginning of an id, a source as corpus/path, or the end of its "
         "path (`logitlake show documents` lists some; rejected or forgotten ones are not there)"
@@ -88,16 +88,16 @@ def document_tokens(lake: Lake, doc_id: str, recipe_id: str) -> pa.Table:
 def _questions(name: str) -> list[tuple[str, list[Any]]]:
     """What the name may mean, the surest first."""
     source, _, line = name.rpartition(":")
-    wanted: list[tuple[str, list[Any]]] = []
+    questions: list[tuple[str, list[Any]]] = []
     if _ID.fullmatch(name):
-        wanted.append((_CALLED, [name]))
-    places = [(name, "true")]
+        questions.append((_CALLED, [name]))
+    paths = [(name, "true")]
     if source and line.isdigit():
-        places.insert(0, (source, f"line = {int(line)}"))
-    for path, condition in places:
+        paths.insert(0, (source, f"line = {int(line)}"))
+    for path, condition in paths:
         for match in ("corpus || '/' || source = ?", "source = ?", "ends_with(source, '/' || ?)"):
-            wanted.append((_SEEN.format(condition=f"{match} AND {condition}"), [path]))
-    return wanted
+            questions.append((_SEEN.format(condition=f"{match} AND {condition}"), [path]))
+    return questions
 
 
 _CALLED = "SELECT DISTINCT doc_id, sources[1] AS place FROM documents WHERE starts_with(doc_id, ?) ORDER BY doc_id"

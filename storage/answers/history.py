@@ -10,7 +10,7 @@ def teacher_speed(lake: Lake, weights: str) -> tuple[float, int] | None:
 
     None if this lake has never timed that teacher.
     """
-    found = lake.row(
+    row = lake.row(
         """
         SELECT sum(c.n_tokens) / nullif(sum(c.seconds), 0) AS speed, count(DISTINCT c.run_id) AS n_runs
         FROM commits AS c JOIN recipes AS r USING (recipe_id)
@@ -18,16 +18,16 @@ def teacher_speed(lake: Lake, weights: str) -> tuple[float, int] | None:
         """,
         [weights],
     )
-    return (float(found["speed"]), int(found["n_runs"])) if found.get("speed") else None
+    return (float(row["speed"]), int(row["n_runs"])) if row.get("speed") else None
 
 
 def stored_bytes_per_token(lake: Lake, recipe_id: str) -> tuple[float, int] | None:
     """Bytes on disk per token of this recipe, and how many tokens that is over; None if nothing of it is stored."""
-    found = lake.row(
+    row = lake.row(
         "SELECT sum(n_bytes)::DOUBLE AS n_bytes, sum(n_tokens)::BIGINT AS n_tokens FROM commits WHERE recipe_id = ?",
         [recipe_id],
     )
-    return (found["n_bytes"] / found["n_tokens"], int(found["n_tokens"])) if found.get("n_tokens") else None
+    return (row["n_bytes"] / row["n_tokens"], int(row["n_tokens"])) if row.get("n_tokens") else None
 
 
 def earlier_estimates(lake: Lake, *, limit: int = 10) -> list[dict[str, Any]]:
@@ -61,5 +61,5 @@ def earlier_estimates(lake: Lake, *, limit: int = 10) -> list[dict[str, Any]]:
 
 def captured_tokens(lake: Lake, recipe_id: str) -> int:
     """How many tokens of this recipe the lake holds."""
-    found = lake.row("SELECT sum(n_tokens)::BIGINT AS n_tokens FROM commits WHERE recipe_id = ?", [recipe_id])
-    return int(found["n_tokens"] or 0)
+    row = lake.row("SELECT sum(n_tokens)::BIGINT AS n_tokens FROM commits WHERE recipe_id = ?", [recipe_id])
+    return int(row["n_tokens"] or 0)

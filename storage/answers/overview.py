@@ -1,9 +1,8 @@
-"""A lake on one screen: what it holds, how it grew, who learned from it, and whether it is well."""
+"""A lake on one screen: what it holds, how it grew, which students were trained on it, and its health."""
 
 from typing import Any
 
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.schema import FORMAT_VERSION
 from logitlake.storage.upkeep.forgetting import n_forgotten, n_removed
 from logitlake.storage.upkeep.sweeping import holdings
 
@@ -32,7 +31,7 @@ def _identity(lake: Lake) -> dict[str, Any]:
     return {
         "catalog": str(lake.location.catalog_file or "a PostgreSQL database"),
         "data": lake.location.data,
-        "format_version": FORMAT_VERSION,
+        "format_version": lake.row("SELECT format_version FROM store.guard")["format_version"],
         "made_at": made.get("value"),
         "held_out_share": lake.held_out_share,
         "commit_number": lake.commit_number,

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -16,17 +17,18 @@ import pyarrow as pa
 
 from logitlake.storage.errors import LakeBusyError, LakeError, LakeMissingError, LostRaceError
 from logitlake.storage.failpoints import reach
-from logitlake.storage.lake.creation import NAME, check_format, has_tables, make_or_mend, mend, needs_mending
+from logitlake.storage.lake.creation import has_tables, make_or_migrate
 from logitlake.storage.lake.extensions import load_extension
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import commit_lock
+from logitlake.storage.lake.migration import check_format, is_current, migrate
 from logitlake.storage.lake.object_store import configure_object_store
+from logitlake.storage.lake.overlay import MEMORY, lay_views
+from logitlake.storage.lake.row_hash import insert_rows
+from logitlake.storage.lake.tables import NAME
 
 _CATALOG_RETRIES = 100
-
-
 _ATTEMPTS = 20
-
 
 Result = TypeVar("Result")
 
@@ -39,11 +41,8 @@ class Transaction:
     connection: duckdb.DuckDBPyConnection
 
     def insert(self, table: str, rows: pa.Table) -> None:
-        """Append rows to `store.<table>`, columns matched by name."""
-        if rows.num_rows:
-            self.connection.register("incoming_rows", rows)
-            self.connection.execute(f"INSERT INTO {NAME}.store.{table} BY NAME SELECT * FROM incoming_rows")
-            self.connection.unregister("incoming_rows")
+        """Append rows to `store.<table>`, columns matched by name, each with its row hash: the one way to insert."""
+        insert_rows(self.connection, table, rows)
 
 
 class Lake:
@@ -56,6 +55,7 @@ class Lake:
         self.connection = connection
         self.read_only = read_only
         self._lock_timeout = lock_timeout
+        self._database = NAME
         self.held_out_salt, self.held_out_share = self._read_settings()
 
     @classmethod
@@ -65,6 +65,7 @@ class Lake:
         *,
         held_out_salt: str,
         held_out_share: float,
+        created_at: str | None = None,
         lock_timeout: float = 60,
         over_data: bool = False,
     ) -> "Lake":
@@ -73,20 +74,27 @@ class Lake:
         Raises LakeError if the data path holds shards that no catalog names, unless `over_data` (rebuild) says that
         this is known.
         """
+        settings = {
+            "held_out_salt": held_out_salt,
+            "held_out_share": repr(held_out_share),
+            "created_at": created_at or datetime.now(UTC).isoformat(timespec="seconds"),
+        }
         for directory in (location.state_directory, location.data_directory):
             if directory:
                 directory.mkdir(parents=True, exist_ok=True)
         with commit_lock(location, lock_timeout):
             connection = _attach(location, read_only=False)
             with _closed_on_error(connection):
-                make_or_mend(connection, location, held_out_salt, held_out_share, over_data=over_data)
+                make_or_migrate(connection, location, settings, over_data=over_data)
         return cls(location, connection, read_only=False, lock_timeout=lock_timeout)
 
     @classmethod
     def open(cls, location: LakeLocation, *, read_only: bool = True, lock_timeout: float = 60) -> "Lake":
-        """Open a lake that exists; one that an older logitlake made is mended when it is opened for writing.
+        """Open a lake that exists.
 
-        Raises LakeMissingError, or FormatVersionError for a lake of a newer logitlake.
+        A lake of an older logitlake gets the tables, columns and views of this one: in the catalog if it is opened for
+        writing, else in the memory of this session. Raises LakeMissingError, or FormatVersionError for a lake of a
+        newer logitlake.
         """
         if location.catalog_file and not location.catalog_file.exists():
             raise LakeMissingError(
@@ -98,10 +106,14 @@ class Lake:
             if not has_tables(connection):
                 hidden = without_secrets(location.catalog)
                 raise LakeMissingError(f"the catalog {hidden} holds no lake: `logitlake capture` makes one")
-            if not read_only and needs_mending(connection):
+            current = is_current(connection)
+            if not read_only and not current:
                 with commit_lock(location, lock_timeout):
-                    mend(connection)
-        return cls(location, connection, read_only=read_only, lock_timeout=lock_timeout)
+                    migrate(connection, location)
+        lake = cls(location, connection, read_only=read_only, lock_timeout=lock_timeout)
+        if read_only and not current:
+            lake.show_only({})
+        return lake
 
     def __enter__(self) -> "Lake":
         return self
@@ -122,15 +134,38 @@ class Lake:
         """
         connection = self.connection.cursor()
         _set_time_zone(connection)
-        connection.execute(f"USE {NAME}")
-        return Lake(self.location, connection, read_only=self.read_only, lock_timeout=self._lock_timeout)
+        connection.execute(f"USE {self._database}")
+        lake = Lake(self.location, connection, read_only=self.read_only, lock_timeout=self._lock_timeout)
+        lake._database = self._database
+        return lake
+
+    def show_only(self, conditions: Mapping[str, str]) -> None:
+        """In this session, let tables and views show only the rows that fulfil `conditions` (SQL by table)."""
+        lay_views(self.connection, conditions)
+        self._database = MEMORY
+
+    @property
+    def database(self) -> str:
+        """The database that the names of tables and views belong to in this session."""
+        return self._database
 
     def sql(self, query: str, parameters: list[Any] | Mapping[str, Any] | None = None) -> pa.Table:
-        """Run one query and return all of its rows. Raises LakeError with what DuckDB said."""
+        """Run one query and return all of its rows. Raises LakeError with the message of DuckDB."""
         try:
             return self.connection.execute(query, parameters or []).to_arrow_table()
         except duckdb.Error as error:
             raise LakeError(f"the lake could not answer: {error}") from error
+
+    def batches(self, query: str, n_rows: int) -> Iterator[pa.Table]:
+        """The rows of one query, `n_rows` at a time, on a connection of its own. Raises LakeError like `sql`."""
+        with self.connection.cursor() as cursor:
+            _set_time_zone(cursor)
+            cursor.execute(f"USE {self._database}")
+            try:
+                for batch in cursor.execute(query).to_arrow_reader(n_rows):
+                    yield pa.Table.from_batches([batch])
+            except (duckdb.Error, pa.ArrowException) as error:
+                raise LakeError(f"the lake could not answer: {error}") from error
 
     def row(self, query: str, parameters: list[Any] | Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The first row of a query by column name; empty if there is none."""
@@ -153,10 +188,10 @@ class Lake:
             self.connection.execute("BEGIN")
             try:
                 self.connection.execute("UPDATE store.guard SET commit_number = commit_number + 1")
-                found = self.connection.execute("SELECT commit_number FROM store.guard").fetchone()
-                assert found is not None
+                row = self.connection.execute("SELECT commit_number FROM store.guard").fetchone()
+                assert row is not None
                 reach("transaction-open")
-                yield Transaction(found[0], self.connection)
+                yield Transaction(row[0], self.connection)
                 reach("rows-registered")
                 self._commit()
                 reach("committed")
@@ -210,12 +245,18 @@ class Lake:
         check_format(self.connection)
         values = dict(self.connection.execute("SELECT name, value FROM store.lake_settings").fetchall())
         if "views" not in values:
-            # Tables and views are two transactions: a reader may come in between.
+            # Tables and views are made in two transactions: a reader may come in between.
             self.connection.close()
             hidden = without_secrets(self.location.catalog)
             raise LakeMissingError(
                 f"the lake {hidden} is just being made, or its making was stopped: try again; "
                 "`logitlake capture` makes what is missing"
+            )
+        if absent := {"held_out_salt", "held_out_share"} - set(values):
+            self.connection.close()
+            raise LakeError(
+                f"the lake's settings lack {' and '.join(sorted(absent))}: restore the catalog or the files of "
+                f"{self.location.data}store/lake_settings from a backup"
             )
         return values["held_out_salt"], float(values["held_out_share"])
 

@@ -66,15 +66,15 @@ def _catalog(text: str) -> str:
 def _data(text: str) -> str:
     if "://" not in text:
         text = str(Path(text).expanduser().absolute())
-    for place in text.split("/"):
-        if set(place) & _GLOB_SIGNS:
+    for part in text.split("/"):
+        if set(part) & _GLOB_SIGNS:
             raise SettingsError(
-                f"lake.data {text!r}: expected a path without any of {' '.join(sorted(_GLOB_SIGNS))}, found {place!r}: "
+                f"lake.data {text!r}: expected a path without any of {' '.join(sorted(_GLOB_SIGNS))}, found {part!r}: "
                 "DuckDB would look for files by it as by a pattern and find none; name another place"
             )
-        if place.partition("=")[1] and place.partition("=")[0] in SEQUENCES.names:
+        if part.partition("=")[1] and part.partition("=")[0] in SEQUENCES.names:
             raise SettingsError(
-                f"lake.data {text!r}: found the folder {place!r}, which DuckDB would read as the value of the column "
-                f"{place.partition('=')[0]!r} of every shard; name another place"
+                f"lake.data {text!r}: found the folder {part!r}, which DuckDB would read as the value of the column "
+                f"{part.partition('=')[0]!r} of every shard; name another place"
             )
     return text if text.endswith("/") else f"{text}/"

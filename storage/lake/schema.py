@@ -9,7 +9,7 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # Entropy and negative log-probability are stored in steps of 1/32 nat, rounded to the nearest, clipped at 65,535.
 STATISTIC_STEP = 1 / 32

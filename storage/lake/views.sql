@@ -1,11 +1,12 @@
--- The SQL face: views in the schema `main`, made again whenever a newer logitlake opens the lake for writing.
+-- The views and macros of the schema `main`: what people query. A newer logitlake makes them again when it opens the lake
+-- for writing.
 -- Probabilities are at the recipe's temperature; entropies and log-probabilities of real tokens at temperature 1, in nats.
--- $held_out stands for the lake's own rule (salted hash of the document id), put in when the views are made.
+-- $held_out is replaced by the lake's held-out rule (salted hash of the document id) when the views are made.
 
--- Sequences reached through the documents, for the views below: a look-up by document finds its unit first, and with it the
--- one shard to open among thousands. `|| ''` keeps the condition out of the catalog's file statistics, which would be read
--- for the small table `documents` as well, at a cost that grows with the number of shards.
-CREATE OR REPLACE VIEW store.found_sequences AS
+-- The sequences whose document is in `documents`, for the views below: a look-up by document id finds the work unit first,
+-- and with it the one shard to open. `|| ''` keeps a condition on `doc_id` away from the file statistics of `documents`:
+-- reading those would cost more with every shard.
+CREATE OR REPLACE VIEW store.visible_sequences AS
 SELECT s.* EXCLUDE (doc_id), d.doc_id
 FROM store.sequences AS s
 JOIN (SELECT unit_id, doc_id || '' AS doc_id FROM store.documents) AS d ON s.unit_id = d.unit_id AND s.doc_id = d.doc_id;
@@ -16,7 +17,7 @@ SELECT
     s.recipe_id, s.doc_id, s.window_index, s.start, s.corpus, s.source, s.n_tokens, s.n_targets,
     s.mean_entropy, -s.mean_nll AS mean_logprob, c.commit_number, $held_out AS held_out, s.unit_id, s.checksum,
     s.levels, s.input_ids, s.target_ids, s.head_codes, s.entropy_codes, s.nll_codes
-FROM store.found_sequences AS s
+FROM store.visible_sequences AS s
 JOIN (SELECT unit_id, max(commit_number) AS commit_number FROM store.commits GROUP BY unit_id) AS c USING (unit_id);
 
 -- One row per document and recipe that cached it.
@@ -32,7 +33,10 @@ LEFT JOIN (
 -- Where each document was seen: the same content may come from many files.
 CREATE OR REPLACE VIEW sources AS SELECT DISTINCT doc_id, corpus, source, line FROM store.document_sources;
 
-CREATE OR REPLACE VIEW commits AS SELECT * FROM store.commits;
+CREATE OR REPLACE VIEW commits AS
+SELECT
+    commit_number, unit_id, recipe_id, run_id, committed_at, n_documents, n_sequences, n_tokens, n_targets, n_bytes, seconds
+FROM store.commits;
 
 -- What readers must know of a recipe's targets; of recipes that do not say it themselves, from a list of the old ones.
 CREATE OR REPLACE VIEW store.target_facts AS
@@ -66,7 +70,7 @@ LEFT JOIN (
     FROM store.commits GROUP BY recipe_id
 ) AS c USING (recipe_id);
 
-CREATE OR REPLACE VIEW vocabulary AS SELECT DISTINCT * FROM store.vocabulary;
+CREATE OR REPLACE VIEW vocabulary AS SELECT DISTINCT tokenizer_id, token_id, token, is_special FROM store.vocabulary;
 
 -- One row per position that has a target, without token text: the leanest form for sums over everything. Lists are indexed
 -- and not unnested: what a query does not name is then not read.
@@ -80,12 +84,11 @@ FROM (
     SELECT
         recipe_id, doc_id, window_index, start, levels, input_ids, target_ids, head_codes, entropy_codes, nll_codes,
         $held_out AS held_out, unnest(range(1, n_tokens)) AS i
-    FROM store.found_sequences AS s
+    FROM store.visible_sequences AS s
 )
 WHERE entropy_codes[i] IS NOT NULL;
 
--- The same with the text of the real token at `position` of its document: what the teacher thought of it given everything
--- before.
+-- `statistics` with the text of the real token at `position` of the document.
 CREATE OR REPLACE VIEW positions AS
 SELECT
     p.recipe_id, p.doc_id, p.window_index, p.position, p.token_id, v.token, p.entropy, p.logprob, p.n_heads, p.n_tails,
@@ -94,8 +97,9 @@ FROM statistics AS p
 JOIN recipes AS r USING (recipe_id)
 LEFT JOIN vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = p.token_id;
 
--- What every position keeps, for the views below. A tail id's probability is worked out before the lists are unnested.
-CREATE OR REPLACE VIEW store.kept AS
+-- Heads and tails of every position as lists, for the views below. The probability of a tail id is computed before the lists
+-- are unnested.
+CREATE OR REPLACE VIEW store.position_targets AS
 SELECT
     recipe_id, doc_id, window_index, start + i AS position, levels, ids, codes,
     (1 - coalesce(list_sum(codes), 0) / levels) / nullif(len(ids) - len(codes), 0) AS tail_probability
@@ -103,7 +107,7 @@ FROM (
     SELECT
         recipe_id, doc_id, window_index, start, levels,
         unnest(range(1, n_tokens + 1)) AS i, unnest(target_ids) AS ids, unnest(head_codes) AS codes
-    FROM store.found_sequences
+    FROM store.visible_sequences
 );
 
 -- One row per cached probability, heads and tails, without token text.
@@ -114,10 +118,10 @@ SELECT
 FROM (
     SELECT
         recipe_id, doc_id, window_index, position, levels, tail_probability, unnest(ids) AS token_id, unnest(codes) AS code
-    FROM store.kept
+    FROM store.position_targets
 );
 
--- The ids kept with their own probability, most probable first.
+-- The ids that are stored with their own probability; rank 1 is the most probable.
 CREATE OR REPLACE VIEW heads AS
 SELECT
     t.recipe_id, t.doc_id, t.window_index, t.position, t.rank, t.ids[t.rank] AS token_id, v.token,
@@ -126,12 +130,12 @@ FROM (
     SELECT
         recipe_id, doc_id, window_index, position, levels, ids, unnest(codes) AS code,
         unnest(range(1, len(codes) + 1)) AS rank
-    FROM store.kept
+    FROM store.position_targets
 ) AS t
 JOIN recipes AS r USING (recipe_id)
 LEFT JOIN vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = t.ids[t.rank];
 
--- The ids that share the residual mass equally; one that stands twice counts twice.
+-- The ids that share the residual mass equally; an id that occurs twice counts twice.
 CREATE OR REPLACE VIEW tails AS
 SELECT t.recipe_id, t.doc_id, t.window_index, t.position, t.token_id, v.token, t.probability
 FROM targets AS t
@@ -139,8 +143,8 @@ JOIN recipes AS r USING (recipe_id)
 LEFT JOIN vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = t.token_id
 WHERE NOT t.is_head;
 
--- Documents that two recipes cached token by token alike, whose cached distributions can be compared: same tokenizer,
--- beginning and temperature, and heads that are probabilities and not counts of draws.
+-- Documents that two recipes cached with the same tokens and whose distributions can be compared: same tokenizer, same
+-- rule for BOS, same temperature, and heads that are probabilities and not counts of draws.
 CREATE OR REPLACE VIEW store.comparable_documents AS
 SELECT a.recipe_id AS recipe_a, b.recipe_id AS recipe_b, a.doc_id
 FROM store.documents AS a
@@ -157,10 +161,10 @@ JOIN (
 ) AS rb ON rb.recipe_id = b.recipe_id
 WHERE ra.alike = rb.alike AND ra.heads = 'probabilities' AND rb.heads = 'probabilities';
 
--- Where two teachers differ, a row per position that both cached. K are the ids that are heads of both: there both
--- probabilities are known. Of the mass outside K only the totals are, so total variation is bounded on either side:
+-- Where two teachers differ: a row per position that both cached. K is the set of ids that are heads of both: both
+-- probabilities are known for them. Outside K only the totals are known, so total variation has a lower and an upper bound:
 -- (Σ over K of |p-q| + |p(rest)-q(rest)|)/2 ≤ TV ≤ (Σ over K of |p-q| + p(rest) + q(rest))/2. KL over K and one bucket for
--- the rest is a lower bound of KL, by the data-processing inequality; it has no upper one.
+-- the rest is a lower bound of KL, by the data-processing inequality; there is no upper bound.
 CREATE OR REPLACE VIEW disagreement AS
 WITH a AS (
     SELECT recipe_a, recipe_b, doc_id, start + i AS position, levels, target_ids[i] AS ids, head_codes[i] AS codes
@@ -168,7 +172,7 @@ WITH a AS (
         SELECT
             p.recipe_a, p.recipe_b, s.doc_id, s.start, s.levels, s.target_ids, s.head_codes,
             unnest(range(1, s.n_tokens)) AS i
-        FROM store.found_sequences AS s
+        FROM store.visible_sequences AS s
         JOIN store.comparable_documents AS p ON p.recipe_a = s.recipe_id AND p.doc_id = s.doc_id
     )
     WHERE len(target_ids[i]) > 0
@@ -179,7 +183,7 @@ b AS (
         SELECT
             p.recipe_a, p.recipe_b, s.doc_id, s.start, s.levels, s.target_ids, s.head_codes,
             unnest(range(1, s.n_tokens)) AS i
-        FROM store.found_sequences AS s
+        FROM store.visible_sequences AS s
         JOIN store.comparable_documents AS p ON p.recipe_b = s.recipe_id AND p.doc_id = s.doc_id
     )
     WHERE len(target_ids[i]) > 0
@@ -217,20 +221,21 @@ SELECT
         THEN (1 - common_b) * ln((1 - common_b) / greatest(1 - common_a, step_a)) ELSE 0 END) AS kl_ba_at_least
 FROM summed;
 
--- Does what the teacher holds for likely happen as often as it says? Its heads by tenths of probability.
+-- Calibration of the teacher: its heads in ten bins of probability, with their mean probability and the share of them that
+-- was the real token.
 CREATE OR REPLACE VIEW calibration AS
 SELECT
-    recipe_id, least(floor(probability * 10), 9)::INTEGER AS bin, count(*) AS n, avg(probability) AS said,
-    avg(happened::INTEGER) AS happened, avg(happened::INTEGER) - avg(probability) AS gap
+    recipe_id, least(floor(probability * 10), 9)::INTEGER AS bin, count(*) AS n, avg(probability) AS predicted,
+    avg(is_real::INTEGER) AS observed, avg(is_real::INTEGER) - avg(probability) AS gap
 FROM (
-    SELECT recipe_id, code / levels AS probability, id = next_id AS happened
+    SELECT recipe_id, code / levels AS probability, id = next_id AS is_real
     FROM (
         SELECT recipe_id, levels, next_id, unnest(codes) AS code, unnest(ids[1 : len(codes)]) AS id
         FROM (
             SELECT recipe_id, levels, input_ids[i + 1] AS next_id, target_ids[i] AS ids, head_codes[i] AS codes
             FROM (
                 SELECT recipe_id, levels, input_ids, target_ids, head_codes, unnest(range(1, n_tokens)) AS i
-                FROM store.found_sequences
+                FROM store.visible_sequences
             )
         )
     )
@@ -238,21 +243,21 @@ FROM (
 GROUP BY recipe_id, bin;
 
 -- Documents that share runs of eight tokens: Jaccard similarity of their sets of runs, estimated from one run in eight,
--- chosen by hash and so the same runs in every document. A run that stands in more than 100 documents says nothing.
+-- chosen by hash and so the same runs in every document. Runs that occur in more than 100 documents are left out.
 CREATE OR REPLACE VIEW near_duplicates AS
 WITH runs_of_eight AS (
     SELECT DISTINCT s.doc_id, r.tokenizer_id, hash(s.input_ids[i : i + 7]) AS run
     FROM (
-        SELECT recipe_id, doc_id, input_ids, unnest(range(1, n_tokens - 6)) AS i FROM store.found_sequences
+        SELECT recipe_id, doc_id, input_ids, unnest(range(1, n_tokens - 6)) AS i FROM store.visible_sequences
     ) AS s
     JOIN recipes AS r USING (recipe_id)
     WHERE hash(s.input_ids[i : i + 7]) % 8 = 0
 ),
-telling AS (SELECT tokenizer_id, run FROM runs_of_eight GROUP BY ALL HAVING count(*) BETWEEN 2 AND 100),
+informative AS (SELECT tokenizer_id, run FROM runs_of_eight GROUP BY ALL HAVING count(*) BETWEEN 2 AND 100),
 sizes AS (SELECT tokenizer_id, doc_id, count(*) AS n FROM runs_of_eight GROUP BY ALL),
 shared AS (
     SELECT tokenizer_id, a.doc_id AS doc_a, b.doc_id AS doc_b, count(*) AS n
-    FROM telling
+    FROM informative
     JOIN runs_of_eight AS a USING (tokenizer_id, run)
     JOIN runs_of_eight AS b USING (tokenizer_id, run)
     WHERE a.doc_id < b.doc_id GROUP BY ALL
@@ -262,7 +267,7 @@ FROM shared AS s
 JOIN sizes AS a ON a.tokenizer_id = s.tokenizer_id AND a.doc_id = s.doc_a
 JOIN sizes AS b ON b.tokenizer_id = s.tokenizer_id AND b.doc_id = s.doc_b;
 
--- How the lake grew, a row per day (UTC) and recipe; `teacher_seconds` is what a price per hour is multiplied by.
+-- How the lake grew, a row per day (UTC) and recipe; multiply `teacher_seconds` by the price of the machine.
 CREATE OR REPLACE VIEW growth AS
 SELECT
     day, recipe_id, n_commits, n_documents, n_tokens, n_targets, n_bytes, teacher_seconds,
@@ -289,7 +294,7 @@ FROM (
         run_id, min(kind) AS kind, max(recipe_id) AS recipe_id,
         min(happened_at) FILTER (event = 'started') AS started_at,
         max(happened_at) FILTER (event IN ('finished', 'failed', 'interrupted')) AS ended_at,
-        -- The end is the end, also of a run in the middle of which the clock was set back.
+        -- An end event wins over every other event: the clock may have been set back while the run went on.
         coalesce(
             arg_max(event, happened_at) FILTER (event IN ('finished', 'failed', 'interrupted')),
             arg_max(event, happened_at) FILTER (event <> 'started')
@@ -308,16 +313,20 @@ LEFT JOIN (
 ) AS c USING (run_id);
 
 CREATE OR REPLACE VIEW row_sets AS
-SELECT r.*, q.query
+SELECT
+    r.row_set_id, r.recipe_ids, r.up_to_commit, r.filter, r.weight, r.n_sequences, r.n_tokens, r.n_targets, r.content_hash,
+    r.created_at, q.query
 FROM (SELECT DISTINCT ON (row_set_id) * FROM store.row_sets ORDER BY row_set_id, created_at) AS r
 LEFT JOIN (SELECT row_set_id, any_value(query) AS query FROM store.row_set_queries GROUP BY row_set_id) AS q
     USING (row_set_id);
 
 CREATE OR REPLACE VIEW students AS
-SELECT DISTINCT ON (student_id) * FROM store.students ORDER BY student_id, created_at DESC;
+SELECT DISTINCT ON (student_id)
+    student_id, parent_id, row_set_id, run_id, directory, settings, metrics, created_at
+FROM store.students ORDER BY student_id, created_at DESC;
 
--- What each student lost on each document it was measured on, means over targets in nats; the last measurement of the
--- most targets. Where `gap` is large the student has most to learn.
+-- Loss of each student on each document that it was evaluated on, as means over targets, in nats: the measurement with the
+-- most targets, the newest of these. A large `gap` marks documents where the student is far behind its teacher.
 CREATE OR REPLACE VIEW student_losses AS
 SELECT
     s.student_id, s.recipe_id, s.doc_id, s.n_targets, s.student_loss / s.n_targets AS student_loss,
@@ -328,14 +337,15 @@ FROM (
     ORDER BY student_id, recipe_id, doc_id, n_targets DESC, measured_at DESC
 ) AS s;
 
--- Every decision about a candidate, and what each alias (such as `current`) stands for now.
-CREATE OR REPLACE VIEW promotions AS SELECT DISTINCT * FROM store.promotions;
+-- Every decision about a candidate student, and the student that each alias (such as `current`) points to.
+CREATE OR REPLACE VIEW promotions AS
+SELECT DISTINCT commit_number, alias, student_id, decision, figures, run_id, decided_at FROM store.promotions;
 
 CREATE OR REPLACE VIEW aliases AS
 SELECT alias, arg_max(student_id, commit_number) AS student_id, max(commit_number) AS since_commit
 FROM store.promotions WHERE decision <> 'rejected' GROUP BY alias;
 
--- Every student with each of its ancestors (depth 0 is the student itself) and what that ancestor saw.
+-- Every student with each of its ancestors (depth 0 is the student itself) and the row set of that ancestor.
 CREATE OR REPLACE VIEW lineage AS
 WITH RECURSIVE chain AS (
     SELECT student_id, student_id AS ancestor_id, parent_id, row_set_id, run_id, 0 AS depth FROM students
@@ -348,8 +358,8 @@ SELECT
     r.n_sequences, r.n_targets, c.run_id
 FROM chain AS c LEFT JOIN row_sets AS r USING (row_set_id);
 
--- Documents of each row set. Without filter or query the commit number decides; else they were listed when the row set was
--- registered, since a filter is SQL that a view can't ask.
+-- Documents of each row set. Without a filter or query the commit number decides. With one, the documents were listed when
+-- the row set was registered, because a view can't run a filter that is stored as text.
 CREATE OR REPLACE VIEW store.row_set_members AS
 SELECT r.row_set_id, s.doc_id
 FROM (
@@ -363,36 +373,36 @@ WHERE NOT $held_out
 UNION ALL
 SELECT row_set_id, doc_id FROM store.row_set_documents;
 
--- Which student has seen which document, itself (depth 0) or through an ancestor.
+-- Which student was trained on which document, itself (depth 0) or through an ancestor.
 CREATE OR REPLACE VIEW trained_on AS
 SELECT m.doc_id, l.student_id, min(l.depth) AS depth
 FROM lineage AS l JOIN store.row_set_members AS m USING (row_set_id)
 GROUP BY m.doc_id, l.student_id;
 
--- What could not be used, once each, however often it was met.
+-- Documents that could not be used: one row each, however often they were read.
 CREATE OR REPLACE VIEW rejects AS
 SELECT corpus, source, line, reason, any_value(detail) AS detail, min(seen_at) AS first_seen, max(seen_at) AS last_seen
 FROM store.rejects GROUP BY corpus, source, line, reason;
 
-CREATE OR REPLACE VIEW forgotten AS SELECT DISTINCT * FROM store.tombstones;
+CREATE OR REPLACE VIEW forgotten AS SELECT DISTINCT doc_id, reason, forgotten_at FROM store.tombstones;
 
--- Scalar helpers for people who read `sequences` raw.
+-- Scalar macros for queries over the columns of `sequences`.
 CREATE OR REPLACE MACRO head_probability(code, levels) AS code / levels;
 CREATE OR REPLACE MACRO tail_probability(codes, ids, levels) AS
     (1 - coalesce(list_sum(codes), 0) / levels) / nullif(len(ids) - len(codes), 0);
 CREATE OR REPLACE MACRO nats(code) AS code / 32;
 
--- The text of some token ids. Looks the vocabulary up, so it needs `USE` of the lake, as table names in macros do.
+-- The text of a list of token ids. It reads `vocabulary`, so the lake must be the current database (`USE lake`).
 CREATE OR REPLACE MACRO text_of(ids, tokenizer) AS (
     SELECT string_agg(v.token, '' ORDER BY u.i)
     FROM (SELECT unnest(ids) AS token_id, unnest(range(len(ids))) AS i) AS u
     JOIN vocabulary AS v ON v.token_id = u.token_id AND v.tokenizer_id = tokenizer
 );
 
--- The ids that stand before and after `place`, a position of the document that the row with this `start_of_row` covers.
+-- The n ids before and after `place`, a position in the document; the row begins at position `start_of_row`.
 CREATE OR REPLACE MACRO ids_before(ids, start_of_row, place, n) AS
     ids[greatest(place - start_of_row - n + 1, 1) : place - start_of_row];
 CREATE OR REPLACE MACRO ids_after(ids, start_of_row, place, n) AS ids[place - start_of_row + 2 : place - start_of_row + 1 + n];
 
--- The lake's rule: no student ever trains on these documents.
+-- Whether a document is held out: no student is ever trained on it.
 CREATE OR REPLACE MACRO is_held_out(id) AS $rule_for_id;

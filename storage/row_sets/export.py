@@ -1,4 +1,4 @@
-"""A row set as a data set of its own: a directory of Parquet files that `datasets`, Polars or DuckDB load as they are.
+"""A row set as a separate data set: a directory of Parquet files that `datasets`, Polars or DuckDB load as they are.
 
 The columns are those of the stored rows (docs/format.md), so that nothing is lost; the note beside them says which rows
 of which recipes they are.
@@ -92,5 +92,7 @@ def _described(rows: RowSet) -> dict[str, Any]:
 
 
 def _recipes(lake: Lake, rows: RowSet) -> dict[str, Any]:
-    found = lake.sql("SELECT recipe_id, recipe FROM recipes WHERE list_contains(?, recipe_id)", [list(rows.recipe_ids)])
-    return {row["recipe_id"]: json.loads(row["recipe"]) for row in found.to_pylist()}
+    recipes = lake.sql(
+        "SELECT recipe_id, recipe FROM recipes WHERE list_contains(?, recipe_id)", [list(rows.recipe_ids)]
+    )
+    return {row["recipe_id"]: json.loads(row["recipe"]) for row in recipes.to_pylist()}

@@ -29,7 +29,7 @@ def increment_for(lake: Lake, student_id: str | None, recipe_id: str, *, where: 
     """
     after = 0 if student_id is None else _seen_up_to(lake, student_id, recipe_id)
     condition = f"AND ({where})" if where else ""
-    found = lake.row(
+    row = lake.row(
         f"""
         SELECT
             (SELECT max(commit_number) FROM commits WHERE recipe_id = $recipe) AS up_to,
@@ -42,21 +42,21 @@ def increment_for(lake: Lake, student_id: str | None, recipe_id: str, *, where: 
     )
     return Increment(
         after=after,
-        up_to=int(found["up_to"] or 0),
-        new_documents=found["new_documents"],
-        new_tokens=found["new_tokens"],
-        old_tokens=found["old_tokens"],
+        up_to=int(row["up_to"] or 0),
+        new_documents=row["new_documents"],
+        new_tokens=row["new_tokens"],
+        old_tokens=row["old_tokens"],
     )
 
 
 def has_held_out(lake: Lake, recipe_id: str) -> bool:
     """Whether students can be compared at all: a recipe without held-out documents gives nothing to measure on."""
-    return bool(lake.row("SELECT 1 AS found FROM sequences WHERE recipe_id = ? AND held_out LIMIT 1", [recipe_id]))
+    return bool(lake.row("SELECT 1 AS present FROM sequences WHERE recipe_id = ? AND held_out LIMIT 1", [recipe_id]))
 
 
 def tokenizer_of(lake: Lake, student_id: str) -> str | None:
     """The tokenizer of the rows that a student learned from last; None if their recipe is gone."""
-    found = lake.row(
+    row = lake.row(
         """
         SELECT any_value(r.tokenizer_id) AS tokenizer
         FROM lineage AS l JOIN recipes AS r ON list_contains(l.recipe_ids, r.recipe_id)
@@ -64,7 +64,7 @@ def tokenizer_of(lake: Lake, student_id: str) -> str | None:
         """,
         [student_id],
     )
-    return found.get("tokenizer")
+    return row.get("tokenizer")
 
 
 def mixed_rows(increment: Increment, replay_share: float, *, where: str | None = None) -> str | None:
@@ -83,13 +83,13 @@ def mixed_rows(increment: Increment, replay_share: float, *, where: str | None =
 
 def _replay_bound(increment: Increment, share: float) -> int:
     """Old documents whose hash of 32 bits is below this are replayed."""
-    wanted = share / (1 - share) * increment.new_tokens
-    return min(_HASH_RANGE, round(_HASH_RANGE * wanted / increment.old_tokens)) if increment.old_tokens else 0
+    replay_tokens = share / (1 - share) * increment.new_tokens
+    return min(_HASH_RANGE, round(_HASH_RANGE * replay_tokens / increment.old_tokens)) if increment.old_tokens else 0
 
 
 def _seen_up_to(lake: Lake, student_id: str, recipe_id: str) -> int:
-    found = lake.row(
+    row = lake.row(
         "SELECT max(up_to_commit) AS up_to FROM lineage WHERE student_id = ? AND list_contains(recipe_ids, ?)",
         [student_id, recipe_id],
     )
-    return int(found["up_to"] or 0)
+    return int(row["up_to"] or 0)

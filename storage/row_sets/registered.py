@@ -1,26 +1,22 @@
-"""The documents of row sets whose rule alone does not tell them to SQL: those with a filter, or chosen by a query."""
+"""Row sets in the lake: registered with their documents where needed, and read again later."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 
+from logitlake.storage.errors import IntegrityError, LakeError
 from logitlake.storage.lake.lake import Lake, Transaction
 from logitlake.storage.row_sets.relation import ask, relation, relation_parameters
-
-if TYPE_CHECKING:
-    from logitlake.storage.row_sets.row_set import RowSet
-from dataclasses import dataclass
-from datetime import UTC, datetime
-
-from logitlake.storage.errors import IntegrityError, LakeError
 from logitlake.storage.row_sets.row_set import RowSet, resolve_row_set
 
 
-def list_documents(lake: Lake, transaction: Transaction, row_set: "RowSet") -> None:
-    """Within a transaction: keep the documents of a row set where its rule alone does not tell them to SQL.
+def list_documents(lake: Lake, transaction: Transaction, row_set: RowSet) -> None:
+    """Within a transaction: list the documents of a row set with a filter or a query, so that a view can tell them.
 
-    So too for filtered row sets that an older logitlake registered: it kept no list of them.
+    Filtered row sets that an older logitlake registered without a list get theirs as well.
     """
     rules = _unlisted(lake)
     if row_set.where or row_set.documents is not None:
@@ -42,15 +38,15 @@ def list_documents(lake: Lake, transaction: Transaction, row_set: "RowSet") -> N
         transaction.insert("row_set_queries", queries)
 
 
-def chosen_then(lake: Lake, found: Mapping[str, Any]) -> dict[str, Any]:
-    """What a registered row set was chosen by: its weight, or its query with what that chose."""
-    if found.get("query") is None:
-        return {"weight": found["weight"]}
+def chosen_then(lake: Lake, registered: Mapping[str, Any]) -> dict[str, Any]:
+    """The weight of a registered row set, and its query with the documents that the query chose."""
+    if registered.get("query") is None:
+        return {"weight": registered["weight"]}
     documents = lake.sql(
         "SELECT DISTINCT doc_id, weight FROM store.row_set_documents WHERE row_set_id = ? ORDER BY doc_id",
-        [found["row_set_id"]],
+        [registered["row_set_id"]],
     )
-    return {"weight": found["weight"], "query": found["query"], "documents": documents}
+    return {"weight": registered["weight"], "query": registered["query"], "documents": documents}
 
 
 def _unlisted(lake: Lake) -> dict[str, tuple[Any, ...]]:
@@ -66,52 +62,59 @@ def _unlisted(lake: Lake) -> dict[str, tuple[Any, ...]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reread:
-    """A row set as it can be read today; `n_missing` sequences that were there at first are forgotten since."""
+    """A row set as it can be read today; `n_missing` of its sequences were forgotten since it was registered."""
 
     rows: RowSet
     n_missing: int
 
 
 def read_again(lake: Lake, row_set_id: str) -> Reread:
-    """The row set with this id (or its beginning), by its own rule. Raises LakeError if there is none, or nothing left.
+    """The row set with this id (or its beginning). Raises LakeError if there is none, or if none of its rows is left.
 
-    Raises IntegrityError if no row is missing and yet the content is another one: rows never change.
+    Raises IntegrityError if no row is missing but the content hash differs: rows never change.
     """
-    found = lake.row("SELECT * FROM row_sets WHERE starts_with(row_set_id, ?) ORDER BY created_at DESC", [row_set_id])
-    if not found:
+    then = lake.row("SELECT * FROM row_sets WHERE starts_with(row_set_id, ?) ORDER BY created_at DESC", [row_set_id])
+    if not then:
         raise LakeError(f"no row set {row_set_id!r} in this lake; `logitlake show row-sets` lists those there are")
     rows = resolve_row_set(
         lake,
-        recipe_id=found["recipe_ids"],
-        where=found["filter"],
-        up_to_commit=found["up_to_commit"],
-        **chosen_then(lake, found),
+        recipe_id=then["recipe_ids"],
+        where=then["filter"],
+        up_to_commit=then["up_to_commit"],
+        **chosen_then(lake, then),
     )
-    n_missing = found["n_sequences"] - rows.n_sequences
-    if n_missing <= 0 and rows.content_hash != found["content_hash"]:
+    n_missing = then["n_sequences"] - rows.n_sequences
+    if n_missing <= 0 and rows.content_hash != then["content_hash"]:
         raise IntegrityError(
-            f"row set {found['row_set_id']}: expected content {found['content_hash']}, found {rows.content_hash} in "
-            f"{rows.n_sequences} sequences ({found['n_sequences']} then): `logitlake verify` names what is damaged"
+            f"row set {then['row_set_id']}: expected content {then['content_hash']}, found {rows.content_hash} in "
+            f"{rows.n_sequences} sequences ({then['n_sequences']} then): `logitlake verify` names what is damaged"
         )
     return Reread(rows=rows, n_missing=n_missing)
 
 
 def register_row_set(lake: Lake, row_set: RowSet) -> None:
-    """Make a row set known, so that a student can name it. Idempotent."""
+    """Register a row set, so that a student can refer to it. Idempotent."""
 
-    def known() -> bool:
-        return bool(lake.row("SELECT 1 AS found FROM store.row_sets WHERE row_set_id = ?", [row_set.row_set_id]))
+    def is_registered() -> bool:
+        return bool(lake.row("SELECT 1 AS present FROM store.row_sets WHERE row_set_id = ?", [row_set.row_set_id]))
 
     def register(transaction: Transaction) -> None:
-        if known():
+        if is_registered():
             return
         list_documents(lake, transaction, row_set)
-        rule = (list(row_set.recipe_ids), row_set.up_to_commit, row_set.where, row_set.weight)
-        counts = (row_set.n_sequences, row_set.n_tokens, row_set.n_targets)
-        transaction.connection.execute(
-            "INSERT INTO store.row_sets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [row_set.row_set_id, *rule, *counts, row_set.content_hash, datetime.now(UTC)],
-        )
+        row = {
+            "row_set_id": row_set.row_set_id,
+            "recipe_ids": list(row_set.recipe_ids),
+            "up_to_commit": row_set.up_to_commit,
+            "filter": row_set.where,
+            "weight": row_set.weight,
+            "n_sequences": row_set.n_sequences,
+            "n_tokens": row_set.n_tokens,
+            "n_targets": row_set.n_targets,
+            "content_hash": row_set.content_hash,
+            "created_at": datetime.now(UTC),
+        }
+        transaction.insert("row_sets", pa.Table.from_pylist([row]))
 
-    if not known():
+    if not is_registered():
         lake.change(register)

@@ -15,6 +15,7 @@ from logitlake.storage.errors import LakeError, SettingsError
 from logitlake.storage.identity import canonical_json, digest
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.lake.tables import NAME
 from logitlake.storage.row_sets.relation import ask, relation, relation_parameters
 from logitlake.storage.row_sets.selection import check_expression, choose_documents
 from logitlake.storage.shards.reading import read_shard_rows
@@ -140,7 +141,8 @@ def fetch(lake: Lake, row_set: RowSet, unit_ids: Sequence[str], columns: Sequenc
         SELECT p.filename, p.file_row_number, r.* EXCLUDE (unit_id, doc_id, window_index)
         FROM (SELECT unit_id, doc_id, window_index{extra} FROM {rows_now}) AS r
         JOIN (
-            SELECT filename, file_row_number, unit_id, doc_id, window_index FROM store.sequences WHERE {units}
+            SELECT filename, file_row_number, unit_id, doc_id, window_index
+            FROM {NAME}.store.sequences WHERE {units}
         ) AS p USING (unit_id, doc_id, window_index)
         ORDER BY unit_id, doc_id, window_index
         """,
@@ -155,12 +157,12 @@ def fetch(lake: Lake, row_set: RowSet, unit_ids: Sequence[str], columns: Sequenc
 
 def _last_commit(lake: Lake, recipe_ids: tuple[str, ...]) -> int:
     """The last commit that brought rows of these recipes: a run that brings nothing leaves row sets as they were."""
-    found = ask(
+    last = ask(
         lake,
         "SELECT max(commit_number) AS number FROM store.commits WHERE list_contains(?, recipe_id)",
         [list(recipe_ids)],
     )
-    return int(found["number"][0].as_py() or 0)
+    return int(last["number"][0].as_py() or 0)
 
 
 def _weight_of_query(weight: str | None) -> str:

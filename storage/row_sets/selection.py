@@ -35,10 +35,10 @@ def choose_documents(lake: Lake, query: str) -> pa.Table:
     try:
         _check_stable(query)
         with ReadSession(lake.location, held_out=False) as session:
-            found = session.ask(query)
+            answer = session.ask(query)
     except LogitlakeError as error:
         raise SettingsError(f"training.query: {error}") from None
-    return _checked(found)
+    return _checked(answer)
 
 
 def _check_stable(query: str) -> None:
@@ -49,20 +49,20 @@ def _check_stable(query: str) -> None:
         raise SettingsError("a sample is another one every time: choose by a hash of doc_id")
 
 
-def _checked(found: pa.Table) -> pa.Table:
-    names = found.column_names
+def _checked(answer: pa.Table) -> pa.Table:
+    names = answer.column_names
     if names not in (["doc_id"], ["doc_id", "weight"]):
         raise SettingsError(
             f"training.query: expected the columns doc_id and, if wanted, weight; found {', '.join(names)}"
         )
-    if not pa.types.is_string(found["doc_id"].type):
+    if not pa.types.is_string(answer["doc_id"].type):
         raise SettingsError(
-            f"training.query: expected ids of documents as text in doc_id, found {found['doc_id'].type}"
+            f"training.query: expected ids of documents as text in doc_id, found {answer['doc_id'].type}"
         )
-    if found["doc_id"].null_count:
+    if answer["doc_id"].null_count:
         raise SettingsError("training.query: a doc_id is NULL")
-    weights = _weights(found["weight"]) if "weight" in names else pa.nulls(found.num_rows, pa.float64())
-    chosen = pa.table([found["doc_id"], weights], schema=CHOSEN)
+    weights = _weights(answer["weight"]) if "weight" in names else pa.nulls(answer.num_rows, pa.float64())
+    chosen = pa.table([answer["doc_id"], weights], schema=CHOSEN)
     single = chosen.group_by(["doc_id", "weight"]).aggregate([]).select(CHOSEN.names).sort_by("doc_id")
     if len(single["doc_id"].unique()) < single.num_rows:
         raise SettingsError("training.query: a document has two weights; give it one, such as max(weight)")

@@ -3,10 +3,10 @@
 import os
 import re
 
-from logitlake.storage.lake.creation import NAME
 from logitlake.storage.lake.extensions import wheel_file
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import KEY_VARIABLES, bucket_options
+from logitlake.storage.lake.tables import NAME
 
 _PASSWORD = re.compile(r"\s*\bpassword\s*=\s*('(?:[^'\\]|\\.)*'|\S+)|(?<=://)([^:/@\s]+):[^@\s]*(?=@)")
 
@@ -18,7 +18,7 @@ def client_lines(location: LakeLocation) -> list[str]:
         lines += _load(name)
     if not location.data_directory:
         lines += [*_load("httpfs"), *_bucket(location)]
-    catalog = _PASSWORD.sub(lambda found: found[2] or "", location.catalog)
+    catalog = _PASSWORD.sub(lambda match: match[2] or "", location.catalog)
     if catalog != location.catalog:
         lines.append("-- The password is not shown: set PGPASSWORD, or keep it in ~/.pgpass.")
     # DuckLake compares times as text in places: the machine's own time zone must not decide.
@@ -38,7 +38,7 @@ def _load(name: str) -> list[str]:
 def _bucket(location: LakeLocation) -> list[str]:
     if not location.data.startswith("s3://"):
         return []
-    keys = {name: f"getenv('{place}')" for name, place in KEY_VARIABLES.items() if os.environ.get(place)}
+    keys = {name: f"getenv('{variable}')" for name, variable in KEY_VARIABLES.items() if os.environ.get(variable)}
     how = {name: _quoted(value) for name, value in bucket_options().items() if value}
     given = "".join(f", {name} {value}" for name, value in (keys | how).items())
     return [

@@ -11,7 +11,7 @@ import re
 import duckdb
 
 from logitlake.storage.errors import QueryError
-from logitlake.storage.lake.creation import NAME
+from logitlake.storage.lake.tables import NAME
 from logitlake.storage.sql.sql_tree import functions, nodes, parse_select
 
 # Table functions that only compute, or list what is in the session. Any other (read_csv, ducklake_…, query) is refused.
@@ -63,15 +63,15 @@ def _check_kind(sql: str) -> None:
 
 def _forbidden(sql: str, catalogs: frozenset[str]) -> set[str]:
     tree = parse_select(sql)
-    found = {f"function {name}" for name in functions(tree) & _FORBIDDEN_SCALARS}
+    refused = {f"function {name}" for name in functions(tree) & _FORBIDDEN_SCALARS}
     for node in nodes(tree):
         if node.get("type") == "TABLE_FUNCTION":
             name = (node.get("function") or {}).get("function_name", "")
             if name not in _TABLE_FUNCTIONS:
-                found.add(f"table function {name}")
+                refused.add(f"table function {name}")
         elif node.get("type") == "BASE_TABLE":
-            found |= _foreign(node, catalogs)
-    return found
+            refused |= _foreign(node, catalogs)
+    return refused
 
 
 def _foreign(table: dict[str, str], catalogs: frozenset[str]) -> set[str]:

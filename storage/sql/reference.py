@@ -25,7 +25,7 @@ def notes() -> list[tuple[str, str | None, str]]:
 
 def with_dictionary(page: str) -> str:
     """The page with its reference made anew, between its two marks."""
-    return _PLACE.sub(lambda found: f"{found[1]}{_reference()}{found[2]}", page)
+    return _PLACE.sub(lambda match: f"{match[1]}{_reference()}{match[2]}", page)
 
 
 def _reference() -> str:

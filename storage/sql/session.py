@@ -18,11 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from logitlake.storage.errors import QueryError
-from logitlake.storage.lake.creation import NAME
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.sql.read_only import check_query
-from logitlake.storage.sql.scope import MEMORY, Scope, forgotten_since, narrow
+from logitlake.storage.sql.scope import Scope, forgotten_since, narrow
 
 _SETTINGS = (
     "autoload_known_extensions = false",
@@ -31,8 +30,6 @@ _SETTINGS = (
     "enable_external_access = false",
     "lock_configuration = true",
 )
-
-
 _BATCH_ROWS = 100_000
 
 
@@ -52,7 +49,6 @@ class ReadSession:
         memory_limit: str | None = None,
     ) -> None:
         narrowed = as_of is not None or not held_out
-        self._catalogs = frozenset({MEMORY if narrowed else NAME})
         self._lake = Lake.open(location, read_only=True)
         self._spill = tempfile.TemporaryDirectory(prefix="logitlake-sql-", ignore_cleanup_errors=True)
         self.forgotten_since = 0
@@ -61,6 +57,7 @@ class ReadSession:
                 self.forgotten_since = forgotten_since(self._lake, as_of)
             if narrowed:
                 narrow(self._lake, Scope(as_of=as_of, held_out=held_out))
+            self._catalogs = frozenset({self._lake.database})
             self._close_off(location, memory_limit)
         except BaseException:
             self.close()

@@ -39,12 +39,12 @@ def undecided(lake: Lake, alias: str, current: str | None) -> list[Candidate]:
     """
     rows = lake.sql("SELECT detail FROM store.run_events WHERE (kind, event) = (?, ?)", [KIND, _PLANNED])
     planned = {Candidate(**json.loads(detail)["candidate"]) for detail in rows["detail"].to_pylist()}
-    wanted = [c for c in planned if (c.alias, c.current) == (alias, current)]
-    return sorted((c for c in wanted if not is_decided(lake, c.student_id, alias)), key=lambda c: c.up_to_commit)
+    candidates = [c for c in planned if (c.alias, c.current) == (alias, current)]
+    return sorted((c for c in candidates if not is_decided(lake, c.student_id, alias)), key=lambda c: c.up_to_commit)
 
 
 def is_decided(lake: Lake, student_id: str, alias: str) -> bool:
     """Whether a student was promoted or rejected before. One that was rolled back is not tried again either."""
     return bool(
-        lake.row("SELECT 1 AS found FROM promotions WHERE (alias, student_id) = (?, ?) LIMIT 1", [alias, student_id])
+        lake.row("SELECT 1 AS present FROM promotions WHERE (alias, student_id) = (?, ?) LIMIT 1", [alias, student_id])
     )

@@ -1,8 +1,9 @@
-"""What each student lost on each document it was measured on, beside its teacher: where it has most to learn."""
+"""Loss of each student and of its teacher on each document that the student was evaluated on."""
 
 from datetime import UTC, datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from logitlake.storage.lake.lake import Lake, Transaction
 
@@ -19,24 +20,24 @@ LOSSES = pa.schema(
 
 
 def record_losses(lake: Lake, losses: pa.Table, *, student_id: str, recipe_id: str, run_id: str, exact: bool) -> None:
-    """Keep the losses (LOSSES) of one measurement. The view `student_losses` shows the last of each document.
+    """Store the losses (LOSSES) of one evaluation. The view `student_losses` shows the last of each document.
 
-    `exact`: the teacher's part is from the teacher itself, not from the cache. Documents forgotten meanwhile stay out.
+    `exact`: the teacher's loss comes from the teacher itself, not from the cache. Forgotten documents are left out.
     """
 
     def insert(transaction: Transaction) -> None:
-        connection = transaction.connection
-        connection.register("incoming_losses", losses)
-        connection.execute(
-            """
-            INSERT INTO store.student_losses BY NAME
-            SELECT i.*, ? AS student_id, ? AS recipe_id, ? AS exact, ? AS run_id, ?::TIMESTAMPTZ AS measured_at
-            FROM incoming_losses AS i
-            WHERE NOT EXISTS (FROM store.tombstones AS t WHERE t.doc_id = i.doc_id)
-            """,
-            [student_id, recipe_id, exact, run_id, datetime.now(UTC)],
-        )
-        connection.unregister("incoming_losses")
+        forgotten = lake.sql("SELECT DISTINCT doc_id FROM store.tombstones")["doc_id"].combine_chunks()
+        rows = losses.filter(pc.invert(pc.is_in(losses["doc_id"], value_set=forgotten)))
+        shared = {
+            "student_id": student_id,
+            "recipe_id": recipe_id,
+            "exact": exact,
+            "run_id": run_id,
+            "measured_at": datetime.now(UTC),
+        }
+        for name, value in shared.items():
+            rows = rows.append_column(name, pa.repeat(value, rows.num_rows))
+        transaction.insert("student_losses", rows)
 
     if losses.num_rows:
         lake.change(insert)

@@ -1,6 +1,6 @@
-"""Named students: which one is `current`, which candidates were turned down, and the way back.
+"""Aliases of students: which one is `current`, promotion, rejection and rollback.
 
-A decision is one appended row in one transaction, so an alias changes at once or not at all, and its history stays.
+A decision is one new row in one transaction, so an alias changes completely or not at all, and its history stays.
 """
 
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ CURRENT = "current"
 
 
 def student_of(lake: Lake, alias: str = CURRENT) -> str | None:
-    """Id of the student that an alias stands for; None before the first promotion."""
-    found = lake.row("SELECT student_id FROM aliases WHERE alias = ?", [alias])
-    return str(found["student_id"]) if found else None
+    """Id of the student that an alias points to; None before the first promotion."""
+    row = lake.row("SELECT student_id FROM aliases WHERE alias = ?", [alias])
+    return str(row["student_id"]) if row else None
 
 
 def decisions(lake: Lake) -> dict[str, str]:
@@ -31,7 +31,7 @@ def decisions(lake: Lake) -> dict[str, str]:
 def promote(
     lake: Lake, student_id: str, *, expected: str | None, figures: Mapping[str, Any], run_id: str, alias: str = CURRENT
 ) -> None:
-    """Let `alias` stand for a student from now on, if it still stands for `expected`. Promoted already: nothing to do.
+    """Point `alias` at a student, if it still points to `expected`. Promoted already: nothing to do.
 
     Raises LakeBusyError if somebody else changed the alias since the candidate was compared.
     """
@@ -40,26 +40,28 @@ def promote(
     with lake.transaction() as transaction:
         now = student_of(lake, alias)
         if now != expected:
-            raise LakeBusyError(f"alias {alias}: expected {expected}, found {now}: compare with that one and try again")
+            raise LakeBusyError(
+                f"alias {alias}: expected {expected}, found {now}: compare the candidate with that student, try again"
+            )
         _decide(transaction, alias, student_id, "promoted", figures, run_id)
 
 
 def reject(lake: Lake, student_id: str, *, figures: Mapping[str, Any], run_id: str, alias: str = CURRENT) -> None:
     """Record that a candidate was compared and not promoted, with its figures. Idempotent."""
-    known = lake.row(
-        "SELECT 1 AS found FROM promotions WHERE alias = ? AND student_id = ? AND decision = 'rejected'",
+    decided = lake.row(
+        "SELECT 1 AS present FROM promotions WHERE alias = ? AND student_id = ? AND decision = 'rejected'",
         [alias, student_id],
     )
-    if not known:
+    if not decided:
         with lake.transaction() as transaction:
             _decide(transaction, alias, student_id, "rejected", figures, run_id)
 
 
 def roll_back(lake: Lake, *, expected: str | None, run_id: str, alias: str = CURRENT) -> str:
-    """Let an alias stand for the student before `expected`, which it stands for now; returns that student's id.
+    """Point an alias at the student before `expected`, to which it points now; returns that student's id.
 
-    Rolled back from `expected` already: nothing to do, so that a lost answer may be asked for again. Raises
-    LakeBusyError if the alias stands for another student, LakeError if there is none to go back to.
+    Rolled back from `expected` already: nothing to do, so that the call can be repeated after a lost answer. Raises
+    LakeBusyError if the alias points to another student, LakeError if there is no student before.
     """
     line, left = _line(lake, alias)
     if line and left is not None and left == expected:
@@ -68,7 +70,7 @@ def roll_back(lake: Lake, *, expected: str | None, run_id: str, alias: str = CUR
         line, _ = _line(lake, alias)
         if line and line[-1] != expected:
             raise LakeBusyError(
-                f"alias {alias}: expected {expected}, found {line[-1]}: look again before going back from it"
+                f"alias {alias}: expected {expected}, found {line[-1]}: check the alias before rolling back"
             )
         if len(line) < 2:
             raise LakeError(f"alias {alias}: there is no student before this one to roll back to")
@@ -77,7 +79,8 @@ def roll_back(lake: Lake, *, expected: str | None, run_id: str, alias: str = CUR
 
 
 def _line(lake: Lake, alias: str) -> tuple[list[str], str | None]:
-    """The students that an alias can go back through, the last is its own, and the one that it has just left, if so."""
+    """The students that an alias can be rolled back through, its current one last; and, if the last decision was a
+    rollback, the student that it rolled back from."""
     rows = lake.sql(
         """
         SELECT student_id, decision FROM promotions

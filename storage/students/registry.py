@@ -1,9 +1,11 @@
-"""Students and their lineage, registered and found again."""
+"""Students and their lineage: registration and look-up."""
 
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+
+import pyarrow as pa
 
 from logitlake.storage.errors import LakeError
 from logitlake.storage.json_text import json_text
@@ -23,27 +25,16 @@ def register_student(
     settings: Mapping[str, Any],
     metrics: Mapping[str, Any],
 ) -> None:
-    """Make a trained student and its lineage known. Registering it again with new metrics replaces what is shown."""
-    values = [student_id, parent_id, row_set_id, run_id, directory]
-    texts = [json_text(value) for value in (settings, metrics)]
+    """Register a trained student and its lineage. The last registration of a student is the one that views show."""
+    texts = {"settings": json_text(settings), "metrics": json_text(metrics)}
+    ids = {"student_id": student_id, "parent_id": parent_id, "row_set_id": row_set_id, "directory": directory}
     write_note(
         lake.location,
         f"students/{student_id}.json",
-        {
-            "student_id": student_id,
-            "parent_id": parent_id,
-            "row_set_id": row_set_id,
-            "directory": directory,
-            "settings": json.loads(texts[0]),
-            "metrics": json.loads(texts[1]),
-        },
+        {**ids, **{name: json.loads(text) for name, text in texts.items()}},
     )
-    row = [*values, *texts, datetime.now(UTC)]
-    lake.change(
-        lambda transaction: transaction.connection.execute(
-            "INSERT INTO store.students VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row
-        )
-    )
+    row = {**ids, **texts, "run_id": run_id, "created_at": datetime.now(UTC)}
+    lake.change(lambda transaction: transaction.insert("students", pa.Table.from_pylist([row])))
 
 
 def find_student(lake: Lake, prefix: str) -> dict[str, Any]:
@@ -53,14 +44,14 @@ def find_student(lake: Lake, prefix: str) -> dict[str, Any]:
 
 
 def named_student(lake: Lake, name: str) -> dict[str, Any]:
-    """A student by its alias, its id, or the beginning of that. Raises LakeError unless it is one."""
+    """A student by its alias, its id, or the beginning of its id. Raises LakeError unless exactly one matches."""
     named = student_of(lake, name) or name
-    found = lake.sql("SELECT student_id FROM students WHERE starts_with(student_id, ?) ORDER BY created_at", [named])
-    ids = found["student_id"].to_pylist()
+    matches = lake.sql("SELECT student_id FROM students WHERE starts_with(student_id, ?) ORDER BY created_at", [named])
+    ids = matches["student_id"].to_pylist()
     if not ids or not named:
         raise LakeError(
             f"no student and no alias {name!r} in this lake; `logitlake show students` lists those there are"
         )
     if len(ids) > 1:
-        raise LakeError(f"{name!r} means {len(ids)} students: {', '.join(ids[:5])}; give more of the id")
+        raise LakeError(f"{name!r} matches {len(ids)} students: {', '.join(ids[:5])}; give more of the id")
     return find_student(lake, ids[0])

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from logitlake.storage.errors import LostRaceError
-from logitlake.storage.lake.creation import NAME
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.object_store import put_bytes
 from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.lake.tables import NAME
 from logitlake.storage.shards.writing import check_rows, encode_shard
 
 # Compaction writes these; a rebuild reads them before the files they were made from.
@@ -46,7 +46,7 @@ def plan_compaction(lake: Lake, *, target_bytes: int) -> list[Merge]:
         ),
         held AS (
             SELECT filename, any_value(recipe_id) AS recipe_id, list(DISTINCT unit_id ORDER BY unit_id) AS unit_ids
-            FROM store.sequences GROUP BY filename
+            FROM {NAME}.store.sequences GROUP BY filename
         )
         SELECT recipe_id, unit_ids, n_bytes, holds_forgotten
         FROM files JOIN held ON held.filename = files.data_file ORDER BY recipe_id, unit_ids

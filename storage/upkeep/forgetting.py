@@ -1,7 +1,8 @@
-"""Documents that somebody has the right to have forgotten, and recipes that are no longer wanted.
+"""Forgetting documents, and retiring recipes that are no longer wanted.
 
-Gone from queries and training when the call returns; from disk after the next maintenance; never back by replay,
-rebuild or copy: a tombstone lies beside the data before the first row is deleted, and it beats everything else.
+A forgotten document is gone from queries and training when the call returns, and from the disk after the next
+maintenance. No repeated capture, rebuild or copy brings it back: its tombstone is written beside the data before the
+first row is deleted, and every writer obeys tombstones.
 """
 
 import json
@@ -15,6 +16,7 @@ import pyarrow as pa
 from logitlake.storage.errors import LakeError, SettingsError
 from logitlake.storage.lake.lake import Lake, Transaction
 from logitlake.storage.lake.object_store import list_paths, read_all, write_note
+from logitlake.storage.lake.tables import TABLES
 from logitlake.storage.sql.session import query
 from logitlake.storage.writing.runs import note_run
 
@@ -24,7 +26,7 @@ _ID_LENGTH = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forgotten:
-    """What was removed, and which students had learned from it: they are not changed, somebody must decide."""
+    """What was removed, and the students that were trained on it: they are unchanged (retrain or delete them)."""
 
     doc_ids: tuple[str, ...]
     n_sequences: int
@@ -34,7 +36,7 @@ class Forgotten:
 def find_documents(lake: Lake, *, source: str | None = None, where: str | None = None) -> list[str]:
     """Ids of the documents of a source (`corpus/path`, or a prefix ending in /), or of a condition over `documents`.
 
-    Raises QueryError for a condition that is none, or that does more than read.
+    Raises QueryError if `where` is not a condition, or does more than read.
     """
     if source is not None:
         rows = lake.sql(
@@ -50,25 +52,25 @@ def find_documents(lake: Lake, *, source: str | None = None, where: str | None =
 
 
 def whole_id(lake: Lake, name: str) -> str:
-    """The id that `name` is, or begins. A whole one need not be in the lake: it is refused from then on.
+    """The document id that `name` is or begins with. A whole id need not be in the lake.
 
-    Raises SettingsError for what is no id, or begins none or several of those in the lake.
+    Raises SettingsError if `name` is not an id, or the beginning of none or several ids in the lake.
     """
     if not name or not set(name) <= set("0123456789abcdef") or len(name) > _ID_LENGTH:
         raise SettingsError(f"document {name!r}: expected an id of {_ID_LENGTH} hex characters, or its beginning")
     if len(name) == _ID_LENGTH:
         return name
-    found = lake.sql(
+    matches = lake.sql(
         "SELECT DISTINCT doc_id FROM store.documents WHERE starts_with(doc_id, ?) ORDER BY doc_id LIMIT 6", [name]
     )["doc_id"].to_pylist()
-    if len(found) != 1:
-        several = f"{', '.join(found[:5])}{' …' if len(found) > 5 else ''}: give more of the id"
-        raise SettingsError(f"document {name!r}: expected the beginning of one, found {several if found else 'none'}")
-    return str(found[0])
+    if len(matches) != 1:
+        several = f"{', '.join(matches[:5])}{' …' if len(matches) > 5 else ''}: give more of the id"
+        raise SettingsError(f"document {name!r}: expected the beginning of one, found {several if matches else 'none'}")
+    return str(matches[0])
 
 
 def sources_of(lake: Lake, doc_ids: Sequence[str]) -> dict[str, list[str]]:
-    """Of these documents those that the lake holds, and where each was seen (`corpus/source`)."""
+    """The files (`corpus/source`) of each of these documents that the lake holds."""
     rows = lake.sql(
         """
         SELECT d.doc_id, list_sort(list_distinct(list(s.corpus || '/' || s.source))) AS seen
@@ -92,21 +94,22 @@ def forget(lake: Lake, doc_ids: Sequence[str], *, reason: str) -> Forgotten:
 
     def delete(transaction: Transaction) -> int:
         connection = transaction.connection
-        found = connection.execute(
+        count = connection.execute(
             "SELECT count(*) FROM store.sequences WHERE list_contains(?, doc_id)", [ids]
         ).fetchone()
-        for table in ("sequences", "documents", "document_sources", "student_losses"):
-            connection.execute(f"DELETE FROM store.{table} WHERE list_contains(?, doc_id)", [ids])
+        for name, table in TABLES.items():
+            if table.forget:
+                connection.execute(f"DELETE FROM store.{name} WHERE list_contains(?, doc_id)", [ids])
         transaction.insert("tombstones", rows)
-        return found[0] if found else 0
+        return int(count[0]) if count else 0
 
     return Forgotten(doc_ids=tuple(ids), n_sequences=lake.change(delete), student_ids=tuple(students))
 
 
 def forget_again(lake: Lake) -> tuple[str, ...]:
-    """Forget what a tombstone beside the data names and the catalog does not know, and return its ids.
+    """Forget documents that have a tombstone beside the data but none in the catalog; returns their ids.
 
-    Such are the documents that a restored backup of an older catalog brought back. Usually there are none.
+    A restored backup of an older catalog brings such documents back. Usually there are none.
     """
     patterns = list_paths(lake.location, "tombstones/*.json")
     known = set(lake.sql("SELECT DISTINCT doc_id FROM store.tombstones")["doc_id"].to_pylist())
@@ -128,31 +131,32 @@ def n_forgotten(lake: Lake) -> int:
 
 def n_removed(lake: Lake) -> int:
     """How many documents were forgotten when upkeep last removed such rows from the disk (see `note_removed`)."""
-    found = lake.row(
+    row = lake.row(
         "SELECT max((detail ->> '$.forgotten')::BIGINT) AS n FROM store.run_events WHERE event = ?", [_REMOVED]
     )
-    return int(found["n"] or 0)
+    return int(row["n"] or 0)
 
 
 def note_removed(lake: Lake, run_id: str, *, kind: str, forgotten: int) -> None:
-    """Record that no file holds rows of the first `forgotten` forgotten documents any more."""
+    """Record that the rows of the first `forgotten` forgotten documents are in no file any more."""
     note_run(lake, run_id, _REMOVED, kind=kind, recipe_id=None, forgotten=forgotten)
 
 
 def retire_recipe(lake: Lake, recipe_id: str) -> int:
     """Remove everything cached under a recipe; returns the number of sequences.
 
-    Captured anew it comes back, and a rebuild takes it back as long as its files have not been swept.
+    A new capture fills it again, and a rebuild takes it back as long as its files have not been swept.
     """
-    if not lake.row("SELECT 1 AS found FROM store.recipes WHERE recipe_id = ?", [recipe_id]):
+    if not lake.row("SELECT 1 AS present FROM store.recipes WHERE recipe_id = ?", [recipe_id]):
         raise LakeError(f"no recipe {recipe_id} in this lake: `logitlake show recipes` lists them")
 
     def delete(transaction: Transaction) -> int:
         connection = transaction.connection
-        found = connection.execute("SELECT count(*) FROM store.sequences WHERE recipe_id = ?", [recipe_id]).fetchone()
-        for table in ("sequences", "documents", "commits"):
-            connection.execute(f"DELETE FROM store.{table} WHERE recipe_id = ?", [recipe_id])
-        return int(found[0]) if found else 0
+        count = connection.execute("SELECT count(*) FROM store.sequences WHERE recipe_id = ?", [recipe_id]).fetchone()
+        for name, table in TABLES.items():
+            if table.retire:
+                connection.execute(f"DELETE FROM store.{name} WHERE recipe_id = ?", [recipe_id])
+        return int(count[0]) if count else 0
 
     return lake.change(delete)
 
@@ -168,7 +172,7 @@ def students_that_saw(lake: Lake, doc_ids: Sequence[str]) -> list[str]:
         condition = f"AND ({row_set['filter']})" if row_set["filter"] else ""
         seen = lake.row(
             f"""
-            SELECT 1 AS found FROM (
+            SELECT 1 AS present FROM (
                 SELECT * FROM sequences
                 WHERE list_contains(?, doc_id) AND list_contains(?, recipe_id) AND commit_number <= ? AND NOT held_out
             ) AS sequences WHERE true {condition} LIMIT 1

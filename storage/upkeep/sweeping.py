@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from logitlake.storage.failpoints import reach
-from logitlake.storage.lake.creation import NAME
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.object_store import STAGING_SUFFIX, is_staged
+from logitlake.storage.lake.tables import NAME
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

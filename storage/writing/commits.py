@@ -1,12 +1,12 @@
 """The commit of one work unit: its shard, its documents and its run's progress, in one transaction.
 
-Two captures may meet. Whoever comes second sees, inside the transaction, which of its documents are there by now, keeps
-only the others, and tries again: nothing is stored twice and nothing is replayed blindly. A commit whose answer was
-lost is detected as committed.
+Two captures may commit the same documents at the same time. The second one sees inside its transaction which documents
+are in the lake by now, keeps only the others and tries again: no document is stored twice. After a commit whose answer
+was lost, the retry sees that it landed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 from logitlake.storage.errors import LakeBusyError, LostRaceError
 from logitlake.storage.identity import digest
 from logitlake.storage.identity import recipe_id as id_of_recipe
-from logitlake.storage.lake.creation import NAME
 from logitlake.storage.lake.lake import Lake, Transaction
 from logitlake.storage.lake.schema import CAPTURED, SEQUENCES, with_checksums
+from logitlake.storage.lake.tables import NAME
 from logitlake.storage.shards.writing import write_shard
 from logitlake.storage.writing.sightings import insert_sightings
 
@@ -38,7 +38,7 @@ REJECTS = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What a commit brought. `n_documents` is 0 where everything was there already."""
+    """What a commit added. `n_documents` is 0 if every document was in the lake already."""
 
     commit_number: int
     unit_id: str
@@ -66,8 +66,8 @@ def commit_unit(
 ) -> Receipt:
     """Commit the sequences of whole documents (CAPTURED): this is where they get their unit's id and their checksums.
 
-    `seconds` is what the teacher took; `sources` (SOURCES) and `rejects` (REJECTS) were met on the way. Raises
-    LakeBusyError if other writers win too often, LakeError if the disk is full; then nothing of it has landed.
+    `seconds`: time of the teacher. `sources` (SOURCES) and `rejects` (REJECTS) come from reading the corpus. Raises
+    LakeBusyError if other writers win too often, LakeError if the disk is full; nothing is committed then.
     """
     recipe_id = id_of_recipe(recipe)
     sources = sources if sources is not None else SOURCES.empty_table()
@@ -90,11 +90,13 @@ def commit_unit(
         except LostRaceError:
             continue
         return _receipt(transaction.number, missing, n_bytes)
-    raise LakeBusyError(f"other writers won {_ATTEMPTS} times in a row: the unit was not committed, run again")
+    raise LakeBusyError(
+        f"other writers committed first {_ATTEMPTS} times in a row: the work unit was not committed, run again"
+    )
 
 
 def _present(lake: Lake, recipe_id: str, rows: pa.Table) -> pa.Array:
-    """Which documents of these rows the lake holds under the recipe, or has been told to forget."""
+    """The documents of these rows that the lake holds under the recipe, or that were forgotten."""
     lake.connection.register("incoming_ids", pa.table({"doc_id": rows["doc_id"].unique()}))
     present = lake.sql(
         """
@@ -116,28 +118,30 @@ def stored_rows(rows: pa.Table) -> pa.Table:
 
 
 def register_shard(transaction: Transaction, shard: str, rows: pa.Table) -> None:
-    """Within a transaction: make a shard and the documents of its rows known."""
+    """Within a transaction: register a shard and the documents of its rows."""
     connection = transaction.connection
     connection.execute(
         f"CALL ducklake_add_data_files('{NAME}', 'sequences', ?, schema => 'store', hive_partitioning => true)", [shard]
     )
-    connection.register("incoming_rows", rows.select(["doc_id", "recipe_id", "unit_id", "n_tokens"]))
-    connection.execute(
-        """
-        INSERT INTO store.documents
-        SELECT doc_id, recipe_id, unit_id, sum(n_tokens), count(*) FROM incoming_rows GROUP BY ALL
-        """
-    )
-    connection.unregister("incoming_rows")
+    transaction.insert("documents", documents_of(rows))
+
+
+def documents_of(rows: pa.Table) -> pa.Table:
+    """The rows of the table `documents` that follow from rows of `sequences`."""
+    keys = ["doc_id", "recipe_id", "unit_id"]
+    grouped = rows.group_by(keys).aggregate([("n_tokens", "sum"), ("n_tokens", "count")])
+    return grouped.rename_columns({"n_tokens_sum": "n_tokens", "n_tokens_count": "n_sequences"})
 
 
 def _note_commit(transaction: Transaction, receipt: Receipt, rows: pa.Table, run_id: str, seconds: float) -> None:
-    recipe_id = rows["recipe_id"][0].as_py()
-    identity = (transaction.number, receipt.unit_id, recipe_id, run_id, datetime.now(UTC))
-    counts = (receipt.n_documents, receipt.n_sequences, receipt.n_tokens, receipt.n_targets, receipt.n_bytes)
-    transaction.connection.execute(
-        "INSERT INTO store.commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [*identity, *counts, seconds]
-    )
+    row = {
+        **asdict(receipt),
+        "recipe_id": rows["recipe_id"][0].as_py(),
+        "run_id": run_id,
+        "committed_at": datetime.now(UTC),
+        "seconds": float(seconds),
+    }
+    transaction.insert("commits", pa.Table.from_pylist([row]))
 
 
 def _receipt(number: int, rows: pa.Table, n_bytes: int) -> Receipt:

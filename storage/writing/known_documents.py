@@ -10,18 +10,18 @@ _ID_BYTES = 16
 
 
 class KnownDocuments:
-    """Ids of the documents that need no teacher: cached under `recipe_id`, or forgotten for good.
+    """Ids of the documents that need no teacher: cached under `recipe_id`, or forgotten.
 
-    A snapshot taken when it is made: 16 bytes a document, looked up by binary search, so that a night over a million
-    known documents costs megabytes and seconds. Callable with a batch of ids; returns those that are known.
+    A snapshot of the moment of its creation: 16 bytes a document, looked up by binary search, so that a night over a
+    million known documents costs megabytes and seconds. Call it with a batch of ids; it returns the known ones.
     """
 
     def __init__(self, lake: Lake, recipe_id: str):
-        found = lake.sql(
+        rows = lake.sql(
             "SELECT doc_id FROM store.documents WHERE recipe_id = ? UNION SELECT doc_id FROM store.tombstones",
             [recipe_id],
         )
-        self._ids = np.sort(_packed(found["doc_id"].to_pylist()))
+        self._ids = np.sort(_packed(rows["doc_id"].to_pylist()))
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -29,9 +29,9 @@ class KnownDocuments:
     def __call__(self, doc_ids: Sequence[str]) -> set[str]:
         if not len(self._ids) or not doc_ids:
             return set()
-        wanted = _packed(doc_ids)
-        places = np.minimum(np.searchsorted(self._ids, wanted), len(self._ids) - 1)
-        hits = np.flatnonzero(self._ids[places] == wanted).tolist()
+        packed = _packed(doc_ids)
+        positions = np.minimum(np.searchsorted(self._ids, packed), len(self._ids) - 1)
+        hits = np.flatnonzero(self._ids[positions] == packed).tolist()
         return {doc_ids[hit] for hit in hits}
 
 

@@ -1,4 +1,4 @@
-"""Recipes and vocabularies: what explains the rows of a capture."""
+"""Recipes and vocabularies: what a reader needs to understand the rows of a capture."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,20 +14,22 @@ from logitlake.storage.lake.object_store import write_note
 
 
 def register_recipe(lake: Lake, recipe: Mapping[str, Any]) -> str:
-    """Make a recipe known, in the catalog and as a small file beside the data; returns its id. Idempotent."""
+    """Register a recipe, in the catalog and as a small file beside the data; returns its id. Idempotent."""
     recipe_id = id_of_recipe(recipe)
 
-    def known() -> bool:
-        return bool(lake.row("SELECT 1 AS found FROM store.recipes WHERE recipe_id = ?", [recipe_id]))
+    def is_registered() -> bool:
+        return bool(lake.row("SELECT 1 AS present FROM store.recipes WHERE recipe_id = ?", [recipe_id]))
 
     def register(transaction: Transaction) -> None:
-        if not known():
-            transaction.connection.execute(
-                "INSERT INTO store.recipes VALUES (?, ?, ?)",
-                [recipe_id, json.dumps(recipe, sort_keys=True), datetime.now(UTC)],
-            )
+        if not is_registered():
+            row = {
+                "recipe_id": recipe_id,
+                "recipe": json.dumps(recipe, sort_keys=True),
+                "created_at": datetime.now(UTC),
+            }
+            transaction.insert("recipes", pa.Table.from_pylist([row]))
 
-    if not known():
+    if not is_registered():
         write_note(lake.location, f"recipes/{recipe_id}.json", dict(recipe))
         lake.change(register)
     return recipe_id
@@ -38,23 +40,24 @@ def find_recipe(lake: Lake, prefix: str | None = None) -> tuple[str, dict[str, A
     rows = lake.sql(
         "SELECT recipe_id, recipe FROM recipes WHERE starts_with(recipe_id, ?) ORDER BY created_at", [prefix or ""]
     )
-    found = [(row["recipe_id"], json.loads(row["recipe"])) for row in rows.to_pylist()]
-    if len(found) != 1:
-        wanted = f"recipe {prefix!r}" if prefix else "one recipe"
-        have = ", ".join(recipe_id[:12] for recipe_id, _ in found) or "none"
+    matches = [(row["recipe_id"], json.loads(row["recipe"])) for row in rows.to_pylist()]
+    if len(matches) != 1:
+        expected = f"recipe {prefix!r}" if prefix else "one recipe"
+        have = ", ".join(recipe_id[:12] for recipe_id, _ in matches) or "none"
         raise LakeError(
-            f"expected {wanted} in the lake, found {have}: name one by a longer prefix (`logitlake show recipes`)"
+            f"expected {expected} in the lake, found {have}: name one by a longer prefix (`logitlake show recipes`)"
         )
-    return found[0]
+    return matches[0]
 
 
 def register_vocabulary(lake: Lake, tokenizer_id: str, tokens: Sequence[str], special: set[int]) -> None:
-    """Make the text of every token id known, for joins in SQL. `tokens[i]` is the text of id i. Idempotent."""
+    """Register the text of every token id, for joins in SQL. `tokens[i]` is the text of id i. Idempotent."""
 
-    def known() -> bool:
-        return bool(lake.row("SELECT 1 AS found FROM store.vocabulary WHERE tokenizer_id = ? LIMIT 1", [tokenizer_id]))
+    def is_registered() -> bool:
+        query = "SELECT 1 AS present FROM store.vocabulary WHERE tokenizer_id = ? LIMIT 1"
+        return bool(lake.row(query, [tokenizer_id]))
 
-    if known():
+    if is_registered():
         return
     rows = pa.table(
         {
@@ -64,5 +67,6 @@ def register_vocabulary(lake: Lake, tokenizer_id: str, tokens: Sequence[str], sp
             "is_special": pa.array([number in special for number in range(len(tokens))], pa.bool_()),
         }
     )
-    # Two captures may begin at once, and every join with a vocabulary that stands twice counts twice: looked at again.
-    lake.change(lambda transaction: None if known() else transaction.insert("vocabulary", rows))
+    # Two captures may start at the same time, and a vocabulary that is stored twice would double every join: the check
+    # is repeated inside the transaction.
+    lake.change(lambda transaction: None if is_registered() else transaction.insert("vocabulary", rows))

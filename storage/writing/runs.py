@@ -4,25 +4,30 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
+
 from logitlake.storage.errors import LakeError
 from logitlake.storage.json_text import json_text
 from logitlake.storage.lake.lake import Lake
 
 
 def note_run(lake: Lake, run_id: str, event: str, *, kind: str, recipe_id: str | None, **detail: Any) -> None:
-    """Record that something happened to a run: started, finished, failed, interrupted."""
-    values = [run_id, event, datetime.now(UTC), kind, recipe_id, json_text(detail)]
-    lake.change(
-        lambda transaction: transaction.connection.execute(
-            "INSERT INTO store.run_events VALUES (?, ?, ?, ?, ?, ?)", values
-        )
-    )
+    """Record an event of a run: started, finished, failed, interrupted."""
+    row = {
+        "run_id": run_id,
+        "event": event,
+        "happened_at": datetime.now(UTC),
+        "kind": kind,
+        "recipe_id": recipe_id,
+        "detail": json_text(detail),
+    }
+    lake.change(lambda transaction: transaction.insert("run_events", pa.Table.from_pylist([row])))
 
 
 def find_run(lake: Lake, beginning: str) -> dict[str, Any]:
-    """The run whose id starts so, the newest for `last`. Raises LakeError naming the candidates.
+    """The run whose id starts with `beginning`; the newest run for `last`. Raises LakeError naming the candidates.
 
-    `detail` is what its last event said and `started` what its first one did, decoded.
+    `detail` is the decoded detail of its last event, and `started` that of its start.
     """
     rows = lake.sql(
         """

@@ -1,4 +1,4 @@
-"""Where documents were seen, and what was rejected."""
+"""Files that documents were read from, and documents that were rejected."""
 
 from datetime import UTC, datetime
 
@@ -8,7 +8,7 @@ from logitlake.storage.lake.lake import Lake, Transaction
 
 
 def note_sightings(lake: Lake, run_id: str, sources: pa.Table, rejects: pa.Table) -> None:
-    """Record where documents were seen and what was rejected, if any of it is new."""
+    """Record sources of documents and rejects, those that are new."""
     if sources.num_rows or rejects.num_rows:
         lake.change(lambda transaction: insert_sightings(transaction, run_id, sources, rejects))
 
@@ -21,7 +21,7 @@ def insert_sightings(transaction: Transaction, run_id: str, sources: pa.Table, r
         new = connection.execute(
             """
             SELECT doc_id, corpus, source, line::BIGINT AS line FROM incoming_sources
-            EXCEPT FROM store.document_sources
+            EXCEPT SELECT doc_id, corpus, source, line FROM store.document_sources
             """
         ).to_arrow_table()
         connection.unregister("incoming_sources")

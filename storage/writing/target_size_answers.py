@@ -1,4 +1,7 @@
-"""Answers of probes, kept beside the data: each is asked once, so that the recipe does not move with the corpus."""
+"""Answers of the search for a threshold (`target_bytes`), stored beside the data.
+
+The search runs once for a question, so that the recipe does not change when the corpus grows.
+"""
 
 import json
 from collections.abc import Mapping
@@ -9,12 +12,12 @@ from logitlake.storage.lake.object_store import list_paths, read_all, write_note
 
 
 def keep_probe(location: LakeLocation, key: str, answer: Mapping[str, Any]) -> None:
-    """Keep the answer to the question `key`."""
+    """Store the answer to the question `key`."""
     write_note(location, _name(key), answer)
 
 
 def kept_probe(location: LakeLocation, key: str) -> dict[str, Any] | None:
-    """The answer that was kept for `key`; None if it was never asked here."""
+    """The stored answer to the question `key`; None if there is none."""
     directory = location.data_directory
     if directory is not None and not directory.is_dir():
         return None

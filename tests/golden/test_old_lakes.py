@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
+from logitlake.storage.errors import FormatVersionError
 from logitlake.storage.identity import document_id
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.schema import FORMAT_VERSION
 from logitlake.storage.row_sets.registered import read_again
+from logitlake.storage.sql.session import ReadSession
 from logitlake.storage.upkeep.forgetting import forget
+from logitlake.storage.upkeep.hashing import add_row_hashes
 from logitlake.storage.upkeep.rebuild import rebuild
-from logitlake.storage.upkeep.verify import verify
+from logitlake.storage.upkeep.verify import verify, verify_tables
 
 GOLDEN = Path(__file__).resolve().parent
 answers = runpy.run_path(str(GOLDEN / "make.py"))["answers"]
@@ -53,6 +56,45 @@ def test_an_old_lake_answers_as_it_did_once_it_was_opened_for_writing(location, 
         assert answers(lake) == said
         assert forget(lake, [document_id("c")], reason="asked").n_sequences == 4
         assert document_id("c") not in {row["doc_id"] for row in answers(lake)["documents"]}
+
+
+def test_an_old_lake_is_brought_up_row_for_row_and_its_ids_stay(location):
+    ids = [
+        "SELECT row_set_id, content_hash FROM row_sets",
+        "SELECT student_id, row_set_id FROM students",
+        "SELECT recipe_id, recipe FROM recipes",
+    ]
+    with Lake.open(location) as lake:
+        before = [sorted(lake.sql(question).to_pylist(), key=repr) for question in ids]
+    with Lake.open(location, read_only=False) as lake:
+        add_row_hashes(lake)
+        checks = list(verify_tables(lake))
+        assert checks and all(not check.n_without_hash and not check.problem for check in checks)
+        assert lake.row("SELECT format_version FROM store.guard")["format_version"] == FORMAT_VERSION
+        assert [sorted(lake.sql(question).to_pylist(), key=repr) for question in ids] == before
+    note = json.loads((Path(location.data) / "lake.json").read_text(encoding="utf-8"))
+    assert note["format_version"] == FORMAT_VERSION
+
+
+def test_an_older_logitlake_refuses_a_lake_that_was_brought_up(location, monkeypatch):
+    Lake.open(location, read_only=False).close()
+    for module in ("migration", "creation"):
+        monkeypatch.setattr(f"logitlake.storage.lake.{module}.FORMAT_VERSION", 1)
+    monkeypatch.setattr("logitlake.storage.upkeep.rebuild.FORMAT_VERSION", 1)
+    for read_only in (True, False):
+        with pytest.raises(FormatVersionError, match="upgrade"):
+            Lake.open(location, read_only=read_only)
+    for file in Path(str(location.catalog_file)).parent.glob("catalog.sqlite*"):
+        file.unlink()
+    with pytest.raises(FormatVersionError, match="upgrade"):
+        rebuild(location)
+
+
+def test_an_old_lake_is_asked_for_any_commit_and_without_its_held_out_documents(location):
+    with ReadSession(location, as_of=3) as session:
+        assert session.ask("SELECT count(*) AS n FROM commits")["n"].to_pylist() == [1]
+    with ReadSession(location, held_out=False) as session:
+        assert session.ask("SELECT bool_or(held_out) AS any FROM documents")["any"].to_pylist() == [False]
 
 
 def test_an_old_row_set_can_be_read_again_less_what_was_forgotten(location):

@@ -66,7 +66,7 @@ def test_the_wheel_holds_the_code_the_sql_and_the_licence_and_no_tests(wheel: Pa
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"logitlake"}
     assert {
-        f"logitlake/{name}" for name in ("storage/lake/views.sql", "storage/lake/tables.sql", "flows/prefect.yaml")
+        f"logitlake/{name}" for name in ("storage/lake/views.sql", "storage/lake/notes.sql", "flows/prefect.yaml")
     } <= set(names)
     page = ("page.html.j2", "blocks.html.j2", "passages.html.j2", "lineage.html.j2", "report.css", "report.js")
     assert {f"logitlake/flows/report/templates/{name}" for name in page} <= set(names)

@@ -1,28 +1,37 @@
-"""A lake against a plain Python model: any order of commits, repeats, compaction, loss of the catalog."""
+"""A lake against a plain Python model: any order of what people and upkeep do to it, by two writers."""
 
 import shutil
 import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from logitlake.storage.identity import document_id, recipe_id
-from logitlake.storage.lake.creation import NAME
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
+from logitlake.storage.upkeep.forgetting import forget, retire_recipe
 from logitlake.storage.upkeep.rebuild import rebuild
-from logitlake.storage.writing.commits import commit_unit
+from logitlake.storage.upkeep.sweeping import sweep
+from logitlake.storage.upkeep.verify import verify, verify_tables
+from logitlake.storage.writing.commits import SOURCES, commit_unit
 from logitlake.storage.writing.recipes import register_recipe
 
 RECIPES: list[dict[str, Any]] = [
     {"teacher": {"name": "tiny"}, "tokenizer": "t", "sparsifier": {"name": "varopt"}, "temperature": temperature}
     for temperature in (1.0, 2.0)
 ]
+NAMES = st.sets(st.integers(0, 9), min_size=1, max_size=4)
+WRITERS = st.sampled_from((0, 1))
 
 
 def _rows(names: list[int], recipe: dict[str, Any]) -> pa.Table:
@@ -49,49 +58,135 @@ def _rows(names: list[int], recipe: dict[str, Any]) -> pa.Table:
     return pa.Table.from_pylist(rows, SEQUENCES)
 
 
+@cache
+def _empty_lake() -> Path:
+    """A lake with both recipes, made once and copied."""
+    directory = Path(tempfile.mkdtemp()) / "lake"
+    with Lake.create(LakeLocation.resolve(directory), held_out_salt="s", held_out_share=0.0) as lake:
+        for recipe in RECIPES:
+            register_recipe(lake, recipe)
+    return directory
+
+
 class LakeMachine(RuleBasedStateMachine):
-    """The model is a set of (recipe, document) pairs."""
+    """The model: which documents each recipe has cached, the file of each document, and the forgotten documents."""
 
     def __init__(self) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp())
+        shutil.copytree(_empty_lake(), self.directory / "lake")
         self.location = LakeLocation.resolve(self.directory / "lake")
-        self.lake = Lake.create(self.location, held_out_salt="s", held_out_share=0.0)
-        for recipe in RECIPES:
-            register_recipe(self.lake, recipe)
-        self.model: set[tuple[str, str]] = set()
+        self.cached: set[tuple[str, str]] = set()
+        self.sources: set[tuple[str, str]] = set()
+        self.forgotten: set[str] = set()
+        self.last_commit = 0
+        self._open()
 
-    @rule(names=st.sets(st.integers(0, 9), min_size=1, max_size=4), recipe=st.sampled_from(RECIPES))
-    def commit(self, names: set[int], recipe: dict[str, Any]) -> None:
-        new = {(recipe_id(recipe), document_id(str(name))) for name in names} - self.model
-        receipt = commit_unit(self.lake, _rows(sorted(names), recipe), recipe=recipe, run_id="run", seconds=1.0)
+    def _open(self) -> None:
+        self.writers = [Lake.open(self.location, read_only=False) for _ in range(2)]
+
+    def _close(self) -> None:
+        for lake in self.writers:
+            lake.close()
+
+    @rule(names=NAMES, recipe=st.sampled_from(RECIPES), writer=WRITERS)
+    def commit(self, names: set[int], recipe: dict[str, Any], writer: int) -> None:
+        doc_ids = {document_id(str(name)): str(name) for name in sorted(names)}
+        sources = [{"doc_id": d, "corpus": "c", "source": name, "line": None} for d, name in doc_ids.items()]
+        receipt = commit_unit(
+            self.writers[writer],
+            _rows(sorted(names), recipe),
+            recipe=recipe,
+            run_id="run",
+            seconds=1.0,
+            sources=pa.Table.from_pylist([s for s in sources if s["doc_id"] not in self.forgotten], SOURCES),
+        )
+        new = {(recipe_id(recipe), doc_id) for doc_id in doc_ids if doc_id not in self.forgotten} - self.cached
         assert receipt.n_documents == len(new)
-        self.model |= new
+        self.cached |= new
+        self.sources |= {(doc_id, name) for doc_id, name in doc_ids.items() if doc_id not in self.forgotten}
+
+    @rule(names=NAMES, writer=WRITERS)
+    def forget(self, names: set[int], writer: int) -> None:
+        doc_ids = {document_id(str(name)) for name in names}
+        gone = {row for row in self.cached if row[1] in doc_ids}
+        assert forget(self.writers[writer], sorted(doc_ids), reason="asked").n_sequences == len(gone)
+        self.cached -= gone
+        self.sources = {row for row in self.sources if row[0] not in doc_ids}
+        self.forgotten |= doc_ids
+
+    @rule(target_bytes=st.sampled_from((1, 5_000, 1 << 20)), writer=WRITERS)
+    def compact(self, target_bytes: int, writer: int) -> None:
+        for merge in plan_compaction(self.writers[writer], target_bytes=target_bytes):
+            assert compact(self.writers[writer], merge) is not None
+
+    @rule(writer=WRITERS)
+    def merge_small_tables(self, writer: int) -> None:
+        merge_small_tables(self.writers[writer])
+
+    @rule(writer=WRITERS)
+    def sweep(self, writer: int) -> None:
+        sweep(self.writers[writer], grace=timedelta(0))
+
+    @rule(recipe=st.sampled_from(RECIPES), writer=WRITERS)
+    def retire(self, recipe: dict[str, Any], writer: int) -> None:
+        """With the sweep that makes it final: before it, a rebuild takes the rows back."""
+        gone = {row for row in self.cached if row[0] == recipe_id(recipe)}
+        assert retire_recipe(self.writers[writer], recipe_id(recipe)) == len(gone)
+        sweep(self.writers[writer], grace=timedelta(0))
+        self.cached -= gone
 
     @rule()
-    def merge(self) -> None:
-        self.lake.sql(f"CALL ducklake_merge_adjacent_files('{NAME}')")
+    def reopen(self) -> None:
+        self._close()
+        self._open()
 
-    @precondition(lambda self: self.model)
+    @precondition(lambda self: self.cached)
     @rule()
     def lose_the_catalog(self) -> None:
-        self.lake.close()
+        self._close()
+        assert self.location.state_directory is not None
         for file in self.location.state_directory.glob("catalog.sqlite*"):
             file.unlink()
         rebuild(self.location)
-        self.lake = Lake.open(self.location, read_only=False)
+        self._open()
+        self.last_commit = 0
+
+    @rule(writer=WRITERS)
+    def verify(self, writer: int) -> None:
+        assert all(not check.problem for check in verify(self.writers[writer]))
+        assert all(not check.problem and not check.n_without_hash for check in verify_tables(self.writers[writer]))
 
     @invariant()
-    def holds_what_the_model_holds(self) -> None:
-        rows = self.lake.sql("SELECT recipe_id, doc_id FROM sequences").to_pylist()
-        assert sorted((row["recipe_id"], row["doc_id"]) for row in rows) == sorted(self.model)
-        documents = self.lake.sql("SELECT recipe_id, doc_id FROM documents").to_pylist()
-        assert len(documents) == len(self.model)
+    def every_writer_sees_what_the_model_holds(self) -> None:
+        for lake in self.writers:
+            assert _pairs(lake, "SELECT recipe_id, doc_id FROM sequences") == sorted(self.cached)
+            assert _pairs(lake, "SELECT recipe_id, doc_id FROM documents") == sorted(self.cached)
+            assert _pairs(lake, "SELECT doc_id, source FROM sources") == sorted(self.sources)
+            assert set(lake.sql("SELECT doc_id FROM forgotten")["doc_id"].to_pylist()) == self.forgotten
+        numbers = [lake.commit_number for lake in self.writers]
+        assert numbers[0] == numbers[1] >= self.last_commit
+        self.last_commit = numbers[0]
 
     def teardown(self) -> None:
-        self.lake.close()
+        self._close()
         shutil.rmtree(self.directory)
 
 
-TestLakeMachine = LakeMachine.TestCase
-TestLakeMachine.settings = settings(max_examples=4, stateful_step_count=6, deadline=None)
+def _pairs(lake: Lake, question: str) -> list[tuple[str, ...]]:
+    return sorted(tuple(row.values()) for row in lake.sql(question).to_pylist())
+
+
+def _settings(examples: int, steps: int) -> settings:
+    return settings(max_examples=examples, stateful_step_count=steps, deadline=None)
+
+
+TestLakeMachine: Callable[..., Any] = LakeMachine.TestCase
+TestLakeMachine.settings = _settings(20, 8)  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+class TestLakeMachineAtLength(LakeMachine.TestCase):  # type: ignore[misc]
+    """The same with hundreds of longer sequences."""
+
+    settings = _settings(300, 20)

@@ -11,7 +11,7 @@ from logitlake.flows.terminal.output import Format, print_rows, say
 from logitlake.flows.terminal.progress import watched
 from logitlake.storage.errors import IntegrityError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.upkeep.verify import count_units
+from logitlake.storage.upkeep.verify import count_units, verify_tables
 from logitlake.storage.upkeep.verify import verify as check
 
 
@@ -26,22 +26,37 @@ class VerifyOptions(ResultOptions):
 
 
 def verify(options: VerifyOptions) -> None:
-    """Compare every stored row with its checksum, and the catalog's documents with their rows.
+    """Compare every stored row with its checksum or hash, and the documents with their rows.
 
-    Prints the damaged work units; exit code 7 if there are any.
+    Prints the work units and tables that are damaged; exit code 7 if there is one.
     """
     sample, form = options.sample, options.form
     with Lake.open(location_of(options.config())) as lake:
         n_units = count_units(lake, sample=sample)
         checks = list(watched(check(lake, sample=sample), "verify", total=n_units, unit="units"))
+        tables = list(verify_tables(lake))
     bad = [unit for unit in checks if unit.problem]
     n_sequences = sum(unit.n_sequences for unit in checks)
-    rows = [
-        {"unit_id": unit.unit_id, "recipe_id": unit.recipe_id, "n_sequences": unit.n_sequences, "problem": unit.problem}
+    rows: list[dict[str, object]] = [
+        {
+            "table": "sequences",
+            "unit_id": unit.unit_id,
+            "recipe_id": unit.recipe_id,
+            "n_sequences": unit.n_sequences,
+            "problem": unit.problem,
+        }
         for unit in bad
     ]
-    if bad or form is not Format.TABLE:
-        print_rows(rows, form, columns=["unit_id", "recipe_id", "n_sequences", "problem"])
+    columns = ["table", "unit_id", "recipe_id", "n_sequences", "problem"]
+    for table in tables:
+        if table.problem:
+            rows.append({**dict.fromkeys(columns), "table": table.table, "problem": table.problem})
+    if rows or form is not Format.TABLE:
+        print_rows(rows, form, columns=columns)
+    if without_hash := sum(table.n_without_hash for table in tables):
+        say(f"{without_hash:,} rows of small tables carry no hash: `logitlake maintain` adds it")
+    if damaged := [table.problem for table in tables if table.problem]:
+        raise IntegrityError(f"{'; '.join(damaged)}: restore the named files from a backup")
     if bad:
         raise IntegrityError(
             f"{len(bad)} of {len(checks)} work units differ from what was committed: restore the named files from a "

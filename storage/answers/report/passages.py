@@ -57,7 +57,7 @@ def passages(lake: Lake, *, total: int = 16) -> list[Passage]:
     )
     units = lake.sql("SELECT DISTINCT unit_id FROM chosen")["unit_id"].to_pylist()
     rows = lake.sql(_READ, {"units": units, "lead": LEAD}).to_pylist()
-    found: list[Passage] = []
+    passages: list[Passage] = []
     taken: set[tuple[str, str, tuple[int, ...]]] = set()
     counts: Counter[tuple[str, str]] = Counter()
     for row in rows:
@@ -66,15 +66,15 @@ def passages(lake: Lake, *, total: int = 16) -> list[Passage]:
         if counts[group] < row["each"] and text not in taken:
             taken.add(text)
             counts[group] += 1
-            found.append(_passage(row))
-    return found
+            passages.append(_passage(row))
+    return passages
 
 
-def token_texts(lake: Lake, found: Sequence[Passage]) -> dict[tuple[str, int], str]:
+def token_texts(lake: Lake, passages: Sequence[Passage]) -> dict[tuple[str, int], str]:
     """The text of every token that passages name, by tokenizer and id, as the vocabulary has it."""
     texts: dict[tuple[str, int], str] = {}
-    for tokenizer_id in sorted({passage.tokenizer_id for passage in found}):
-        ids = {token_id for passage in found if passage.tokenizer_id == tokenizer_id for token_id in _named(passage)}
+    for tokenizer_id in sorted({passage.tokenizer_id for passage in passages}):
+        ids = {token_id for passage in passages if passage.tokenizer_id == tokenizer_id for token_id in _named(passage)}
         rows = lake.sql(
             "SELECT token_id, token FROM vocabulary WHERE tokenizer_id = ? AND list_contains(?, token_id)",
             [tokenizer_id, sorted(ids)],

@@ -1,9 +1,8 @@
-"""Every student with what it saw, what it was measured at, and what was decided about it."""
+"""Every student with its row set, its metrics and the decisions about it."""
 
 import json
 from typing import Any
 
-from logitlake.storage.lake.creation import NAME
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.students.promotions import decisions
 
@@ -41,12 +40,8 @@ def students(lake: Lake, *, limit: int = STUDENTS) -> list[dict[str, Any]]:
 def hardest_documents(lake: Lake, *, students: int = 3, documents: int = 6) -> list[dict[str, Any]]:
     """Where the newest students are furthest behind the teacher: losses and `gap` in nats per target, by document.
 
-    Short documents are left out unless there are no others: their mean is mostly noise. Empty for a lake that an older
-    logitlake made and nobody has written to since, which keeps no losses by document.
+    Short documents are left out unless there are no others: their mean is mostly noise.
     """
-    kept = "SELECT 1 AS found FROM duckdb_views() WHERE database_name = ? AND view_name = 'student_losses'"
-    if not lake.row(kept, [NAME]):
-        return []
     rows: list[dict[str, Any]] = lake.sql(
         """
         WITH measured AS (

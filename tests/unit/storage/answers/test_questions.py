@@ -121,11 +121,11 @@ def test_a_teacher_is_calibrated_where_its_heads_happen_as_often_as_it_says(lake
     register_recipe(lake, recipe)
     commit_unit(lake, make_rows("a"), recipe=recipe, run_id="run", seconds=1.0)
     # Each window: heads 6 (1/2) and 9 (1/4) for a real 6; head 7 (3/4) for a real 7 in one window and 8 in the other.
-    rows = lake.sql("SELECT bin, n, said, happened, gap FROM calibration ORDER BY bin").to_pylist()
+    rows = lake.sql("SELECT bin, n, predicted, observed, gap FROM calibration ORDER BY bin").to_pylist()
     assert rows == [
-        {"bin": 2, "n": 2, "said": 0.25, "happened": 0.0, "gap": -0.25},
-        {"bin": 5, "n": 2, "said": 0.5, "happened": 1.0, "gap": 0.5},
-        {"bin": 7, "n": 2, "said": 0.75, "happened": 0.5, "gap": -0.25},
+        {"bin": 2, "n": 2, "predicted": 0.25, "observed": 0.0, "gap": -0.25},
+        {"bin": 5, "n": 2, "predicted": 0.5, "observed": 1.0, "gap": 0.5},
+        {"bin": 7, "n": 2, "predicted": 0.75, "observed": 0.5, "gap": -0.25},
     ]
 
 

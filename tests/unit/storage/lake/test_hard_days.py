@@ -105,7 +105,7 @@ def test_a_reader_of_a_lake_that_is_just_being_made_is_told_so(location, monkeyp
             Lake.open(location)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("logitlake.storage.lake.creation._make_views", look)
+    monkeypatch.setattr("logitlake.storage.lake.migration.make_views", look)
     with pytest.raises(KeyboardInterrupt):
         Lake.create(location, held_out_salt="s", held_out_share=0.1)
     monkeypatch.undo()
@@ -160,7 +160,7 @@ def test_a_lock_that_can_not_be_had_is_said_at_once_and_not_tried_again(filled, 
 
 def test_a_failure_of_the_database_is_an_error_of_the_lake(filled):
     with pytest.raises(LakeError, match="rolled back"), filled.transaction() as transaction:
-        transaction.connection.execute("INSERT INTO store.recipes VALUES (NULL, NULL, NULL)")
+        transaction.connection.execute("INSERT INTO store.recipes VALUES (NULL, NULL, NULL, NULL)")
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def documents_of(lake, rows):
         "SELECT doc_id FROM documents WHERE held_out OR NOT held_out",
         "SELECT DISTINCT doc_id FROM store.sequences",
         "SELECT doc_id FROM store.documents",
-        "SELECT DISTINCT doc_id FROM store.found_sequences",
+        "SELECT DISTINCT doc_id FROM store.visible_sequences",
         "SELECT DISTINCT doc_id FROM targets UNION SELECT doc_id FROM positions UNION SELECT doc_id FROM sources",
         f"SELECT doc_id FROM documents UNION SELECT * FROM (VALUES {LISTED}) AS t(doc_id)",
         "WITH sequences AS (SELECT * FROM documents) SELECT doc_id FROM sequences",

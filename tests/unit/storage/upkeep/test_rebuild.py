@@ -2,22 +2,25 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from logitlake.storage.errors import FormatVersionError, LakeError, LakeMissingError
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
-from logitlake.storage.lake.creation import NAME
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import write_note
 from logitlake.storage.lake.schema import FORMAT_VERSION
+from logitlake.storage.lake.tables import NAME, TABLES
 from logitlake.storage.row_sets.registered import register_row_set
 from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.students.registry import register_student
+from logitlake.storage.upkeep.compaction import merge_small_tables
+from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.upkeep.rebuild import rebuild
-from logitlake.storage.upkeep.verify import verify
+from logitlake.storage.upkeep.verify import verify, verify_tables
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 
@@ -68,6 +71,60 @@ def test_a_rebuilt_lake_holds_the_same_rows_students_and_lineage(filled, locatio
     with Lake.open(location) as lake:
         assert _everything(lake) == before
         assert resolve_row_set(lake, recipe_id=id_of_recipe(recipe)).row_set_id == row_set.row_set_id
+
+
+def _dump(lake: Lake, name: str) -> list[dict[str, Any]]:
+    """Every row of a table with every column, in an order of its own."""
+    return sorted(lake.sql(f"SELECT * FROM store.{name}").to_pylist(), key=repr)
+
+
+@pytest.mark.parametrize("merged", [False, True], ids=["as committed", "merged"])
+def test_a_rebuild_brings_back_every_row_of_every_table(full_lake, location, merged):
+    if merged:
+        merge_small_tables(full_lake)
+    before = {name: _dump(full_lake, name) for name in TABLES if name != "guard"}
+    last_commit = full_lake.commit_number
+    full_lake.close()
+    _lose_the_catalog(location)
+    assert rebuild(location).skipped == {}
+    with Lake.open(location) as lake:
+        assert max(row["commit_number"] for row in before["promotions"]) < lake.commit_number <= last_commit
+        for name, rows in before.items():
+            assert _dump(lake, name) == rows, name
+        assert [check.problem for check in verify_tables(lake) if check.problem] == []
+
+
+def test_a_rebuild_leaves_out_a_row_of_a_small_table_that_was_changed_on_disk(full_lake, location, damage):
+    full_lake.close()
+    (file,) = location.data_directory.glob("store/promotions/*.parquet")
+    damage(file, "student_id")
+    _lose_the_catalog(location)
+    skipped = rebuild(location).skipped
+    assert len(skipped) == 1 and str(file) in next(iter(skipped)) and "student_id=studentx" in next(iter(skipped))
+    with Lake.open(location) as lake:
+        assert _dump(lake, "promotions") == []
+
+
+def test_a_torn_file_of_a_small_table_is_reported_and_the_others_are_taken(full_lake, location):
+    full_lake.close()
+    torn, *_ = location.data_directory.glob("store/run_events/*.parquet")
+    torn.write_bytes(torn.read_bytes()[:100])
+    _lose_the_catalog(location)
+    assert list(rebuild(location).skipped) == [str(torn)]
+    with Lake.open(location) as lake:
+        assert len(_dump(lake, "commits")) == 2
+
+
+def test_a_commit_number_is_not_used_again_after_a_rebuild(filled, location):
+    """Although the last commit holds nothing any more."""
+    last = filled.row("SELECT max(commit_number) AS number FROM store.commits")["number"]
+    gone = filled.sql("SELECT doc_id FROM documents WHERE commit_number = ?", [last])["doc_id"].to_pylist()
+    forget(filled, gone, reason="asked")
+    filled.close()
+    _lose_the_catalog(location)
+    rebuild(location)
+    with Lake.open(location) as lake:
+        assert lake.commit_number > last
 
 
 def test_a_rebuild_after_compaction_takes_every_row_once(filled, location):

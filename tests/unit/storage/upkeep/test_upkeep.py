@@ -8,8 +8,8 @@ import pytest
 from logitlake.storage.errors import LakeError
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
-from logitlake.storage.lake.creation import NAME
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.tables import NAME
 from logitlake.storage.row_sets.registered import register_row_set
 from logitlake.storage.row_sets.row_set import fetch, resolve_row_set
 from logitlake.storage.students.registry import register_student
@@ -124,7 +124,7 @@ def test_a_lake_is_not_made_where_other_parquet_files_lie(location):
     corpus = location.data_directory / "corpus"
     corpus.mkdir(parents=True)
     (corpus / "mine.parquet").write_bytes(b"x")
-    with pytest.raises(LakeError, match="place of its own"):
+    with pytest.raises(LakeError, match="without other Parquet files"):
         Lake.create(location, held_out_salt="salt", held_out_share=0.0)
 
 

@@ -14,6 +14,7 @@ from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.lake.schema import CAPTURED, SEQUENCES, sequence_checksums
 from logitlake.storage.students.registry import find_student, register_student
+from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.writing.commits import REJECTS, SOURCES, commit_unit, stored_rows, unit_id_of
 from logitlake.storage.writing.known_documents import KnownDocuments
 from logitlake.storage.writing.recipes import find_recipe, register_recipe, register_vocabulary
@@ -79,7 +80,7 @@ def test_documents_of_another_recipe_do_not_count_as_known(lake, make_rows, reci
 
 def test_a_failed_transaction_leaves_nothing_visible(lake, make_rows, recipe):
     with pytest.raises(RuntimeError, match="half way"), lake.transaction() as transaction:
-        transaction.connection.execute("INSERT INTO store.recipes VALUES ('x', '{}', now())")
+        transaction.connection.execute("INSERT INTO store.recipes VALUES ('x', '{}', now(), NULL)")
         raise RuntimeError("half way")
     assert lake.commit_number == 0
     assert lake.row("SELECT count(*) AS n FROM store.recipes")["n"] == 0
@@ -112,7 +113,7 @@ def test_two_writers_at_once_commit_every_document_exactly_once(location, lake, 
 def test_a_reader_sees_the_lake_while_a_writer_holds_a_transaction(location, lake, make_rows, recipe):
     _commit(lake, make_rows("a"), recipe)
     with lake.transaction() as transaction:
-        transaction.connection.execute("INSERT INTO store.recipes VALUES ('x', '{}', now())")
+        transaction.connection.execute("INSERT INTO store.recipes VALUES ('x', '{}', now(), NULL)")
         with Lake.open(location) as reader:
             assert reader.row("SELECT count(*) AS n FROM sequences")["n"] == 2
             assert reader.row("SELECT count(*) AS n FROM store.recipes")["n"] == 0
@@ -189,8 +190,7 @@ def test_sources_and_rejects_are_noted_once_however_often_they_are_met(lake, mak
 
 def test_known_documents_are_those_of_the_recipe_and_the_forgotten(lake, make_rows, recipe):
     receipt = _commit(lake, make_rows("a", "b"), recipe)
-    with lake.transaction() as transaction:
-        transaction.connection.execute("INSERT INTO store.tombstones VALUES (?, 'asked', now())", [document_id("z")])
+    forget(lake, [document_id("z")], reason="asked")
     recipe_id = lake.row("SELECT recipe_id FROM store.commits WHERE unit_id = ?", [receipt.unit_id])["recipe_id"]
     known = KnownDocuments(lake, recipe_id)
     names = ["a", "b", "c", "z"]
@@ -200,8 +200,7 @@ def test_known_documents_are_those_of_the_recipe_and_the_forgotten(lake, make_ro
 
 
 def test_a_forgotten_document_is_never_committed_again(lake, make_rows, recipe):
-    with lake.transaction() as transaction:
-        transaction.connection.execute("INSERT INTO store.tombstones VALUES (?, 'asked', now())", [document_id("a")])
+    forget(lake, [document_id("a")], reason="asked")
     assert _commit(lake, make_rows("a", "b"), recipe).n_documents == 1
 
 
