@@ -17,6 +17,7 @@ from transformers import TrainingArguments
 
 from logitlake.pipeline.reading.reader import Fetch, RowSetReader
 from logitlake.pipeline.settings.models import StudentSettings, TrainingSettings
+from logitlake.pipeline.settings.registry import LOSSES
 from logitlake.pipeline.students.identity import Parent, find_parent, read_facts, student_id
 from logitlake.pipeline.students.initial_model import make_student
 from logitlake.pipeline.students.model_card import write_card
@@ -80,6 +81,7 @@ def train_student(
     `find_parent` gives, if the caller has it already. Raises MismatchError where recipe and student do not fit
     together, SettingsError where the settings do not.
     """
+    LOSSES.load(training.loss)  # a broken plug-in is an error before anything is read
     parent = parent or find_parent(student, recipe, teacher)
     own_id = student_id(parent, row_set, student, training)
     output = training.output.expanduser().absolute()

@@ -170,7 +170,10 @@ def test_finding_the_recipe_loads_no_torch() -> None:
     code = (
         "import sys, logitlake.pipeline.capture.recipe as r; "
         "from logitlake.pipeline.teachers.dtype import resolve_dtype; "
-        "resolve_dtype('auto', 'cpu'); print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
+        "resolve_dtype('auto', 'cpu'); "
+        "from logitlake.pipeline.settings.registry import SPARSIFIERS, CORPORA, ENGINES; "
+        "[registry.load(name) for registry in (SPARSIFIERS, CORPORA, ENGINES) for name in registry.built_in]; "
+        "print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
