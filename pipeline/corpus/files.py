@@ -6,14 +6,13 @@ with a dot, so `.git` stays out unless it is named. Linked directories are not f
 """
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from logitlake.storage.errors import CorpusError
+from wcmatch import glob
 
-_VISIBLE = r"(?!\.)"
+from logitlake.storage.errors import CorpusError
 
 
 class CorpusFile(NamedTuple):
@@ -41,16 +40,16 @@ def corpus_files(name: str, path: str, patterns: tuple[str, ...], default: tuple
     includes = [pattern for pattern in patterns if not pattern.startswith("!")] or list(default)
     excludes = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
     included = _any_of(includes, hidden=False)
-    excluded = _any_of(excludes, hidden=True)
-    has_file = False
+    excluded = _any_of(excludes, hidden=True) if excludes else None
+    empty = True
     for source in _walk(name, root, ""):
-        if included.fullmatch(source) and not (excludes and excluded.fullmatch(source)):
-            has_file = True
+        if included.match(source) and not (excluded and excluded.match(source)):
+            empty = False
             yield CorpusFile(root / source, source)
-    if not has_file:
-        globs = ", ".join([*includes, *(f"!{pattern}" for pattern in excludes)])
+    if empty:
+        expected = ", ".join([*includes, *(f"!{pattern}" for pattern in excludes)])
         raise CorpusError(
-            f"corpus {name}: no file below {root} matches {globs}; correct corpora.{name}.glob or its path"
+            f"corpus {name}: no file below {root} matches {expected}; correct corpora.{name}.glob or its path"
         )
 
 
@@ -66,7 +65,7 @@ def _walk(name: str, root: Path, below: str) -> Iterator[str]:
         with os.scandir(root / below) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
     except OSError as error:
-        advice = f"make it readable, or mend corpora.{name}.path"
+        advice = f"make it readable, or correct corpora.{name}.path"
         raise CorpusError(f"corpus {name}: {root / below} can't be listed ({error.strerror}); {advice}") from None
     for entry in entries:
         relative = f"{below}/{entry.name}" if below else entry.name
@@ -76,31 +75,7 @@ def _walk(name: str, root: Path, below: str) -> Iterator[str]:
             yield relative
 
 
-def _any_of(patterns: list[str], *, hidden: bool) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{_pattern_to_regex(pattern, hidden=hidden)})" for pattern in patterns), re.DOTALL)
-
-
-def _pattern_to_regex(pattern: str, *, hidden: bool) -> str:
-    """The regular expression of one glob pattern; wildcards match names with a leading dot only if `hidden`."""
-    visible = "" if hidden else _VISIBLE
-    *parents, last = pattern.strip("/").split("/")
-    parts = [f"(?:{visible}[^/]+/)*" if parent == "**" else _name_to_regex(parent, visible) + "/" for parent in parents]
-    parts.append(f"(?:{visible}[^/]+/)*{visible}[^/]+" if last == "**" else _name_to_regex(last, visible))
-    return "".join(parts)
-
-
-def _name_to_regex(name: str, visible: str) -> str:
-    """One segment; a set such as `[a-c]` or `[!a-c]` stays a set."""
-    parts = [visible if name[:1] in "*?[" else ""]
-    for piece in re.findall(r"\[[!^]?\]?[^\]]*\]|\*+|\?|.", name, re.DOTALL):
-        if piece.startswith("*"):
-            parts.append("[^/]*")
-        elif piece == "?":
-            parts.append("[^/]")
-        elif len(piece) > 1:
-            negated = piece[1] in "!^"
-            inside = piece[2 if negated else 1 : -1].replace("\\", "\\\\").replace("[", "\\[")
-            parts.append(f"[{'^/' if negated else ''}{inside}]")
-        else:
-            parts.append(re.escape(piece))
-    return "".join(parts)
+def _any_of(patterns: list[str], *, hidden: bool) -> glob.WcMatcher[str]:
+    """Matches a relative path against the patterns; wildcards match names with a leading dot only if `hidden`."""
+    flags = glob.GLOBSTAR | glob.FORCEUNIX | (glob.DOTGLOB if hidden else 0)
+    return glob.compile([pattern.strip("/") for pattern in patterns], flags=flags)
