@@ -1,17 +1,4 @@
-"""The stable import path for people with a training loop of their own: the reader of a row set, and the loss.
-
-    from logitlake.pipeline.api import LossSettings, model_loss, open_rows, take_apart
-
-    rows = open_rows("lake", where="mean_entropy > 1", batch_sequences=8)
-    parts = take_apart(model)
-    for batch in rows.reader:
-        loss = model_loss(parts, batch.to(device), LossSettings(temperature=rows.recipe["temperature"]))
-        loss.backward()
-        ...
-
-`rows.reader.state_dict()` is what to keep in a checkpoint. Under DDP or FSDP use `attach_loss`, so that the loss is
-made inside the wrapped module's forward. What stands in `__all__` keeps its name and its meaning over all 0.x versions.
-"""
+"""The stable API behind `import logitlake`, whose docstring shows its use: the reader of a row set, and the loss."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,9 @@
 """Fixtures that several rooms use: a tiny model, a tiny tokenizer, and rows of the cache made from plain lists."""
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,17 @@ from logitlake.storage.row_sets.row_set import RowSet
 
 if TYPE_CHECKING:
     from logitlake.pipeline.reading.reader import RowSetReader
+
+
+class OneImportName(MetaPathFinder):
+    """Refuses the rooms as packages of their own: the checkout is on the path, so each could be imported twice."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if fullname in ("flows", "pipeline", "storage"):
+            raise ImportError(f"a test imports {fullname}; expected: import logitlake.{fullname}")
+
+
+sys.meta_path.insert(0, OneImportName())
 
 TINY_VOCAB = 211
 
