@@ -81,5 +81,5 @@ def test_every_file_and_folder_that_is_named_exists():
 def test_every_make_target_and_command_that_is_named_exists():
     targets = re.findall(r"^(\w[\w-]*):", Path("Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert set(re.findall(r"make ([\w-]+)  ", README)) <= set(targets)
-    commands = {path.stem for path in Path("flows/commands").glob("*.py")}
+    commands = {path.stem for path in Path("flows/cli/commands").glob("*.py")}
     assert set(re.findall(r"^logitlake (\w+) .*[#\"]", README, flags=re.MULTILINE)) <= commands
