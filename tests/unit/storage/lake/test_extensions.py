@@ -9,13 +9,13 @@ from logitlake.storage.errors import LakeError
 from logitlake.storage.lake import extensions
 from logitlake.storage.lake.extensions import load_extension, wheel_file
 from logitlake.storage.lake.lake import Lake
-from tests.conftest import connect_checking_signatures
+from tests.conftest import real_connect
 
 
 @pytest.fixture(autouse=True)
 def _signatures_are_checked(monkeypatch):
     """As outside of tests, which leave the check out to save time."""
-    monkeypatch.setattr(duckdb, "connect", connect_checking_signatures)
+    monkeypatch.setattr(duckdb, "connect", real_connect)
 
 
 def test_a_lake_refuses_extensions_without_a_signature(lake, location):
