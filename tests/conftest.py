@@ -35,8 +35,8 @@ real_connect = duckdb.connect
 def _connect(database: str = ":memory:", *arguments: Any, **options: Any) -> duckdb.DuckDBPyConnection:
     """DuckDB's own with what makes opening and asking a small lake three times as fast.
 
-    One thread, since each test process has one core. No check of the extensions' signatures, which takes .25 s each time;
-    tests/unit/storage/lake/test_extensions.py checks them.
+    One thread, since each test process has one core. No check of the extensions' signatures, which takes .25 s each
+    time; tests/unit/storage/lake/test_extensions.py checks them.
     """
     if database == ":memory:" and not arguments and not options:
         options["config"] = {"allow_unsigned_extensions": "true", "threads": "1"}
