@@ -35,7 +35,7 @@ READERS_OF_CLOCKS = (
         "logitlake.storage.writing.runs",
         "logitlake.storage.writing.sightings",
         "logitlake.storage.students.registry",
-        "logitlake.storage.row_sets.row_set",
+        "logitlake.storage.row_sets.registered",
         "logitlake.storage.upkeep.sweeping",
     ),
 )
