@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 BENCHMARKS := targets capture train quality reader query incremental
 INSTALLED := $(VENV)/installed
 # Two processes with one thread each are faster than one with two: tiny models gain nothing from threads.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --durations=25
+# Set in many containers. Without bytecode each process compiles torch and transformers again: 11 s in place of 4.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Nothing here reaches for a model hub or reports home: a run is the same on a machine with no network but an index.
 export DO_NOT_TRACK = 1
@@ -26,6 +28,8 @@ venv: $(INSTALLED) ## make .venv and install logitlake with its development tool
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "logitlake needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -d logitlake/storage/lake \
+	  || { echo "logitlake/storage must be a link to storage/; CONTRIBUTING.md says how to get the links" >&2; exit 1; }
 	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $@
 	@echo 'Installing into $(VENV): about 2 GB, one to three minutes. Done once.'

@@ -69,12 +69,13 @@ __all__ = [
     "take_apart",
 ]
 
+# A type checker sees the imports above instead, and so a misspelled name.
+if not TYPE_CHECKING:
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'logitlake' has no attribute {name!r}")
-    return getattr(import_module("logitlake.pipeline.api"), name)
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'logitlake' has no attribute {name!r}")
+        return getattr(import_module("logitlake.pipeline.api"), name)
 
-
-def __dir__() -> list[str]:
-    return [*__all__, *globals()]
+    def __dir__() -> list[str]:
+        return [*__all__, *globals()]

@@ -1,4 +1,4 @@
-"""What `import logitlake` offers: the reader of a row set, and the loss (see logitlake/__init__.py)."""
+"""The stable API behind `import logitlake`, whose docstring shows its use: the reader of a row set, and the loss."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,40 +1,60 @@
-"""The wheel, as somebody installs it: a clean environment, and a directory with folders named like its packages."""
+"""Wheel and sdist as a user installs them: a clean environment, and a directory with folders named like the rooms."""
 
 import os
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from tests.users_directory import TYPED_ANSWERS, RowMaker, mypy_answers, write_users_directory
+
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.slow
 
 
+def build(folder: Path, *arguments: str) -> Path:
+    """What `python -m build` writes into an empty folder: the folder."""
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), *arguments, str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout."""
-    folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (found,) = folder.glob("logitlake-*.whl")
-    return found
+    (file,) = build(tmp_path_factory.mktemp("wheel"), "--wheel").glob("logitlake-*.whl")
+    return file
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist of this checkout and the wheel that is built from that sdist."""
+    return build(tmp_path_factory.mktemp("release"))
 
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment with the wheel and nothing else of this checkout; what it depends on comes by path."""
-    folder = tmp_path_factory.mktemp("environment")
+    return install(tmp_path_factory.mktemp("environment"), str(wheel))
+
+
+@pytest.fixture(scope="module")
+def editable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with an editable installation of this checkout."""
+    return install(tmp_path_factory.mktemp("editable"), "--no-build-isolation", "--editable", str(ROOT))
+
+
+def install(folder: Path, *arguments: str) -> Path:
+    """Make a virtual environment in a folder and install into it; returns the folder."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    command = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
     own = subprocess.run(
         [str(python), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"],
         capture_output=True,
@@ -44,12 +64,15 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Paths in a .pth file come after the environment's own packages, and .pth files found there are not read again: an
     # editable installation of this checkout stays out.
     (Path(own.stdout.strip()) / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    command = [str(python), "-m", "pip", "install", "--quiet", "--ignore-installed", "--no-deps", "--no-index"]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
-    """A directory with folders of the same names as the wheel's packages, which are none of its business."""
+    """A directory with folders of the rooms' names, which are none of the wheel's business."""
     for name in ("storage", "pipeline", "flows"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise ImportError('the foreign folder was imported')\n")
@@ -73,6 +96,25 @@ def test_the_wheel_holds_the_code_the_sql_and_the_licence_and_no_tests(wheel: Pa
     assert any(name.endswith("LICENSE") for name in names)
 
 
+def test_the_sdist_holds_each_file_of_the_package_once_and_no_links(wheel: Path, release: Path) -> None:
+    (sdist,) = release.glob("logitlake-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        assert all(member.isfile() for member in archive.getmembers())
+        files = [name.split("/", 1)[1] for name in archive.getnames()]
+    package = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info" not in name]
+    assert sorted(name for name in files if "/" in name and not name.startswith("docs/")) == sorted(
+        set(package) - {"logitlake/flows/prefect.yaml"}
+    )
+    assert {"pyproject.toml", "prefect.yaml", "README.md", "LICENSE"} <= set(files)
+
+
+def test_the_wheel_that_is_built_from_the_sdist_is_the_wheel_of_the_checkout(wheel: Path, release: Path) -> None:
+    (rebuilt,) = release.glob("logitlake-*.whl")
+    wheels = [zipfile.ZipFile(path) for path in (wheel, rebuilt)]
+    contents = [{name: archive.read(name) for name in archive.namelist()} for archive in wheels]
+    assert contents[0] == contents[1]
+
+
 def test_the_command_works_from_a_directory_with_foreign_folders(environment: Path, foreign: Path) -> None:
     done = run(environment, ["logitlake", "--help"], foreign)
     assert done.returncode == 0, done.stderr
@@ -81,6 +123,27 @@ def test_the_command_works_from_a_directory_with_foreign_folders(environment: Pa
     assert shown.returncode == 0, shown.stderr
     missing = run(environment, ["logitlake", "sql", "SELECT 1"], foreign)
     assert missing.returncode == 5, missing.stderr
+
+
+@pytest.mark.parametrize("installation", ["environment", "editable"])
+def test_a_users_script_beside_folders_of_the_same_names_trains(
+    request: pytest.FixtureRequest, installation: str, tmp_path: Path, make_rows: RowMaker
+) -> None:
+    installed: Path = request.getfixturevalue(installation)
+    write_users_directory(tmp_path, make_rows)
+    done = run(installed, ["python", "train.py"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    path, first, last = done.stdout.split()
+    assert path.startswith(str(installed if installation == "environment" else ROOT))
+    assert float(last) < float(first) - 0.1
+
+
+@pytest.mark.parametrize("installation", ["environment", "editable"])
+def test_a_type_checker_sees_the_types_of_the_api(
+    request: pytest.FixtureRequest, installation: str, tmp_path: Path, make_rows: RowMaker
+) -> None:
+    python = request.getfixturevalue(installation) / "bin" / "python"
+    assert mypy_answers(python, write_users_directory(tmp_path, make_rows)) == TYPED_ANSWERS
 
 
 def test_a_lake_is_made_and_asked_by_the_installed_command(environment: Path, foreign: Path) -> None:

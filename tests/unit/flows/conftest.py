@@ -1,5 +1,7 @@
 """A tiny teacher on disk, a corpus for it, and a lake captured from them without Prefect."""
 
+import copy
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,15 +88,9 @@ def run_capture() -> Callable[[Config], CaptureReport]:
     return captured_by
 
 
-@pytest.fixture
-def captured(config: Config) -> CaptureReport:
-    """The lake of `config`, filled."""
-    return captured_by(config)
-
-
 @dataclass(frozen=True)
 class FilledLake:
-    """A lake that tests only read: its settings, the file they are in, and what filled it."""
+    """A lake that tests only read or copy: its settings, the file they are in, and what filled it."""
 
     config: Config
     config_file: Path
@@ -111,6 +107,13 @@ def filled(
     path.write_bytes(orjson.dumps(raw))
     config = Config.model_validate(raw)
     return FilledLake(config, path, captured_by(config))
+
+
+@pytest.fixture
+def captured(config: Config, filled: FilledLake) -> CaptureReport:
+    """The lake of `config`, filled: a copy, since a capture takes a second."""
+    shutil.copytree(filled.config.lake.path, config.lake.path)
+    return copy.deepcopy(filled.report)
 
 
 @pytest.fixture

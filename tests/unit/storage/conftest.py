@@ -70,7 +70,7 @@ def rows_of(*names: str, recipe: dict[str, Any] = RECIPE, corpus: str = "books")
     return pa.Table.from_pylist(rows, SEQUENCES)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_rows() -> Callable[..., pa.Table]:
     return rows_of
 
@@ -81,6 +81,26 @@ def empty_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("empty") / "lake"
     Lake.create(LakeLocation.resolve(directory), held_out_salt="salt", held_out_share=0.0).close()
     return directory
+
+
+@pytest.fixture(scope="session")
+def split_template(tmp_path_factory: pytest.TempPathFactory, make_rows: Callable[..., pa.Table]) -> Path:
+    """Thirty documents in three commits, some of them held out; made once, for `split_lake` to copy."""
+    directory = tmp_path_factory.mktemp("split") / "lake"
+    with Lake.create(LakeLocation.resolve(directory), held_out_salt="salt", held_out_share=0.3) as lake:
+        register_recipe(lake, RECIPE)
+        for first in range(0, 30, 10):
+            names = [f"document {number}" for number in range(first, first + 10)]
+            commit_unit(lake, make_rows(*names), recipe=RECIPE, run_id="run", seconds=1.0)
+    return directory
+
+
+@pytest.fixture
+def split_lake(location: LakeLocation, split_template: Path) -> Iterator[Lake]:
+    """A copy of the lake with held-out documents, open for writing."""
+    shutil.copytree(split_template, location.state_directory)
+    with Lake.open(location, read_only=False) as lake:
+        yield lake
 
 
 @pytest.fixture

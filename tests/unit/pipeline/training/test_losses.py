@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from logitlake.pipeline.reading.batches import SparseTargets, make_batch
 from logitlake.pipeline.training.losses import sparse_divergence, sparse_divergence_of_logits, sparse_divergence_through
@@ -269,13 +271,39 @@ def test_gradients_accumulate_over_two_losses(inputs, targets):
     torch.testing.assert_close(twice, weight.grad * 2)
 
 
-def test_nothing_is_kept_without_gradients(inputs, targets):
+def storages(tree):
+    """Shapes of the tensors in nested lists and dicts, by the address of their memory."""
+    tensors = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+    return {tensor.untyped_storage().data_ptr(): tuple(tensor.shape) for tensor in tensors}
+
+
+class Computed(TorchDispatchMode):
+    """Notes the shape of everything that torch computes; what shares memory with its arguments is no result."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        given = storages((arguments, options))
+        self.shapes |= {shape for address, shape in storages(result).items() if address not in given}
+        return result
+
+
+def test_without_gradients_none_is_computed_and_the_loss_is_the_same(inputs, targets):
+    """The weight's gradient is as large as the output layer: [V, D], as nothing else that is computed."""
     hidden, weight, _ = inputs
-    with torch.no_grad():
+    with Computed() as trained:
         loss = sparse_divergence(hidden, weight, targets)
-    assert not loss.requires_grad
-    with torch.inference_mode():
-        assert sparse_divergence(hidden, weight, targets).item() == pytest.approx(loss.item())
+    assert (V, D) in trained.shapes
+    for switched_off in (torch.no_grad, torch.inference_mode):
+        with switched_off(), Computed() as evaluated:
+            again = sparse_divergence(hidden, weight, targets)
+        assert not again.requires_grad
+        assert again.item() == loss.item()
+        assert (V, D) not in evaluated.shapes
+        assert evaluated.shapes < trained.shapes
 
 
 def test_a_frozen_output_layer_gets_no_gradient(inputs, targets):

@@ -5,21 +5,12 @@ import pytest
 from logitlake.storage.errors import LakeError, SettingsError
 from logitlake.storage.identity import document_id, held_out
 from logitlake.storage.identity import recipe_id as id_of_recipe
-from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.registered import register_row_set
 from logitlake.storage.row_sets.row_set import fetch, resolve_row_set
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.runs import note_run
 
 NAMES = [f"document {number}" for number in range(30)]
-
-
-@pytest.fixture
-def split_lake(location, make_rows, recipe):
-    with Lake.create(location, held_out_salt="salt", held_out_share=0.3) as lake:
-        for first in range(0, 30, 10):
-            commit_unit(lake, make_rows(*NAMES[first : first + 10]), recipe=recipe, run_id="run", seconds=1.0)
-        yield lake
 
 
 def _documents(lake, row_set):

@@ -21,15 +21,6 @@ FREE = {document_id(name) for name in NAMES} - HELD
 LISTED = ", ".join(f"('{doc_id}')" for doc_id in sorted(HELD))
 
 
-@pytest.fixture
-def split_lake(location, make_rows, recipe):
-    with Lake.create(location, held_out_salt="salt", held_out_share=0.3) as lake:
-        register_recipe(lake, recipe)
-        for first in range(0, 30, 10):
-            commit_unit(lake, make_rows(*NAMES[first : first + 10]), recipe=recipe, run_id="run", seconds=1.0)
-        yield lake
-
-
 def resolved(lake, recipe, query, **options):
     return resolve_row_set(lake, recipe_id=id_of_recipe(recipe), query=query, **options)
 

@@ -1,11 +1,14 @@
 """The lake as it was: told by commit numbers, which stay with the rows, and not by snapshots, which expire."""
 
+import shutil
+
 import pytest
 
 from logitlake.storage.errors import QueryError
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.row_sets.registered import register_row_set
 from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.sql.scope import Scope, narrow
@@ -14,6 +17,7 @@ from logitlake.storage.students.registry import register_student
 from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
+from tests.unit.storage.conftest import RECIPE
 
 SHOWN = {
     "sequences": "SELECT doc_id, window_index, commit_number FROM sequences ORDER BY ALL",
@@ -32,20 +36,31 @@ def shown(location, as_of=None):
         return {name: session.ask(sql).to_pylist() for name, sql in SHOWN.items()}, session.forgotten_since
 
 
-@pytest.fixture
-def history(lake, location, make_rows, recipe):
-    """Commits with a student in between; returns what the lake looked like after each, by commit number."""
-    register_recipe(lake, recipe)
-    register_vocabulary(lake, "words", [f"t{number}" for number in range(12)], {0})
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, make_rows):
+    """Commits with a student in between: the directory, and what the lake looked like after each, by commit number."""
+    location = LakeLocation.resolve(tmp_path_factory.mktemp("history") / "lake")
     looks = {}
-    for names in (("a", "b"), ("c",), ("d", "e")):
-        commit_unit(lake, make_rows(*names), recipe=recipe, run_id="run", seconds=1.0)
-        rows = resolve_row_set(lake, recipe_id=id_of_recipe(recipe))
-        register_row_set(lake, rows)
-        student = {"student_id": f"after {names[0]}", "parent_id": "p", "run_id": "r", "directory": "/d"}
-        register_student(lake, row_set_id=rows.row_set_id, settings={}, metrics={}, **student)
-        looks[lake.commit_number] = shown(location)[0]
-    return lake, looks
+    with Lake.create(location, held_out_salt="salt", held_out_share=0.0) as lake:
+        register_recipe(lake, RECIPE)
+        register_vocabulary(lake, "words", [f"t{number}" for number in range(12)], {0})
+        for names in (("a", "b"), ("c",), ("d", "e")):
+            commit_unit(lake, make_rows(*names), recipe=RECIPE, run_id="run", seconds=1.0)
+            rows = resolve_row_set(lake, recipe_id=id_of_recipe(RECIPE))
+            register_row_set(lake, rows)
+            student = {"student_id": f"after {names[0]}", "parent_id": "p", "run_id": "r", "directory": "/d"}
+            register_student(lake, row_set_id=rows.row_set_id, settings={}, metrics={}, **student)
+            looks[lake.commit_number] = shown(location)[0]
+    return location.state_directory, looks
+
+
+@pytest.fixture
+def history(made, location):
+    """A copy of that lake, open for writing, and what it looked like."""
+    directory, looks = made
+    shutil.copytree(directory, location.state_directory)
+    with Lake.open(location, read_only=False) as lake:
+        yield lake, looks
 
 
 def test_every_view_shows_the_lake_as_it_was_at_each_commit(history, location):
