@@ -1,7 +1,7 @@
-"""What can go wrong, grouped by what the caller would do about it.
+"""The errors of the project, grouped by what the caller would do about them.
 
-`ValueError` stays for a caller's mistake inside Python; these are the world's. Every message names the thing, what was
-expected, what was found and what to do. The command line maps each group to one exit code.
+`ValueError` is for mistakes of the calling code; these errors come from outside it. Every message names the thing, what
+was expected, what was found and what to do. The command line maps each group to one exit code.
 """
 
 
@@ -12,7 +12,7 @@ class LogitlakeError(Exception):
 
 
 class SettingsError(LogitlakeError):
-    """A setting, a path or an argument is wrong: mend it and call again. Nothing was computed."""
+    """A setting, a path or an argument is wrong: correct it and call again. Nothing was computed."""
 
     exit_code = 2
 
@@ -24,19 +24,19 @@ class CorpusError(LogitlakeError):
 
 
 class MismatchError(LogitlakeError):
-    """Two things that must agree do not (tokenizer and recipe, vocabulary and model): choose which one is right."""
+    """Two things that must agree differ (tokenizer and recipe, vocabulary and model): choose which one is right."""
 
     exit_code = 4
 
 
 class LakeError(LogitlakeError):
-    """The lake can't do what was asked of it. What was committed before stays."""
+    """The lake can't do what was asked. What was committed before stays."""
 
     exit_code = 5
 
 
 class LakeMissingError(LakeError):
-    """There is no lake at the place that was named."""
+    """There is no lake at the given location."""
 
 
 class FormatVersionError(LakeError):
@@ -44,17 +44,17 @@ class FormatVersionError(LakeError):
 
 
 class ServerStartError(LogitlakeError):
-    """The server that a flow needs did not start: give it longer, or name another."""
+    """The server that a flow needs did not start: raise its timeout, or name another server."""
 
 
 class LakeBusyError(LakeError):
-    """Another process holds the commit lock, or won a race for the same commit: try again later."""
+    """Another process holds the commit lock, or committed first: try again later."""
 
     exit_code = 6
 
 
 class LostRaceError(LakeBusyError):
-    """Another commit landed in between: what was read before is stale, look again and retry."""
+    """Another commit landed in between: what was read before is stale, read it again and retry."""
 
 
 class IntegrityError(LakeError):
@@ -64,6 +64,6 @@ class IntegrityError(LakeError):
 
 
 class QueryError(LakeError):
-    """A query was refused or failed: the message holds what the engine said."""
+    """A query was refused or failed: the message contains that of the engine."""
 
     exit_code = 2

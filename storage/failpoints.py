@@ -1,7 +1,7 @@
-"""Named places at which a test may kill the process, to prove that whatever was committed is whole.
+"""Named places in the code at which a test may kill the process, to prove that what was committed is complete.
 
-`name` kills at the first time that the place is reached, `name:3` at the third. Costs one dictionary look-up where
-nothing is set. The names are part of the tests' contract with the code.
+`name` kills when the place is reached for the first time, `name:3` for the third time. Costs one dictionary look-up if
+nothing is set. Tests rely on the names.
 """
 
 import os
@@ -21,7 +21,7 @@ _reached: Counter[str] = Counter()
 
 
 def reach(name: str) -> None:
-    """Die here, without any clean-up, if the environment says so."""
+    """Kill this process here, without any clean-up, if the environment variable names this place."""
     assert name in FAILPOINTS + FLOW_FAILPOINTS + MIGRATION_FAILPOINTS, name
     setting = os.environ.get(ENVIRONMENT_VARIABLE)
     if not setting:

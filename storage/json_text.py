@@ -1,4 +1,4 @@
-"""JSON as the catalog keeps it: text that DuckDB can read, whatever numbers a training has come to."""
+"""JSON text for the catalog that DuckDB can read, also for metrics that are NaN or infinite."""
 
 import json
 import math
@@ -11,7 +11,7 @@ def json_text(value: Any) -> str:
 
 
 def finite(value: Any) -> Any:
-    """The same value with None in the place of every NaN and infinity."""
+    """The same value with None instead of every NaN and infinity."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

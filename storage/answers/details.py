@@ -1,4 +1,4 @@
-"""One document: by its id or where it was seen, what each recipe made of it, and its tokens in their order."""
+"""Details of one document, one recipe or one student."""
 
 import re
 from typing import Any
@@ -18,7 +18,7 @@ _ID = re.compile(r"[0-9a-f]{1,32}")
 def find_document(lake: Lake, name: str) -> str:
     """Id of the one document that `name` means: the beginning of an id, corpus/source, or the end of a source's path.
 
-    A source that holds several is told apart by `:LINE`. Raises LakeError naming the candidates.
+    `:LINE` chooses one document of a source with several. Raises LakeError naming the candidates.
     """
     for question, parameters in _questions(name):
         rows = lake.sql(question, parameters).to_pylist()
@@ -86,7 +86,7 @@ def document_tokens(lake: Lake, doc_id: str, recipe_id: str) -> pa.Table:
 
 
 def _questions(name: str) -> list[tuple[str, list[Any]]]:
-    """What the name may mean, the surest first."""
+    """Queries for what the name may mean, the most exact first."""
     source, _, line = name.rpartition(":")
     questions: list[tuple[str, list[Any]]] = []
     if _ID.fullmatch(name):

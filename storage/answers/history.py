@@ -1,4 +1,4 @@
-"""What earlier captures took, for an estimate of the next: how fast a teacher was, how many bytes a token became."""
+"""Speed and size of earlier captures, for an estimate of the next one."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from logitlake.storage.lake.lake import Lake
 def teacher_speed(lake: Lake, weights: str) -> tuple[float, int] | None:
     """Tokens per second over every commit of the teacher with these weights, and how many runs they come from.
 
-    None if this lake has never timed that teacher.
+    None if this lake has no timing of that teacher.
     """
     row = lake.row(
         """
@@ -31,10 +31,10 @@ def stored_bytes_per_token(lake: Lake, recipe_id: str) -> tuple[float, int] | No
 
 
 def earlier_estimates(lake: Lake, *, limit: int = 10) -> list[dict[str, Any]]:
-    """What captures took against what was expected of them when they began, the newest first: took over expected.
+    """Time and bytes of captures divided by what was expected when they started, the newest first.
 
-    A row has `time_from` and `bytes_from`, where the expectation came from, and the two ratios. Runs that computed
-    nothing, or noted no expectation, are left out.
+    A row has the two ratios, and `time_from` and `bytes_from`: where the expectation came from. Runs that computed
+    nothing, or recorded no expectation, are left out.
     """
     rows: list[dict[str, Any]] = lake.sql(
         f"""

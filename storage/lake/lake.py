@@ -1,7 +1,7 @@
-"""One attached lake: making it, opening it, and the transaction that every commit goes through.
+"""One attached lake: making it, opening it, and the transaction of every commit.
 
-Readers never wait. Writers to an embedded (SQLite) catalog hold one file lock from before BEGIN until after COMMIT;
-writers to a server meet at the guard row, where DuckLake lets one of them win.
+Readers never wait. Writers to an embedded (SQLite) catalog hold one file lock from before BEGIN until after COMMIT.
+Writers to a server all update the guard row, so that DuckLake lets only one of them commit.
 """
 
 import re
@@ -46,7 +46,7 @@ class Transaction:
 
 
 class Lake:
-    """A lake attached to a DuckDB connection of its own. Use as a context manager; not shared between threads."""
+    """A lake attached to its own DuckDB connection. Use as a context manager; not shared between threads."""
 
     def __init__(
         self, location: LakeLocation, connection: duckdb.DuckDBPyConnection, *, read_only: bool, lock_timeout: float
@@ -69,10 +69,9 @@ class Lake:
         lock_timeout: float = 60,
         over_data: bool = False,
     ) -> "Lake":
-        """Open the lake for writing, and make it first if there is none. The split is fixed at that moment.
+        """Open the lake for writing, and make it first if there is none. The held-out split is fixed at that moment.
 
-        Raises LakeError if the data path holds shards that no catalog names, unless `over_data` (rebuild) says that
-        this is known.
+        Raises LakeError if the data path holds shards that no catalog names, unless `over_data` is set (rebuild).
         """
         settings = {
             "held_out_salt": held_out_salt,
@@ -124,11 +123,11 @@ class Lake:
         self.close()
 
     def close(self) -> None:
-        """Let go of the catalog. Anything not committed is rolled back."""
+        """Close the connection. Anything not committed is rolled back."""
         self.connection.close()
 
     def for_thread(self) -> "Lake":
-        """The same attached lake on a connection of its own, for another thread. It is closed with this one.
+        """The same attached lake on another connection, for another thread. It is closed with this one.
 
         It takes milliseconds; attaching anew takes half a second, most of it to check the extensions' signatures.
         """
@@ -157,7 +156,7 @@ class Lake:
             raise LakeError(f"the lake could not answer: {error}") from error
 
     def batches(self, query: str, n_rows: int) -> Iterator[pa.Table]:
-        """The rows of one query, `n_rows` at a time, on a connection of its own. Raises LakeError like `sql`."""
+        """The rows of one query, `n_rows` at a time, on another connection. Raises LakeError like `sql`."""
         with self.connection.cursor() as cursor:
             _set_time_zone(cursor)
             cursor.execute(f"USE {self._database}")
@@ -179,10 +178,10 @@ class Lake:
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """Everything inside lands together with a raised commit number, or not at all.
+        """Everything inside is committed together with a raised commit number, or not at all.
 
-        Raises LakeBusyError if the lock can't be had in time, and LostRaceError if another commit won the guard row:
-        what the loser read before may be stale, so it must look again, never replay.
+        Raises LakeBusyError if the lock is not free in time, and LostRaceError if another commit came first: what was
+        read before may be stale, so the caller must read again and never just repeat its statements.
         """
         with commit_lock(self.location, self._lock_timeout):
             self.connection.execute("BEGIN")
@@ -204,10 +203,10 @@ class Lake:
                 raise
 
     def change(self, body: Callable[[Transaction], Result]) -> Result:
-        """Call `body` in a transaction, and in a new one each time that another commit came first; returns its answer.
+        """Call `body` in a transaction, and in a new one each time that another commit came first; returns its result.
 
-        For bodies that only append, or that look again at what they depend on. Raises LakeBusyError as `transaction`
-        does, and if other writers win too often.
+        For bodies that only insert, or that read again what they depend on. Raises LakeBusyError as `transaction` does,
+        and if other writers commit first too often.
         """
         for _ in range(_ATTEMPTS):
             try:
@@ -216,11 +215,11 @@ class Lake:
             except LostRaceError:
                 continue
             return answer
-        raise LakeBusyError(f"other writers won {_ATTEMPTS} times in a row: nothing was changed, run again")
+        raise LakeBusyError(f"other writers committed first {_ATTEMPTS} times in a row: nothing was changed, run again")
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the commit lock for upkeep that DuckLake does in transactions of its own."""
+        """Hold the commit lock for upkeep that DuckLake does in its own transactions."""
         with commit_lock(self.location, self._lock_timeout):
             yield
 
@@ -249,8 +248,8 @@ class Lake:
             self.connection.close()
             hidden = without_secrets(self.location.catalog)
             raise LakeMissingError(
-                f"the lake {hidden} is just being made, or its making was stopped: try again; "
-                "`logitlake capture` makes what is missing"
+                f"the lake {hidden} is just being made, or its creation was stopped: try again; "
+                "`logitlake capture` creates what is missing"
             )
         if absent := {"held_out_salt", "held_out_share"} - set(values):
             self.connection.close()
@@ -274,7 +273,7 @@ def _attach(location: LakeLocation, *, read_only: bool) -> duckdb.DuckDBPyConnec
     connection = duckdb.connect()
     _set_time_zone(connection)
     if location.data_directory is not None:
-        # The system caches local files already: DuckDB's own copy would grow with the number of shards.
+        # The operating system caches local files already; the cache of DuckDB would grow with the number of shards.
         connection.execute("SET enable_external_file_cache = false")
     load_extension(connection, "ducklake")
     load_extension(connection, "sqlite_scanner" if location.catalog_file else "postgres_scanner")
@@ -282,7 +281,7 @@ def _attach(location: LakeLocation, *, read_only: bool) -> duckdb.DuckDBPyConnec
     connection.execute(f"SET ducklake_max_retry_count = {_CATALOG_RETRIES}")
     options = [f"DATA_PATH {_quoted(location.data)}", "OVERRIDE_DATA_PATH true"]
     if read_only:
-        # Says nothing about the journal: a copy made by VACUUM INTO has another mode, which a reader can't change.
+        # The journal mode is not set: a copy made by VACUUM INTO has another mode, and a reader can't change it.
         options.append("READ_ONLY")
     elif location.catalog_file:
         options.append("META_JOURNAL_MODE 'WAL'")
@@ -300,7 +299,7 @@ def _attach(location: LakeLocation, *, read_only: bool) -> duckdb.DuckDBPyConnec
 
 
 def _set_time_zone(connection: duckdb.DuckDBPyConnection) -> None:
-    # DuckLake compares times as text in places: the machine's own time zone must not decide.
+    # DuckLake compares some times as text: the result must not depend on the machine's time zone.
     connection.execute("SET TimeZone = 'UTC'")
 
 

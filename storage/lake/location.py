@@ -1,4 +1,4 @@
-"""Where a lake is: the catalog that knows the rows, and the data path that holds the shards."""
+"""Where a lake is: its catalog, and the data path with its shards."""
 
 import secrets
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class LakeLocation:
     def new_shard_path(self, recipe_id: str, stem: str) -> str:
         """A name that no shard has had, under the literal data path (else DuckLake stores it as absolute).
 
-        Never the same twice: a file that was replaced may still be waiting to be removed, by its name.
+        Never the same name twice: a replaced file may still be waiting for its removal, which goes by name.
         """
         return f"{self.data}store/sequences/recipe_id={recipe_id}/{stem}-{secrets.token_hex(4)}.parquet"
 
@@ -70,11 +70,11 @@ def _data(text: str) -> str:
         if set(part) & _GLOB_SIGNS:
             raise SettingsError(
                 f"lake.data {text!r}: expected a path without any of {' '.join(sorted(_GLOB_SIGNS))}, found {part!r}: "
-                "DuckDB would look for files by it as by a pattern and find none; name another place"
+                "DuckDB would take it for a pattern and find no files; choose another path"
             )
         if part.partition("=")[1] and part.partition("=")[0] in SEQUENCES.names:
             raise SettingsError(
                 f"lake.data {text!r}: found the folder {part!r}, which DuckDB would read as the value of the column "
-                f"{part.partition('=')[0]!r} of every shard; name another place"
+                f"{part.partition('=')[0]!r} of every shard; choose another path"
             )
     return text if text.endswith("/") else f"{text}/"

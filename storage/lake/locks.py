@@ -11,7 +11,7 @@ from logitlake.storage.lake.location import LakeLocation
 
 @contextmanager
 def commit_lock(location: LakeLocation, timeout: float) -> Iterator[None]:
-    """Hold the one lock for writers of an embedded catalog; a server needs none."""
+    """Hold the commit lock of an embedded catalog; a server needs none."""
     if location.catalog_file is None:
         yield
         return
@@ -28,7 +28,7 @@ def commit_lock(location: LakeLocation, timeout: float) -> Iterator[None]:
 
 @contextmanager
 def single_writer(location: LakeLocation, task: str, *, patience: float = 0.0) -> Iterator[None]:
-    """Refuse to run `task` (such as "capture") twice at once on an embedded lake: by name, after `patience` seconds."""
+    """Raise LakeBusyError if `task` (such as "capture") still runs on an embedded lake after `patience` seconds."""
     if location.state_directory is None:
         yield
         return

@@ -1,7 +1,7 @@
 """Bytes under the data path: a directory, or a bucket that DuckDB's httpfs reaches.
 
-On a directory a file is staged, synced, renamed and its folder synced: it is whole or it is not there. On a bucket the
-upload is what makes it appear. One mechanism and one set of credentials serve DuckDB's reads and our own writes.
+In a directory, a file is staged, synced and renamed, and its folder is synced: it is complete or not there. In a
+bucket, a file appears when its upload is complete. Reads and writes use the same credentials.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ def bucket_options() -> dict[str, str | None]:
 def put_bytes(location: LakeLocation, name: str, content: bytes) -> str:
     """Write `name` under the data path, whole or not at all, and return its full path.
 
-    Raises LakeError with what to do when the disk is full or the place can't be written.
+    Raises LakeError with advice when the disk is full or the path can't be written.
     """
     path = location.data + name
     try:
@@ -72,7 +72,7 @@ def put_bytes(location: LakeLocation, name: str, content: bytes) -> str:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "free some space and run again" if full else "check that it exists and may be written"
         raise LakeError(
-            f"{path}: {len(content):,} bytes can't be written ({error}): {advice}. What was committed before is kept"
+            f"{path}: {len(content):,} bytes can't be written ({error}): {advice}. What was committed before stays"
         ) from error
     return path
 
@@ -96,7 +96,7 @@ def list_paths(location: LakeLocation, pattern: str) -> list[str]:
 
 
 def is_staged(name: str) -> bool:
-    """Whether a file of this name is an unfinished write of ours."""
+    """Whether this is the name of an unfinished write of this module."""
     return re.fullmatch(rf".+\.(parquet|json)\.\d+{re.escape(STAGING_SUFFIX)}", name) is not None
 
 
@@ -135,7 +135,7 @@ def _put_object(location: LakeLocation, path: str, content: bytes) -> None:
 
 
 def connect(location: LakeLocation) -> duckdb.DuckDBPyConnection:
-    """A connection of its own that reaches the data path, with no catalog attached."""
+    """A new connection that reaches the data path, with no catalog attached."""
     connection = duckdb.connect()
     configure_object_store(connection, location)
     return connection

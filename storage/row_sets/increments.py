@@ -1,7 +1,7 @@
-"""What a student has not seen yet, and the filter of a row set that mixes it with a replay of what it has.
+"""Rows that are new to a student, and the filter of a row set that mixes them with a replay of old rows.
 
-The filter names commit numbers and document ids only, which never change once a row is committed: a row set made of it
-can be read again for ever.
+The filter names commit numbers and document ids only, which never change once a row is committed: the row set can
+always be read again.
 """
 
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class Increment:
 
 
 def increment_for(lake: Lake, student_id: str | None, recipe_id: str, *, where: str | None = None) -> Increment:
-    """What is new under `recipe_id` to a student; for None, everything is. `where` is a filter over `sequences`.
+    """What is new under `recipe_id` to a student; for None, everything. `where` is a filter over `sequences`.
 
-    A student has seen what its ancestors saw of the same recipe: commits up to the last that any of them was given.
+    Rows that an ancestor was trained on are not new: commits up to the last one of any ancestor's row set.
     """
     after = 0 if student_id is None else _seen_up_to(lake, student_id, recipe_id)
     condition = f"AND ({where})" if where else ""
@@ -50,12 +50,12 @@ def increment_for(lake: Lake, student_id: str | None, recipe_id: str, *, where: 
 
 
 def has_held_out(lake: Lake, recipe_id: str) -> bool:
-    """Whether students can be compared at all: a recipe without held-out documents gives nothing to measure on."""
+    """Whether the recipe has held-out documents; without them students can't be evaluated."""
     return bool(lake.row("SELECT 1 AS present FROM sequences WHERE recipe_id = ? AND held_out LIMIT 1", [recipe_id]))
 
 
 def tokenizer_of(lake: Lake, student_id: str) -> str | None:
-    """The tokenizer of the rows that a student learned from last; None if their recipe is gone."""
+    """The tokenizer of the rows that a student was trained on last; None if their recipe is gone."""
     row = lake.row(
         """
         SELECT any_value(r.tokenizer_id) AS tokenizer
@@ -68,9 +68,9 @@ def tokenizer_of(lake: Lake, student_id: str) -> str | None:
 
 
 def mixed_rows(increment: Increment, replay_share: float, *, where: str | None = None) -> str | None:
-    """The filter of new rows and so many old ones that these make about `replay_share` of the tokens; None: all rows.
+    """A filter for the new rows, and for old ones with about `replay_share` of all tokens; None: all rows.
 
-    Which documents are replayed is decided by a hash of their id, salted with the increment: each night other ones.
+    A hash of the document id, salted with the increment, chooses the old documents: other ones each night.
     """
     bound = _replay_bound(increment, replay_share)
     if not increment.after or bound >= _HASH_RANGE:

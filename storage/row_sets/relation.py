@@ -1,4 +1,4 @@
-"""The rows of a row set as a relation in SQL, for one connection to ask."""
+"""The rows of a row set as a relation in SQL."""
 
 from typing import Any
 
@@ -10,19 +10,19 @@ from logitlake.storage.lake.lake import Lake
 
 
 def relation(where: str | None, documents: pa.Table | None) -> str:
-    """The rows as a relation: held-out documents are gone before the filter, which stands in a query of its own."""
+    """The rows as a relation. The filter is in an outer query, so that it never sees held-out documents."""
     rows = "sequences" if documents is None else "sequences JOIN chosen_documents USING (doc_id)"
     inner = f"SELECT * FROM {rows} WHERE list_contains(?, recipe_id) AND commit_number <= ? AND held_out = ?"
     return f"(SELECT * FROM ({inner}) AS sequences WHERE ({where}))" if where else f"({inner})"
 
 
 def relation_parameters(recipe_ids: tuple[str, ...], up_to: int, held_out: bool) -> list[Any]:
-    """What the question marks of `relation` stand for."""
+    """The values of the parameters of `relation`."""
     return [list(recipe_ids), up_to, held_out]
 
 
 def ask(lake: Lake, query: str, parameters: list[Any], documents: pa.Table | None = None) -> pa.Table:
-    """The answer of a query over `relation(…, documents)`. Raises LakeError with what DuckDB said."""
+    """The result of a query over `relation(…, documents)`. Raises LakeError with the message of DuckDB."""
     try:
         if documents is not None:
             lake.connection.register("chosen_documents", documents)

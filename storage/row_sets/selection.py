@@ -1,8 +1,8 @@
-"""Documents that a query chooses for training: checked before anything is paid for, and blind to what is held out.
+"""Documents that a query chooses for training, and checks of filters and weights.
 
-The query sees the views without the held-out documents, so it can neither name one nor choose by what is in one; and
-its answer is cut by the rule again when rows are read. The answer is kept with the row set: the query may answer
-differently later, and a row set must not.
+The query runs over views without the held-out documents, so it can neither name one nor use its content; the held-out
+rule is applied again when rows are read. The chosen documents are stored with the row set, because the query may give
+another result later and a row set must not change.
 """
 
 import re
@@ -30,7 +30,7 @@ def choose_documents(lake: Lake, query: str) -> pa.Table:
     """The documents (CHOSEN) that the query names, each once; `weight` is null where the query gives none.
 
     Raises SettingsError for a query that does more than read, has other columns than `doc_id` and `weight`, has a
-    weight that is no weight, or is known to answer differently every time.
+    weight that is not a number from 0, or can give another result each time.
     """
     try:
         _check_stable(query)
@@ -44,7 +44,7 @@ def choose_documents(lake: Lake, query: str) -> pa.Table:
 def _check_stable(query: str) -> None:
     tree = parse_select(query)
     if unstable := functions(tree) & unstable_functions():
-        raise SettingsError(f"{', '.join(sorted(unstable))} answers differently every time")
+        raise SettingsError(f"{', '.join(sorted(unstable))} gives another result each time")
     if is_sampled(tree):
         raise SettingsError("a sample is another one every time: choose by a hash of doc_id")
 

@@ -1,4 +1,4 @@
-"""The lines that let any DuckDB client see the lake: its command line, a notebook, its interface. No secret in them."""
+"""SQL lines that attach the lake in any DuckDB client (command line, notebook, interface). They hold no secret."""
 
 import os
 import re
@@ -21,7 +21,7 @@ def client_lines(location: LakeLocation) -> list[str]:
     catalog = _PASSWORD.sub(lambda match: match[2] or "", location.catalog)
     if catalog != location.catalog:
         lines.append("-- The password is not shown: set PGPASSWORD, or keep it in ~/.pgpass.")
-    # DuckLake compares times as text in places: the machine's own time zone must not decide.
+    # DuckLake compares some times as text: the result must not depend on the machine's time zone.
     lines.append("SET TimeZone = 'UTC';")
     options = f"DATA_PATH {_quoted(location.data)}, OVERRIDE_DATA_PATH true, READ_ONLY"
     if location.catalog_file:

@@ -1,7 +1,7 @@
-"""What a session that only reads may ask: one SELECT that reaches nothing outside the views of the lake.
+"""What a read-only session may run: one SELECT that reads nothing outside the views of the lake.
 
 DuckDB's own settings do not make a session read-only (`COPY … TO` inside the data path, another ATTACH and DuckLake's
-maintenance functions stay possible), so a statement is judged by its syntax tree before it is run: which kind it is,
+maintenance functions stay possible), so a statement is checked by its syntax tree before it is run: which kind it is,
 which tables and table functions it names, which scalar functions it calls, however deep. Table functions are allowed by
 name.
 """
@@ -75,7 +75,7 @@ def _forbidden(sql: str, catalogs: frozenset[str]) -> set[str]:
 
 
 def _foreign(table: dict[str, str], catalogs: frozenset[str]) -> set[str]:
-    """What is wrong with a table that is named: a file, a system view that tells too much, another catalog."""
+    """What is wrong with a table: a file, a system view that shows too much, another catalog."""
     catalog, schema, name = (table.get(f"{part}_name", "") for part in ("catalog", "schema", "table"))
     if any(mark in name for mark in "./*:\\"):
         return {f"file {name}"}

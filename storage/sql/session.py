@@ -1,7 +1,7 @@
-"""Read-only questions to the lake, for people and programs that should not be able to change it.
+"""Read-only sessions, for people and programs that should not be able to change the lake.
 
-Two walls: a statement is judged before it is run (`read_only`), and the session can reach no file but the lake's, load
-no extension and change no setting.
+Two protections: a statement is checked before it is run (`read_only`), and the session can open no file outside the
+lake, load no extension and change no setting.
 """
 
 import signal
@@ -36,8 +36,9 @@ _BATCH_ROWS = 100_000
 class ReadSession:
     """A session that can only read, one statement at a time. A context manager; not shared between threads.
 
-    `as_of` shows the lake as it was at that commit number; `forgotten_since` says how many documents are missing from
-    it. `held_out=False` shows it without the held-out documents. `memory_limit` is what DuckDB may use, such as "2GB".
+    `as_of` shows the lake as it was at that commit number; `forgotten_since` is the number of documents that were
+    forgotten since then. `held_out=False` shows it without the held-out documents. `memory_limit` is what DuckDB may
+    use, such as "2GB".
     """
 
     def __init__(
@@ -72,12 +73,12 @@ class ReadSession:
         self.close()
 
     def close(self) -> None:
-        """Let go of the lake, and of what was put on disk for want of memory."""
+        """Close the lake, and remove what was written to disk because memory was too small."""
         self._lake.close()
         self._spill.cleanup()
 
     def ask(self, sql: str, *, timeout: float | None = None) -> pa.Table:
-        """Answer one SELECT. Raises QueryError for anything else, with what DuckDB said, or when the time is over."""
+        """Run one SELECT. Raises QueryError for anything else, with the message of DuckDB, or when the time is over."""
         with self._running(sql, timeout) as result:
             return result.to_arrow_table()
 
@@ -115,17 +116,17 @@ class ReadSession:
 
 
 def query(location: LakeLocation, sql: str) -> pa.Table:
-    """Answer one SELECT over the views of the lake. Raises QueryError for anything else, or with what DuckDB said."""
+    """Run one SELECT over the views of the lake. Raises QueryError for anything else, or with the message of DuckDB."""
     with ReadSession(location) as session:
         return session.ask(sql)
 
 
 @contextmanager
 def interruptible(connection: duckdb.DuckDBPyConnection, timeout: float | None) -> Iterator[None]:
-    """What runs inside is stopped by Ctrl-C (KeyboardInterrupt) or when `timeout` seconds are over (QueryError).
+    """Stop what runs inside on Ctrl-C (KeyboardInterrupt) or after `timeout` seconds (QueryError).
 
-    DuckDB's own way with a signal gives the connection back while the query still runs, and the next one waits for it;
-    its `interrupt` does not.
+    DuckDB's own signal handling returns while the query still runs, and the next query waits for it; `interrupt` really
+    stops the query.
     """
     over, asked = threading.Event(), threading.Event()
 
@@ -164,7 +165,7 @@ def _handle_interrupts(stop: Any) -> Any:
 def write_parquet(session: ReadSession, sql: str, path: Path, *, timeout: float | None = None) -> int:
     """Write it, and return the number of rows.
 
-    Raises QueryError for a query that fails or a place that can't be written.
+    Raises QueryError for a query that fails or a path that can't be written.
     """
     staged = path.with_name(f".{path.name}.tmp")
     n_rows = 0

@@ -7,6 +7,7 @@ A file that can't be read, and a row that does not match its checksum or hash, i
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -128,7 +129,10 @@ def _take_union(transaction: Transaction, location: LakeLocation, name: str, rep
 
 
 def _readable(connection: duckdb.DuckDBPyConnection, paths: list[str], report: RebuildReport) -> list[str]:
-    """The files whose Parquet footer can be read."""
+    """The files whose Parquet footer can be read. One statement for all of them, unless there is a torn one."""
+    with suppress(duckdb.Error):
+        connection.execute("SELECT count(*) FROM parquet_schema(?)", [paths])
+        return paths
     readable = []
     for path in paths:
         try:

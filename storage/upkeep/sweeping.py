@@ -1,4 +1,4 @@
-"""Old snapshots, and files that nothing names any more: removed after a grace in which running readers are safe."""
+"""Removal of old snapshots and of files that nothing names any more, after a grace for running readers."""
 
 import time
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Swept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holdings:
-    """How much there is of what upkeep keeps small. `n_small_files` are the files of all tables but `sequences`."""
+    """The numbers that upkeep keeps small. `n_small_files` are the files of all tables but `sequences`."""
 
     n_shards: int
     n_bytes: int
@@ -33,7 +33,7 @@ class Holdings:
 
 def holdings(lake: Lake) -> Holdings:
     """Count files and snapshots, from the catalog alone."""
-    found = lake.row(
+    counts = lake.row(
         f"""
         SELECT
             coalesce(sum(file_count) FILTER (table_name = 'sequences'), 0)::BIGINT AS n_shards,
@@ -43,16 +43,17 @@ def holdings(lake: Lake) -> Holdings:
         FROM ducklake_table_info('{NAME}')
         """
     )
-    return Holdings(**found)
+    return Holdings(**counts)
 
 
 def sweep(lake: Lake, *, grace: timedelta, forget_at_once: bool = False, dry_run: bool = False) -> Swept:
     """Expire snapshots older than `grace`, and remove the files that only they named, orphans and unfinished writes.
 
-    `forget_at_once` gives expired files no grace, since some hold what must be forgotten: a query that is reading one
-    of them at this moment fails, and works when it is asked again. Orphans keep theirs: a capture may be about to
-    register one. The lock is held throughout: a file that an open transaction has just added is an orphan to everybody
-    else. DuckLake takes every Parquet file under the data path for its own: while there are others, orphans stay.
+    `forget_at_once` gives expired files no grace, because some hold rows that must be forgotten: a query that is
+    reading one of them at this moment fails, and works when it is run again. Orphans keep their grace: a capture may be
+    about to register one. The lock is held throughout, because a file that an open transaction has just added looks
+    like an orphan. DuckLake treats every Parquet file under the data path as its own: while there are foreign files,
+    orphans stay.
     """
     now = datetime.now(UTC)
     before = now - grace
@@ -107,8 +108,8 @@ def _staged(lake: Lake, before: datetime, dry_run: bool) -> tuple[str, ...]:
     # A clock set back must not make a write of this moment look old.
     horizon = min(before.timestamp(), time.time())
     staged = (path for path in directory.rglob(f"*{STAGING_SUFFIX}") if is_staged(path.name))
-    found = sorted(path for path in staged if path.stat().st_mtime < horizon)
+    old = sorted(path for path in staged if path.stat().st_mtime < horizon)
     if not dry_run:
-        for path in found:
+        for path in old:
             path.unlink(missing_ok=True)
-    return tuple(str(path) for path in found)
+    return tuple(str(path) for path in old)

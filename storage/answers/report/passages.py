@@ -57,7 +57,7 @@ def passages(lake: Lake, *, total: int = 16) -> list[Passage]:
     )
     units = lake.sql("SELECT DISTINCT unit_id FROM chosen")["unit_id"].to_pylist()
     rows = lake.sql(_READ, {"units": units, "lead": LEAD}).to_pylist()
-    passages: list[Passage] = []
+    result: list[Passage] = []
     taken: set[tuple[str, str, tuple[int, ...]]] = set()
     counts: Counter[tuple[str, str]] = Counter()
     for row in rows:
@@ -66,8 +66,8 @@ def passages(lake: Lake, *, total: int = 16) -> list[Passage]:
         if counts[group] < row["each"] and text not in taken:
             taken.add(text)
             counts[group] += 1
-            passages.append(_passage(row))
-    return passages
+            result.append(_passage(row))
+    return result
 
 
 def token_texts(lake: Lake, passages: Sequence[Passage]) -> dict[tuple[str, int], str]:

@@ -95,7 +95,7 @@ def test_expired_snapshots_change_nothing(history, location):
 
 @pytest.mark.parametrize("number", [-1, 10_000])
 def test_a_commit_that_is_not_there_is_refused_with_the_last_one(history, location, number):
-    with pytest.raises(QueryError, match="the last one is"):
+    with pytest.raises(QueryError, match="the last commit is"):
         ReadSession(location, as_of=number)
 
 

@@ -82,7 +82,7 @@ def test_the_beginning_of_an_id_names_one_student_or_none(lake):
         register_student(lake, student_id=student_id, **facts)
     assert named_student(lake, "ab2")["student_id"] == "ab2"
     assert named_student(lake, "c")["student_id"] == "c"
-    for name, words in (("ab", "means 2 students: ab1, ab2"), ("z", "no student"), ("", "no student")):
+    for name, words in (("ab", "matches 2 students: ab1, ab2"), ("z", "no student"), ("", "no student")):
         with pytest.raises(LakeError, match=words):
             named_student(lake, name)
     promote(lake, "ab1", expected=None, figures={}, run_id="run")
