@@ -107,8 +107,7 @@ class Lake:
                 raise LakeMissingError(f"the catalog {hidden} holds no lake: `logitlake capture` makes one")
             current = is_current(connection)
             if not read_only and not current:
-                with commit_lock(location, lock_timeout):
-                    migrate(connection, location)
+                _migrate(connection, location, lock_timeout)
         lake = cls(location, connection, read_only=read_only, lock_timeout=lock_timeout)
         if read_only and not current:
             lake.show_only({})
@@ -258,6 +257,17 @@ class Lake:
                 f"{self.location.data}store/lake_settings from a backup"
             )
         return values["held_out_salt"], float(values["held_out_share"])
+
+
+def _migrate(connection: duckdb.DuckDBPyConnection, location: LakeLocation, lock_timeout: float) -> None:
+    with commit_lock(location, lock_timeout):
+        try:
+            migrate(connection, location)
+        except duckdb.Error as error:
+            raise LakeBusyError(
+                f"the lake could not be brought up to the format of this logitlake ({error}): another process may be "
+                "doing it, run again"
+            ) from error
 
 
 @contextmanager
