@@ -98,7 +98,7 @@ def with_options(command: Callable[[Options], None]) -> Callable[..., None]:
     defaults = {
         field.name: inspect.Parameter.empty if field.default is MISSING else field.default for field in fields(kind)
     }
-    names = [name for parent in kind.__mro__ for name in vars(parent).get("__annotations__", {})]
+    names = [name for parent in kind.__mro__ for name in inspect.get_annotations(parent)]
 
     def call(**values: Any) -> None:
         command(kind(**values))

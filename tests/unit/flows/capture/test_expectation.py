@@ -124,7 +124,7 @@ def test_a_count_that_is_not_needed_any_more_is_given_up(config: Config) -> None
     with PlanCount(prepare(small), known) as count:
         count.start()
         asked.wait()
-        count.give_up()
+        count.stop()
         go_on.set()
     assert count.summary is None
 
