@@ -14,7 +14,8 @@ from benchmarks.harness import Arm, Benchmark, Measurements, Runs, run
 from benchmarks.lakes import FEW, lake_with, many_of, tokens_of
 from benchmarks.reporting import Reach, Summary, Table
 from logitlake.pipeline.reading.batches import TARGET_COLUMNS
-from logitlake.pipeline.reading.reader import RowSetReader, lake_fetch
+from logitlake.pipeline.reading.blocks import lake_fetch
+from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.writing.recipes import find_recipe

@@ -108,13 +108,18 @@ class DistillRun:
 
     def train(self) -> None:
         """Train the student to its directory. Killed half way, the next call goes on from its last checkpoint."""
-        from logitlake.pipeline.reading.reader import lake_fetch
+        from logitlake.pipeline.reading.blocks import lake_fetch
+        from logitlake.pipeline.reading.local_copy import LocalCopy
         from logitlake.pipeline.training.train_student import train_student
 
         quiet_transformers()
+        training = self.config.training
+        copy = None
+        if training.local_copy is not None:
+            copy = LocalCopy.open(training.local_copy, self._lake, max_bytes=training.local_copy_bytes)
         trained = train_student(
             self.student,
-            self.config.training,
+            training,
             row_set=self.rows,
             fetch=lake_fetch(self._lake, self.rows),
             recipe=self.recipe,
@@ -122,6 +127,7 @@ class DistillRun:
             chat_template=self.config.tokenization.chat_template,
             show_progress=False,
             on_progress=self._on_progress,
+            local_copy=copy,
         )
         self.report = replace(self.report, trained=True, metrics={"train": trained.metrics, "curve": trained.curve})
         reach("student-trained")

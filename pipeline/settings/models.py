@@ -168,7 +168,8 @@ class StudentSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """How the student learns. All of it is part of the student's id, but for `output`, `device` and `save_steps`."""
+    """How the student learns. All of it is part of the student's id, but for `output`, `device`, `save_steps` and the
+    local copy, which change no number."""
 
     output: Path = Path("student")
     where: str | None = Field(None, description="SQL condition over the view `sequences`")
@@ -195,6 +196,10 @@ class TrainingSettings(Settings):
     seed: int = Field(0, ge=0, lt=2**31)
     device: Literal["auto", "cpu"] = "auto"
     save_steps: int | None = Field(None, ge=1, description="checkpoint every so many steps, to resume from")
+    local_copy: Path | None = Field(
+        None, description="folder on a local disk for decoded rows, which epochs after the first read; null: no copy"
+    )
+    local_copy_bytes: int = Field(50 * 10**9, ge=1, description="size of the local copy; what is unused goes first")
 
 
 class EvaluationSettings(Settings):

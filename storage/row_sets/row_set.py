@@ -130,7 +130,7 @@ def fetch(lake: Lake, row_set: RowSet, unit_ids: Sequence[str], columns: Sequenc
     units = f"unit_id IN ({', '.join(['?'] * len(unit_ids))})"
     rows_now = f"{relation(row_set.where, row_set.documents)} AS sequences WHERE {units}"
     parameters = [*relation_parameters(row_set.recipe_ids, row_set.up_to_commit, row_set.held_out), *unit_ids]
-    if lake.location.data_directory is None or not set(columns) <= set(SEQUENCES.names):
+    if lake.location.data_directory is None or not _has_lists(columns):
         names = ", ".join(f'"{column}"' for column in columns)
         ordered = f"SELECT {names}{extra} FROM {rows_now} ORDER BY unit_id, doc_id, window_index"
         return ask(lake, ordered, parameters, row_set.documents)
@@ -151,6 +151,12 @@ def fetch(lake: Lake, row_set: RowSet, unit_ids: Sequence[str], columns: Sequenc
         return pa.schema([SEQUENCES.field(column) for column in columns]).empty_table()
     rows = read_shard_rows(places, columns)
     return rows.append_column("weight", places["weight"]) if row_set.weight else rows
+
+
+def _has_lists(columns: Sequence[str]) -> bool:
+    """Whether these are columns of a shard and lists are among them: only then are the shards worth opening."""
+    fields = [SEQUENCES.field(column) for column in columns if column in SEQUENCES.names]
+    return len(fields) == len(columns) and any(pa.types.is_list(field.type) for field in fields)
 
 
 def _last_commit(lake: Lake, recipe_ids: tuple[str, ...]) -> int:
