@@ -70,10 +70,18 @@ __all__ = [
 ]
 
 
+# Names that need no loss, and so none of the seconds that importing the losses takes.
+_READING = {
+    "Rows": "logitlake.pipeline.reading.open_rows",
+    "RowSetReader": "logitlake.pipeline.reading.reader",
+    "open_rows": "logitlake.pipeline.reading.open_rows",
+}
+
+
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'logitlake' has no attribute {name!r}")
-    return getattr(import_module("logitlake.pipeline.api"), name)
+    return getattr(import_module(_READING.get(name, "logitlake.pipeline.api")), name)
 
 
 def __dir__() -> list[str]:

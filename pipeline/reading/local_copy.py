@@ -67,7 +67,7 @@ class LocalCopy:
         Removes the copies of every unit that has lost a document since: forgotten ones are then on this disk no more.
         """
         rows = lake.sql(
-            "SELECT unit_id, concat_ws(':', count(*), bit_xor(md5_number_lower(doc_id))) AS documents "
+            "SELECT unit_id, concat_ws(':', count(*), bit_xor(md5_number(doc_id))) AS documents "
             "FROM store.documents GROUP BY unit_id"
         )
         documents = dict(zip(rows["unit_id"].to_pylist(), rows["documents"].to_pylist(), strict=True))

@@ -77,7 +77,7 @@ def resolve_row_set(
         f"""
         SELECT
             unit_id, count(*) AS n_sequences, sum(n_tokens)::BIGINT AS n_tokens, sum(n_targets)::BIGINT AS n_targets,
-            bit_xor(md5_number_lower(row_key))::VARCHAR AS low, bit_xor(md5_number_upper(row_key))::VARCHAR AS high
+            bit_xor(md5_number(row_key))::VARCHAR AS hash
         FROM (
             SELECT
                 unit_id, n_tokens, n_targets,
@@ -97,7 +97,8 @@ def resolve_row_set(
             "`logitlake show documents`"
         )
     counts = {name: sum(units[name].to_pylist()) for name in ("n_sequences", "n_tokens", "n_targets")}
-    low, high = _xor(units["low"]), _xor(units["high"])
+    # DuckDB's md5_number has the first half of the digest, its `lower` one, above 2^64.
+    low, high = divmod(_xor(units["hash"]), 2**64)
     content_hash = digest(b"rows", f"{counts['n_sequences']}:{low}:{high}".encode())
     described = {
         "recipes": recipe_ids,
@@ -117,7 +118,7 @@ def resolve_row_set(
         weight=weight,
         held_out=held_out,
         content_hash=content_hash,
-        units=units.drop_columns(["low", "high"]),
+        units=units.drop_columns(["hash"]),
         query=query,
         documents=documents,
         **counts,
