@@ -69,13 +69,20 @@ __all__ = [
     "take_apart",
 ]
 
+# Names that need no loss, and so none of the seconds that importing the losses takes.
+_READING = {
+    "Rows": "logitlake.pipeline.reading.open_rows",
+    "RowSetReader": "logitlake.pipeline.reading.reader",
+    "open_rows": "logitlake.pipeline.reading.open_rows",
+}
+
 # A type checker sees the imports above instead, and so a misspelled name.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         if name not in __all__:
             raise AttributeError(f"module 'logitlake' has no attribute {name!r}")
-        return getattr(import_module("logitlake.pipeline.api"), name)
+        return getattr(import_module(_READING.get(name, "logitlake.pipeline.api")), name)
 
     def __dir__() -> list[str]:
         return [*__all__, *globals()]

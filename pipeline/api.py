@@ -1,20 +1,14 @@
 """The stable API behind `import logitlake`, whose docstring shows its use: the reader of a row set, and the loss."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
 from logitlake.pipeline.reading.batches import SparseTargets, TargetBatch, make_batch
-from logitlake.pipeline.reading.reader import Fetch, RowSetReader, lake_fetch
-from logitlake.pipeline.targets.decoding import CutMass, decode_targets
+from logitlake.pipeline.reading.blocks import Fetch, lake_fetch
+from logitlake.pipeline.reading.open_rows import Rows, open_rows
+from logitlake.pipeline.reading.reader import RowSetReader
+from logitlake.pipeline.targets.decoding import decode_targets
 from logitlake.pipeline.training.losses import sparse_divergence, sparse_divergence_of_logits, sparse_divergence_through
 from logitlake.pipeline.training.model_loss import LossSettings, attach_loss, batch_inputs, detach_loss, model_loss
 from logitlake.pipeline.training.output_layer import ModelParts, take_apart
-from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.row_sets.row_set import RowSet, resolve_row_set
-from logitlake.storage.writing.recipes import find_recipe
+from logitlake.storage.row_sets.row_set import RowSet
 
 __all__ = [
     "Fetch",
@@ -38,58 +32,3 @@ __all__ = [
     "sparse_divergence_through",
     "take_apart",
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
-    """A row set, the recipe that its targets were made by, and a reader of it."""
-
-    row_set: RowSet
-    recipe: Mapping[str, Any]
-    reader: RowSetReader
-
-
-def open_rows(
-    lake: Path | str = "lake",
-    *,
-    catalog: str | None = None,
-    data: str | None = None,
-    recipe: str | None = None,
-    where: str | None = None,
-    weight: str | None = None,
-    up_to_commit: int | None = None,
-    held_out: bool = False,
-    batch_sequences: int = 8,
-    seed: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    accumulation: int = 1,
-    cut_mass: CutMass = "renormalise",
-) -> Rows:
-    """Find the rows that are meant, and a reader of them; nothing is read before the reader is iterated.
-
-    `lake` is its directory, or `catalog` and `data` name any. `recipe` is an id or a unique prefix (none: the only one
-    in the lake); `where` and `weight` are SQL over the view `sequences`; held-out documents are left out, or with
-    `held_out` are all there is. The other arguments are RowSetReader's. Raises LakeError or SettingsError.
-    """
-    location = LakeLocation.resolve(Path(lake), catalog, data)
-    opened = Lake.open(location)  # for as long as there is a reader
-    try:
-        recipe_id, content = find_recipe(opened, recipe)
-        row_set = resolve_row_set(
-            opened, recipe_id=recipe_id, where=where, weight=weight, up_to_commit=up_to_commit, held_out=held_out
-        )
-    except BaseException:
-        opened.close()
-        raise
-    reader = RowSetReader(
-        row_set,
-        lake_fetch(opened, row_set),
-        batch_sequences=batch_sequences,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-        accumulation=accumulation,
-        cut_mass=cut_mass,
-    )
-    return Rows(row_set=row_set, recipe=content, reader=reader)

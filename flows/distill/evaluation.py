@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from logitlake.flows.terminal.progress import Bar, progress_bar, quiet_transformers
 from logitlake.pipeline.evaluation.evaluate import Evaluation, evaluate, held_out_rows
-from logitlake.pipeline.reading.reader import lake_fetch
+from logitlake.pipeline.reading.blocks import lake_fetch
 from logitlake.pipeline.settings.models import EvaluationSettings, TeacherSettings
 from logitlake.pipeline.teachers.devices import resolve_device
 from logitlake.pipeline.teachers.engine import Engine

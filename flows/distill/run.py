@@ -94,11 +94,15 @@ class DistillRun:
 
     def train(self) -> None:
         """Train the student to its directory. After a kill, the next call continues from the last checkpoint."""
-        from logitlake.pipeline.reading.reader import lake_fetch
+        from logitlake.pipeline.reading.blocks import lake_fetch
+        from logitlake.pipeline.reading.local_copy import LocalCopy
         from logitlake.pipeline.training.train_student import train_student
 
         quiet_transformers()
         job = self.job
+        copy = None
+        if job.training.local_copy is not None:
+            copy = LocalCopy.open(job.training.local_copy, self._lake, max_bytes=job.training.local_copy_bytes)
         trained = train_student(
             job.student,
             job.training,
@@ -110,6 +114,7 @@ class DistillRun:
             chat_template=self.config.tokenization.chat_template,
             show_progress=False,
             on_progress=self._on_progress,
+            local_copy=copy,
         )
         self.report = replace(self.report, trained=True, metrics={"train": trained.metrics, "curve": trained.curve})
         reach("student-trained")

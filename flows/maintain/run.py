@@ -11,6 +11,7 @@ from logitlake.flows.reports import MaintainReport
 from logitlake.flows.run_ids import new_run_id
 from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.progress import watched
+from logitlake.pipeline.reading.local_copy import LocalCopy
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import IntegrityError, LogitlakeError
 from logitlake.storage.failpoints import reach
@@ -34,6 +35,7 @@ class MaintainRun:
     def __init__(self, config: Config, *, dry_run: bool = False, verify_all: bool = False) -> None:
         self.settings = config.maintenance
         self.location = location_of(config)
+        self._local_copy = config.training.local_copy
         self._lock_timeout = config.lake.lock_timeout_seconds
         self._sample = 1.0 if verify_all else self.settings.verify_sample
         self._began = datetime.now(UTC)
@@ -136,6 +138,8 @@ class MaintainRun:
             )
         if due and not self.report.dry_run:
             note_removed(self._lake, self.report.run_id, kind=KIND, forgotten=self._n_forgotten)
+        if self._local_copy is not None and not self.report.dry_run:
+            LocalCopy.open(self._local_copy, self._lake)  # removes copies of forgotten rows
         self._count(holdings(self._lake), "after")
 
     def _count(self, now: Holdings, when: str) -> None:

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from logitlake.pipeline.evaluation.tally import Tally, document_losses
 from logitlake.pipeline.reading.batches import TARGET_COLUMNS, TargetBatch, make_batch
-from logitlake.pipeline.reading.reader import Fetch
+from logitlake.pipeline.reading.blocks import Fetch
 from logitlake.pipeline.targets.arrow_lists import flat_lists
 from logitlake.pipeline.targets.decoding import RaggedTargets, decode_targets
 from logitlake.pipeline.teachers.dtype import resolve_dtype

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from logitlake.pipeline.targets.arrow_lists import running_sums
 from logitlake.pipeline.targets.decoding import CutMass, DecodedTable, PickedRow
 
 # What a batch is made of; a reader of rows needs no other columns.
@@ -78,41 +77,45 @@ def make_batch(rows: pa.Table, *, cut_mass: CutMass = "renormalise", pad_id: int
     return batch_of(DecodedTable.of(rows, cut_mass=cut_mass).rows(np.arange(rows.num_rows)), pad_id=pad_id)
 
 
-def batch_of(picked: Sequence[PickedRow], *, pad_id: int = 0) -> TargetBatch:
+def batch_of(picked: Sequence[PickedRow], *, step_targets: int | None = None, pad_id: int = 0) -> TargetBatch:
     """Decoded rows as one batch, padded on the right to the longest of them.
 
-    No rows give a batch of padding alone: a rank without work still takes its part in a step.
+    `step_targets` counts the targets of all ranks; None: there is no other rank. No rows give a batch of padding alone:
+    a rank without work still takes its part in a step.
     """
     lengths = [rows.places[row + 1] - rows.places[row] for rows, row in picked]
     B, T = max(len(picked), 1), max([2, *lengths])
     input_ids = np.full((B, T), pad_id, np.int64)
-    counts = np.zeros((B, T), np.int64)
+    offsets = np.zeros(B * T + 1, np.int64)
+    counts = offsets[1:].reshape(B, T)
     ghost = np.zeros((B, T), np.float32) if any(rows.ghost is not None for rows, _ in picked) else None
     ids, probs = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
     for b, ((rows, row), length) in enumerate(zip(picked, lengths, strict=True)):
-        positions = slice(rows.places[row], rows.places[row + 1])
-        entries = slice(rows.bounds[row], rows.bounds[row + 1])
-        input_ids[b, :length] = rows.tokens[positions]
-        counts[b, :length] = rows.counts[positions]
-        ids.append(rows.ids[entries])
-        probs.append(rows.probs[entries])
+        first, end = rows.places[row], rows.places[row + 1]
+        low, high = rows.bounds[row], rows.bounds[row + 1]
+        input_ids[b, :length] = rows.tokens[first:end]
+        counts[b, :length] = rows.counts[first:end]
+        ids.append(rows.ids[low:high])
+        probs.append(rows.probs[low:high])
         if ghost is not None and rows.ghost is not None:
-            ghost[b, :length] = rows.ghost[positions]
-    flat_counts = counts.ravel()
-    has_target = flat_counts > 0
-    next_ids = np.where(has_target, np.roll(input_ids.ravel(), -1), NO_LABEL)
+            ghost[b, :length] = rows.ghost[first:end]
+    has_target = counts > 0
+    # The last position of a row never has a target, so the token after it is never asked for.
+    next_ids = np.full((B, T), NO_LABEL, np.int64)
+    np.copyto(next_ids[:, :-1], input_ids[:, 1:], where=has_target[:, :-1])
     n_targets = int(np.count_nonzero(has_target))
+    np.cumsum(offsets, out=offsets)
     targets = SparseTargets(
-        offsets=torch.from_numpy(running_sums(flat_counts)),
+        offsets=torch.from_numpy(offsets),
         ids=torch.from_numpy(np.concatenate(ids, dtype=np.int64)),
         probs=torch.from_numpy(np.concatenate(probs)),
         ghost=None if ghost is None else torch.from_numpy(ghost.ravel()),
     )
     return TargetBatch(
         input_ids=torch.from_numpy(input_ids),
-        next_ids=torch.from_numpy(next_ids).view(B, T),
+        next_ids=torch.from_numpy(next_ids),
         targets=targets,
         n_tokens=sum(lengths),
         n_targets=n_targets,
-        step_targets=n_targets,
+        step_targets=n_targets if step_targets is None else step_targets,
     )

@@ -118,7 +118,8 @@ class StudentSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """How the student learns. All of it is part of the student's id, but for `output`, `device` and `save_steps`."""
+    """How the student learns. All of it is part of the student's id, but for `output`, `device`, `save_steps` and the
+    local copy, which change no number."""
 
     output: Path = Path("student")
     where: str | None = Field(None, description="SQL condition over the view `sequences`")
@@ -148,6 +149,12 @@ class TrainingSettings(Settings):
     seed: int = Field(0, ge=0, lt=2**31)
     device: Literal["auto", "cpu"] = "auto"
     save_steps: int | None = Field(None, ge=1, description="steps between checkpoints to resume from; none: never")
+    local_copy: Path | None = Field(
+        None, description="folder on a local disk for decoded rows, which epochs after the first read; none: no copy"
+    )
+    local_copy_bytes: int = Field(
+        50 * 10**9, ge=1, description="size of the local copy at most; files that were not read for longest go first"
+    )
 
 
 class EvaluationSettings(Settings):

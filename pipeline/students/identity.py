@@ -17,8 +17,11 @@ FACTS_FILE = "logitlake.json"
 # Raised whenever the same settings would train another student than before.
 _METHOD = "sparse divergence 1"
 
-# Where and how a student is trained, not what it learns. The row set's id stands for the four that choose rows.
-_NOT_PART_OF_THE_STUDENT = {"output", "device", "save_steps", "where", "weight", "query", "recipe", "up_to_commit"}
+# Where and how a student is trained, not what it learns.
+_WHERE_AND_HOW = {"output", "device", "save_steps", "local_copy", "local_copy_bytes"}
+# What chooses the rows: the row set's id stands for it.
+_IN_THE_ROW_SET = {"where", "weight", "query", "recipe", "up_to_commit"}
+_NOT_PART_OF_THE_STUDENT = _WHERE_AND_HOW | _IN_THE_ROW_SET
 _NOT_PART_OF_THE_CONFIG = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 
 

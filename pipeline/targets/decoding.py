@@ -79,8 +79,8 @@ def _per_position(levels: np.ndarray, row_offsets: np.ndarray) -> np.ndarray:
 class DecodedRows:
     """R rows that lie together: row r has positions `places[r]:places[r+1]` and entries `bounds[r]:bounds[r+1]`.
 
-    `tokens` int32 [N]; `counts` int64 [N]: entries of each position; `ids` int32 [E]; `probs` float32 [E]; `ghost`
-    float32 [N]: mass of the ghost bucket, or None where no row has one.
+    `tokens` [N]; `counts` [N]: entries of each position; `ids` [E]: whole numbers of any width; `probs` float32 [E];
+    `ghost` float32 [N]: mass of the ghost bucket, or None where no row has one.
     """
 
     places: list[int]
@@ -126,6 +126,11 @@ class DecodedTable:
     def of(cls, rows: pa.Table, *, cut_mass: CutMass) -> "DecodedTable":
         """Decode a table (columns TARGET_COLUMNS). Raises IntegrityError as DecodedRows.of does."""
         chunks = [DecodedRows.of(pa.Table.from_batches([batch]), cut_mass=cut_mass) for batch in rows.to_batches()]
+        return cls.joined(chunks)
+
+    @classmethod
+    def joined(cls, chunks: list[DecodedRows]) -> "DecodedTable":
+        """The rows of the chunks one after the other."""
         return cls(chunks, running_sums(np.array([len(chunk.places) - 1 for chunk in chunks], np.int64)))
 
     def rows(self, order: np.ndarray) -> list[PickedRow]:

@@ -15,7 +15,9 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from logitlake.pipeline.reading.reader import Fetch, RowSetReader
+from logitlake.pipeline.reading.blocks import Fetch
+from logitlake.pipeline.reading.local_copy import LocalCopy
+from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.settings.models import StudentSettings, TrainingSettings
 from logitlake.pipeline.settings.registry import LOSSES
 from logitlake.pipeline.students.identity import Parent, find_parent, read_facts, student_id
@@ -73,13 +75,14 @@ def train_student(
     chat_template: Path | None = None,
     show_progress: bool = True,
     on_progress: OnProgress | None = None,
+    local_copy: LocalCopy | None = None,
 ) -> TrainedStudent:
     """Train one student on one row set, in this process or in all that `accelerate launch` started.
 
-    `fetch(unit_ids, columns)` reads rows and is called by one background thread at a time. `recipe` is the stored
-    recipe of the rows. `teacher` is needed only to cut the student from it, or for its tokenizer. `parent` is what
-    `find_parent` gives, if the caller has it already. Raises MismatchError where recipe and student do not fit
-    together, SettingsError where the settings do not.
+    `fetch(unit_ids, columns)` reads rows and is called by one background thread at a time; `local_copy` keeps them
+    decoded for later epochs. `recipe` is the stored recipe of the rows. `teacher` is needed only to cut the student
+    from it, or for its tokenizer. `parent` is what `find_parent` gives, if the caller has it already. Raises
+    MismatchError where recipe and student do not fit together, SettingsError where the settings do not.
     """
     LOSSES.load(training.loss)  # a broken plug-in is an error before anything is read
     parent = parent or find_parent(student, recipe, teacher)
@@ -100,6 +103,7 @@ def train_student(
         world_size=args.world_size,
         accumulation=training.gradient_accumulation,
         cut_mass=training.tail,
+        local_copy=local_copy,
     )
     steps_of_an_epoch = len(reader) // training.gradient_accumulation
     args.logging_steps = logging_steps(training.max_steps or int(training.epochs * steps_of_an_epoch))

@@ -78,7 +78,7 @@ def resolve_row_set(
         f"""
         SELECT
             unit_id, count(*) AS n_sequences, sum(n_tokens)::BIGINT AS n_tokens, sum(n_targets)::BIGINT AS n_targets,
-            bit_xor(md5_number_lower(row_key))::VARCHAR AS low, bit_xor(md5_number_upper(row_key))::VARCHAR AS high
+            bit_xor(md5_number(row_key))::VARCHAR AS hash
         FROM (
             SELECT
                 unit_id, n_tokens, n_targets,
@@ -98,7 +98,8 @@ def resolve_row_set(
             "`logitlake show documents`"
         )
     counts = {name: sum(units[name].to_pylist()) for name in ("n_sequences", "n_tokens", "n_targets")}
-    low, high = _xor(units["low"]), _xor(units["high"])
+    # DuckDB's md5_number has the first half of the digest, its `lower` one, above 2^64.
+    low, high = divmod(_xor(units["hash"]), 2**64)
     content_hash = digest(b"rows", f"{counts['n_sequences']}:{low}:{high}".encode())
     described = {
         "recipes": recipe_ids,
@@ -118,7 +119,7 @@ def resolve_row_set(
         weight=weight,
         held_out=held_out,
         content_hash=content_hash,
-        units=units.drop_columns(["low", "high"]),
+        units=units.drop_columns(["hash"]),
         query=query,
         documents=documents,
         **counts,
@@ -131,7 +132,7 @@ def fetch(lake: Lake, row_set: RowSet, unit_ids: Sequence[str], columns: Sequenc
     units = f"unit_id IN ({', '.join(['?'] * len(unit_ids))})"
     rows_now = f"{relation(row_set.where, row_set.documents)} AS sequences WHERE {units}"
     parameters = [*relation_parameters(row_set.recipe_ids, row_set.up_to_commit, row_set.held_out), *unit_ids]
-    if lake.location.data_directory is None or not set(columns) <= set(SEQUENCES.names):
+    if lake.location.data_directory is None or not _has_lists(columns):
         names = ", ".join(f'"{column}"' for column in columns)
         ordered = f"SELECT {names}{extra} FROM {rows_now} ORDER BY unit_id, doc_id, window_index"
         return ask(lake, ordered, parameters, row_set.documents)
@@ -153,6 +154,12 @@ def fetch(lake: Lake, row_set: RowSet, unit_ids: Sequence[str], columns: Sequenc
         return pa.schema([SEQUENCES.field(column) for column in columns]).empty_table()
     rows = read_shard_rows(places, columns)
     return rows.append_column("weight", places["weight"]) if row_set.weight else rows
+
+
+def _has_lists(columns: Sequence[str]) -> bool:
+    """Whether these are columns of a shard and lists are among them: only then are the shards worth opening."""
+    fields = [SEQUENCES.field(column) for column in columns if column in SEQUENCES.names]
+    return len(fields) == len(columns) and any(pa.types.is_list(field.type) for field in fields)
 
 
 def _last_commit(lake: Lake, recipe_ids: tuple[str, ...]) -> int:

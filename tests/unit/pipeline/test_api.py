@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -155,3 +157,22 @@ def test_every_name_of_the_api_is_there_and_documented():
     for name in api.__all__:
         found = getattr(api, name)
         assert name == "Fetch" or found.__doc__
+
+
+def test_opening_rows_imports_neither_transformers_nor_the_losses():
+    code = "import logitlake, sys; logitlake.open_rows; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    code += "; assert 'logitlake.pipeline.training' not in sys.modules and 'torch._dynamo' not in sys.modules"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" in modules
+    assert not {"transformers", "prefect", "peft", "accelerate"} & set(modules)
+
+
+@pytest.mark.parametrize("where", ["named", "cache folder"])
+def test_a_local_copy_is_made_where_it_is_asked_for(lake, tmp_path, monkeypatch, where):
+    monkeypatch.setenv("LOGITLAKE_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "cache" / "local_copy" if where == "cache folder" else tmp_path / "named"
+    rows = api.open_rows(lake, local_copy=True if where == "cache folder" else folder)
+    epochs = [[batch.input_ids.tolist() for batch in rows.reader] for _ in range(2)]
+    assert list(folder.rglob("*.rows"))
+    plain = api.open_rows(lake).reader
+    assert epochs == [[batch.input_ids.tolist() for batch in plain] for _ in range(2)]

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from logitlake.pipeline.evaluation.evaluate import evaluate, held_out_rows, load_student
-from logitlake.pipeline.reading.reader import lake_fetch
+from logitlake.pipeline.reading.blocks import lake_fetch
 from logitlake.pipeline.settings.models import StudentSettings, TrainingSettings
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.pipeline.training.train_student import TrainedStudent, train_student

@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from logitlake.pipeline.reading.batches import batch_of, make_batch
+from logitlake.pipeline.reading.batches import NO_LABEL, batch_of, make_batch
 from logitlake.pipeline.targets.decoding import DecodedTable
 from logitlake.storage.errors import IntegrityError
 
@@ -51,3 +51,48 @@ def test_lists_of_different_lengths_are_refused(make_rows, name):
     rows = rows.set_column(rows.schema.get_field_index(name), name, longer[name])
     with pytest.raises(IntegrityError, match="positions"):
         make_batch(rows)
+
+
+def reference_batch(rows, cut_mass, pad_id):
+    """A batch by plain loops over Python numbers: per padded position its next token, (id, probability)s and ghost."""
+    T = max(2, *rows["n_tokens"].to_pylist())
+    input_ids, positions = [], []
+    for row in rows.to_pylist():
+        tokens = row["input_ids"]
+        input_ids.append(tokens + [pad_id] * (T - len(tokens)))
+        for i in range(T):
+            ids, codes = (row["target_ids"][i], row["head_codes"][i]) if i < len(tokens) else ([], [])
+            levels, coded, n_tails = row["levels"], sum(codes), len(ids) - len(codes)
+            cut = n_tails == 0 and 0 < coded < levels
+            worth = coded if cut and cut_mass == "renormalise" else levels
+            probs = (
+                [code / worth for code in codes] + [(levels - coded) / levels / max(n_tails, 1)] * n_tails
+                if ids
+                else []
+            )
+            ghost = (levels - coded) / levels if cut and cut_mass == "ghost" else 0.0
+            positions.append((tokens[i + 1] if ids else NO_LABEL, list(zip(ids, probs, strict=True)), ghost))
+    return input_ids, positions
+
+
+@pytest.mark.parametrize("cut_mass", ["renormalise", "ghost"])
+@pytest.mark.parametrize("levels", [[64, 64], [64, 4096]])
+@pytest.mark.parametrize("tail", [True, False])
+def test_a_batch_is_what_plain_loops_make_of_its_rows(make_rows, cut_mass, levels, tail):
+    tables = [make_rows([5, 17, 1, 9], seed=n, levels=levels[n], tail=tail and n == 0) for n in range(2)]
+    rows = pa.concat_tables(tables)
+    batch = make_batch(rows, cut_mass=cut_mass, pad_id=3)
+    input_ids, positions = reference_batch(rows, cut_mass, 3)
+    assert batch.input_ids.tolist() == input_ids
+    assert batch.next_ids.ravel().tolist() == [label for label, _, _ in positions]
+    entries = [entry for _, of_position, _ in positions for entry in of_position]
+    assert batch.targets.ids.tolist() == [token for token, _ in entries]
+    assert batch.targets.probs.numpy() == pytest.approx([prob for _, prob in entries], rel=1e-6)
+    assert np.diff(batch.targets.offsets).tolist() == [len(of_position) for _, of_position, _ in positions]
+    ghosts = [ghost for _, _, ghost in positions]
+    if batch.targets.ghost is None:
+        assert not any(ghosts)
+    else:
+        assert batch.targets.ghost.numpy() == pytest.approx(ghosts, rel=1e-6)
+    assert batch.n_tokens == sum(rows["n_tokens"].to_pylist())
+    assert batch.n_targets == batch.step_targets == sum(label != NO_LABEL for label, _, _ in positions)

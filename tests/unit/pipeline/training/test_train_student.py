@@ -124,6 +124,8 @@ def test_a_known_student_is_not_trained_again(train, lake):
     ("change", "same"),
     [
         ({"save_steps": 5}, True),
+        ({"local_copy": "copy"}, True),
+        ({"local_copy_bytes": 5}, True),
         ({"device": "cpu"}, True),
         ({"output": Path("elsewhere")}, True),
         ({"where": "n_tokens > 5"}, True),  # the row set says it
