@@ -187,11 +187,11 @@ def _settings(examples: int, steps: int) -> settings:
 
 
 TestLakeMachine: Callable[..., Any] = LakeMachine.TestCase
-TestLakeMachine.settings = _settings(20, 6)  # type: ignore[attr-defined]
+TestLakeMachine.settings = _settings(8, 6)  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
 class TestLakeMachineAtLength(LakeMachine.TestCase):  # type: ignore[misc]
-    """The same with hundreds of longer sequences."""
+    """The same with more and longer sequences."""
 
-    settings = _settings(300, 20)
+    settings = _settings(60, 12)
