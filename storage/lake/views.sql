@@ -4,11 +4,12 @@
 
 -- Sequences reached through the documents, for the views below: a look-up by document finds its unit first, and with it the
 -- one shard to open among thousands. `|| ''` keeps the condition out of the catalog's file statistics, which would be read
--- for the small table `documents` as well, at a cost that grows with the number of shards.
+-- for both tables, at a cost that grows with the number of shards. The shard's row groups without the document are skipped
+-- all the same: their ids are read, their lists are not.
 CREATE OR REPLACE VIEW store.found_sequences AS
 SELECT s.* EXCLUDE (doc_id), d.doc_id
 FROM store.sequences AS s
-JOIN (SELECT unit_id, doc_id || '' AS doc_id FROM store.documents) AS d ON s.unit_id = d.unit_id AND s.doc_id = d.doc_id;
+JOIN (SELECT unit_id, doc_id || '' AS doc_id FROM store.documents) AS d ON s.unit_id = d.unit_id AND s.doc_id || '' = d.doc_id;
 
 -- One row per cached sequence (a document, or a window of a long one): what `training.where` is a condition over.
 CREATE OR REPLACE VIEW sequences AS
