@@ -4,12 +4,12 @@
 -- $held_out is replaced by the lake's held-out rule (salted hash of the document id) when the views are made.
 
 -- The sequences whose document is in `documents`, for the views below: a look-up by document id finds the work unit first,
--- and with it the one shard to open. `|| ''` keeps a condition on `doc_id` away from the file statistics of `documents`:
--- reading those would cost more with every shard.
+-- and with it the one shard to open. `|| ''` keeps a condition on `doc_id` away from the file statistics of both tables:
+-- reading those would cost more with every shard. Row groups without the document are skipped all the same.
 CREATE OR REPLACE VIEW store.visible_sequences AS
 SELECT s.* EXCLUDE (doc_id), d.doc_id
 FROM store.sequences AS s
-JOIN (SELECT unit_id, doc_id || '' AS doc_id FROM store.documents) AS d ON s.unit_id = d.unit_id AND s.doc_id = d.doc_id;
+JOIN (SELECT unit_id, doc_id || '' AS doc_id FROM store.documents) AS d ON s.unit_id = d.unit_id AND s.doc_id || '' = d.doc_id;
 
 -- One row per cached sequence (a document, or a window of a long one): what `training.where` is a condition over.
 CREATE OR REPLACE VIEW sequences AS

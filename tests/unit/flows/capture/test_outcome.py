@@ -12,7 +12,7 @@ from logitlake.flows.reports import CaptureReport
     ("counts", "said"),
     [
         ({"documents_seen": 3, "documents_known": 2, "documents_repeated": 1}, ["nothing to do"]),
-        ({"documents_rejected": 4}, ["no document that can be read", "4 rejected: `logitlake show rejects`"]),
+        ({"documents_rejected": 4}, ["no readable document", "4 rejected: `logitlake show rejects`"]),
         ({"documents_seen": 3, "documents_known": 1, "stopped": "max_tokens 5 is reached"}, ["stopped: max_tokens 5"]),
         ({"documents_seen": 3, "documents_known": 3, "documents_rejected": 1}, ["nothing to do", "1 rejected"]),
         ({"documents_seen": 3, "n_units": 1}, []),

@@ -34,7 +34,7 @@ def test_a_server_that_dies_is_tried_once_by_a_bar_and_warned_of(
     for share in (0.1, 0.2, 0.3):
         shown.update(share)
     assert len(unreachable) == 1
-    assert caplog.text.count("the run goes on") == 1
+    assert caplog.text.count("the run continues") == 1
 
 
 def test_a_table_that_can_not_be_shown_does_not_end_the_run(

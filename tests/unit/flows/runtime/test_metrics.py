@@ -68,6 +68,6 @@ def test_without_an_endpoint_nothing_is_arranged(monkeypatch: pytest.MonkeyPatch
 
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
-    metrics._arrange.cache_clear()
+    metrics._set_provider.cache_clear()
     metrics.record_maintain(MaintainReport(run_id="r", dry_run=False))
     assert not hasattr(get_meter_provider(), "force_flush")
