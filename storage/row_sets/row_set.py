@@ -98,7 +98,7 @@ def resolve_row_set(
             "`logitlake show documents`"
         )
     counts = {name: sum(units[name].to_pylist()) for name in ("n_sequences", "n_tokens", "n_targets")}
-    # DuckDB's md5_number has the first half of the digest, its `lower` one, above 2^64.
+    # What md5_number_lower gives are the upper 64 bits of md5_number.
     low, high = divmod(_xor(units["hash"]), 2**64)
     content_hash = digest(b"rows", f"{counts['n_sequences']}:{low}:{high}".encode())
     described = {

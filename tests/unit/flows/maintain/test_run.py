@@ -11,6 +11,9 @@ from logitlake.flows.capture.run import CaptureRun
 from logitlake.flows.maintain.run import MaintainRun
 from logitlake.flows.reports import CaptureReport, MaintainReport
 from logitlake.flows.settings import location_of
+from logitlake.pipeline.reading.blocks import lake_fetch
+from logitlake.pipeline.reading.local_copy import LocalCopy
+from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import IntegrityError, LakeBusyError
 from logitlake.storage.lake.lake import Lake
@@ -168,3 +171,23 @@ def test_it_may_run_while_a_capture_and_a_reader_do(config: Config) -> None:
 def test_two_at_once_are_refused_by_name(config: Config, captured: CaptureReport) -> None:
     with MaintainRun(config), pytest.raises(LakeBusyError, match="another maintain is running"), MaintainRun(config):
         pass
+
+
+def test_a_forgotten_document_leaves_the_local_copy_of_the_settings(
+    config: Config, captured: CaptureReport, tmp_path: Path
+) -> None:
+    training = config.training.model_copy(update={"local_copy": tmp_path / "copy"})
+    config = config.model_copy(update={"training": training})
+    with Lake.open(location_of(config), read_only=False) as lake:
+        row_set = resolve_row_set(lake, recipe_id=captured.recipe_id)
+        copy = LocalCopy.open(tmp_path / "copy", lake)
+        list(RowSetReader(row_set, lake_fetch(lake, row_set), batch_sequences=4, local_copy=copy))
+        rows = lake.sql("SELECT unit_id, doc_id FROM sequences WHERE NOT held_out LIMIT 1").to_pylist()[0]
+        copies = set(copy.directory.iterdir())
+        forget(lake, [rows["doc_id"]], reason="asked")
+    maintained(config, dry_run=True)
+    assert set(copy.directory.iterdir()) == copies
+    maintained(config)
+    left = set(copy.directory.iterdir())
+    assert left < copies
+    assert not any(path.name.startswith(rows["unit_id"]) for path in left)

@@ -1,9 +1,11 @@
 """A row set is the same rows whenever it is read, and never a held-out document."""
 
+import hashlib
+
 import pytest
 
 from logitlake.storage.errors import LakeError, SettingsError
-from logitlake.storage.identity import document_id, held_out
+from logitlake.storage.identity import digest, document_id, held_out
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.row_sets.registered import register_row_set
 from logitlake.storage.row_sets.row_set import fetch, resolve_row_set
@@ -93,3 +95,15 @@ def test_a_registered_row_set_is_shown_once(split_lake, recipe):
         "n_sequences": row_set.n_sequences,
         "content_hash": row_set.content_hash,
     }
+
+
+def test_the_content_hash_is_the_one_that_row_sets_always_had(split_lake, recipe):
+    row_set = resolve_row_set(split_lake, recipe_id=id_of_recipe(recipe))
+    keys = split_lake.sql(
+        "SELECT concat_ws(':', recipe_id, doc_id, window_index, checksum, '') AS key FROM sequences WHERE NOT held_out"
+    )["key"].to_pylist()
+    halves = [0, 0]
+    for key in keys:
+        md5 = hashlib.md5(key.encode()).digest()
+        halves = [halves[0] ^ int.from_bytes(md5[8:], "little"), halves[1] ^ int.from_bytes(md5[:8], "little")]
+    assert row_set.content_hash == digest(b"rows", f"{len(keys)}:{halves[0]}:{halves[1]}".encode())
