@@ -29,6 +29,8 @@ _DEFAULTS = {
     "DO_NOT_TRACK": "1",
     # Prefect's default of 180 s is longer than `schedule.zombie_seconds`: a healthy run would be marked as crashed.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    # What runs log reaches the Prefect server too.
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "logitlake",
 }
 # Identifies our runs on a shared server: notifications and the automation for crashed runs match it.
 TAG = "logitlake"
