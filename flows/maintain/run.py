@@ -105,6 +105,8 @@ class MaintainRun:
                 merged = self.report.files_merged + merge.n_files
                 self.report = replace(self.report, merges=self.report.merges + 1, files_merged=merged)
         reach("shards-merged")
+        if n_old_rows := sum(merge.n_old_rows for merge in merges):
+            say(f"{n_old_rows:,} sequences of format 1 were brought to format 2")
         if n_hashed := add_row_hashes(self._lake):
             say(f"{n_hashed:,} rows that an older logitlake wrote got their row hash")
         merge_small_tables(self._lake)

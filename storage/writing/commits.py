@@ -120,8 +120,11 @@ def _ready(rows: pa.Table, recipe_id: str) -> pa.Table:
 def register_shard(transaction: Transaction, shard: str, rows: pa.Table) -> None:
     """Within a transaction: register a shard and the documents of its rows."""
     connection = transaction.connection
+    # `allow_missing`: a rebuild registers shards of format 1, which lack the columns of format 2.
     connection.execute(
-        f"CALL ducklake_add_data_files('{NAME}', 'sequences', ?, schema => 'store', hive_partitioning => true)", [shard]
+        f"CALL ducklake_add_data_files('{NAME}', 'sequences', ?, schema => 'store', hive_partitioning => true, "
+        "allow_missing => true)",
+        [shard],
     )
     transaction.insert("documents", documents_of(rows))
 
