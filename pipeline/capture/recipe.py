@@ -15,6 +15,7 @@ from logitlake.pipeline.teachers.files import TeacherFiles
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.identity import recipe_id
+from logitlake.storage.lake.schema import STEPS_PER_NAT
 
 # The version of what a row means; `format_version` in the recipe. A new one gives every recipe a new id, so that the
 # teacher has to run again: raise it only if the same settings give rows with another meaning. How rows are stored is
@@ -63,7 +64,13 @@ class Recipe:
             "sparsifier": _sparsifier(self.target),
             "quantiser": {"name": "systematic", "levels": default_levels(self.target)},
             "seed": self.target.seed,
+            **self._logprob_steps(),
         }
+
+    def _logprob_steps(self) -> dict[str, Any]:
+        """Named only where it is not the default: recipes without keep the ids they always had."""
+        steps = self.target.logprob_steps_per_nat
+        return {} if steps == STEPS_PER_NAT else {"logprob_steps_per_nat": steps}
 
     @cached_property
     def recipe_id(self) -> str:
