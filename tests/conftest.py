@@ -72,9 +72,7 @@ def make_rows_of(
         | {"doc_id": f"{unit}-{index:05d}", "unit_id": unit, "recipe_id": recipe_id}
         for index, n in enumerate(lengths)
     ]
-    columns = {name: [row[name] for row in rows] for name in SEQUENCES.names if name != "checksum"}
-    schema = pa.schema([field for field in SEQUENCES if field.name != "checksum"])
-    return with_checksums(pa.table(columns, schema=schema))
+    return with_checksums(pa.Table.from_pylist([row | {"checksum": ""} for row in rows], SEQUENCES))
 
 
 @pytest.fixture(scope="session")

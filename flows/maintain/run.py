@@ -108,6 +108,8 @@ class MaintainRun:
                 merged = self.report.files_merged + merge.n_files
                 self.report = replace(self.report, merges=self.report.merges + 1, files_merged=merged)
         reach("shards-merged")
+        if n_old_rows := sum(merge.n_old_rows for merge in merges):
+            log.info("brought %s sequences of format 1 to format 2", f"{n_old_rows:,}")
         if n_hashed := add_row_hashes(self._lake):
             log.info("added row hashes to %s rows of an older format", f"{n_hashed:,}")
         merge_small_tables(self._lake)

@@ -16,6 +16,7 @@ from logitlake.pipeline.teachers.registry import check_engine
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.identity import FACTS, recipe_id
+from logitlake.storage.lake.schema import STEPS_PER_NAT
 
 # The version of what a row means; `format_version` in the recipe. A new one gives every recipe a new id, so that the
 # teacher has to run again: raise it only if the same settings give rows with another meaning. How rows are stored is
@@ -69,7 +70,13 @@ class Recipe:
             "quantiser": {"name": "systematic", "levels": self.target.levels_in_use},
             "seed": self.target.seed,
             FACTS: {**asdict(self.target.facts), "teacher_gives": self.teacher_gives},
+            **self._logprob_steps(),
         }
+
+    def _logprob_steps(self) -> dict[str, Any]:
+        """Named only where it is not the default: recipes without keep the ids they always had."""
+        steps = self.target.logprob_steps_per_nat
+        return {} if steps == STEPS_PER_NAT else {"logprob_steps_per_nat": steps}
 
     @cached_property
     def recipe_id(self) -> str:

@@ -96,7 +96,7 @@ def _sizes(
         names = [""] * len(batch)
         origin = RowOrigin(recipe_id="0" * ID_LENGTH, corpora=names, sources=names)
         for rows, targets in zip(tables, all_targets, strict=True):
-            rows.append(encode_rows(batch, targets, statistics, origin))
+            rows.append(encode_rows(batch, targets, statistics, origin, nll_steps_per_nat=target.logprob_steps_per_nat))
     n_targets = sum(int(sequence.has_target.sum()) for sequence in sample)
     return [_bytes_of(pa.concat_tables(rows)) / n_targets for rows in tables]
 

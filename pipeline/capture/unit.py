@@ -78,7 +78,8 @@ def capture_unit(
                     corpora=[corpora[i] for i in indices],
                     sources=[sources[i] for i in indices],
                 )
-                waiting.append(encoder.submit(encode_rows, batch, targets, statistics, origin))
+                steps = recipe.target.logprob_steps_per_nat
+                waiting.append(encoder.submit(encode_rows, batch, targets, statistics, origin, nll_steps_per_nat=steps))
                 while len(waiting) > _WAITING:
                     tables.append(waiting.popleft().result())
                 if on_progress is not None:

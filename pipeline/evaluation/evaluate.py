@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -26,11 +27,11 @@ from logitlake.pipeline.teachers.dtype import resolve_dtype
 from logitlake.pipeline.teachers.engine import Engine
 from logitlake.pipeline.training.output_layer import ModelParts, take_apart
 from logitlake.storage.errors import MismatchError, SettingsError
-from logitlake.storage.lake.schema import STATISTIC_STEP
+from logitlake.storage.lake.schema import STEPS_PER_NAT
 from logitlake.storage.row_sets.row_set import RowSet
 from logitlake.storage.target_facts import target_facts
 
-EVALUATION_COLUMNS = (*TARGET_COLUMNS, "doc_id", "entropy_codes", "nll_codes")
+EVALUATION_COLUMNS = (*TARGET_COLUMNS, "doc_id", "entropy_codes", "nll_codes", "nll_steps_per_nat")
 
 _CHUNK_ELEMENTS = 2**24
 
@@ -209,8 +210,8 @@ class _Judged:
     def _compare_to_cache(self, rows: pa.Table, places: "_Places", hidden: Mapping[str, torch.Tensor]) -> None:
         ragged = decode_targets(rows, cut_mass="ghost")
         at = np.flatnonzero(np.diff(ragged.offsets))
-        entropy_P = _statistic(rows, "entropy_codes", at)
-        self._teacher.add_loss(_statistic(rows, "nll_codes", at), places.sequences)
+        entropy_P = _nats(rows, "entropy_codes", at)
+        self._teacher.add_loss(_nats(rows, "nll_codes", at, "nll_steps_per_nat"), places.sequences)
         likeliest_P = _likeliest(ragged, at) if self._heads_are_likeliest else torch.full((len(at),), -1)
         # A truncation that cut nothing in these rows has stored the whole distribution.
         unbiased = self._kl_in_cache and ragged.ghost is None
@@ -270,10 +271,14 @@ def _flat_wanted(rows: pa.Table) -> np.ndarray:
     return np.diff(decode_targets(rows).offsets) > 0
 
 
-def _statistic(rows: pa.Table, name: str, at: np.ndarray) -> torch.Tensor:
+def _nats(rows: pa.Table, name: str, at: np.ndarray, steps_column: str | None = None) -> torch.Tensor:
     """A stored per-position statistic in nats at the positions that have a target, float32 [P]."""
-    codes, _ = flat_lists(rows[name])
-    return torch.from_numpy((codes[at].astype(np.float64) * STATISTIC_STEP).astype(np.float32))
+    codes, offsets = flat_lists(rows[name])
+    if steps_column is None:
+        return torch.from_numpy((codes[at] / STEPS_PER_NAT).astype(np.float32))
+    steps_R = pc.fill_null(rows[steps_column], STEPS_PER_NAT).to_numpy()
+    steps_P = steps_R[np.searchsorted(offsets, at, side="right") - 1]
+    return torch.from_numpy((codes[at] / steps_P).astype(np.float32))
 
 
 def _likeliest(ragged: RaggedTargets, at: np.ndarray) -> torch.Tensor:

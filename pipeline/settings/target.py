@@ -72,6 +72,9 @@ class TargetSettings(SettingsByName):
         None, gt=2, description="choose the sparsifier's own setting so that a target takes this many bytes"
     )
     temperature: float = Field(1.0, gt=0, le=100)
+    logprob_steps_per_nat: int = Field(
+        32, ge=32, le=1024, description="the real token's log-probability is rounded to 1/this nat; 1024 for traces"
+    )
     seed: int = Field(0, ge=0, lt=2**63)
 
     facts: ClassVar[TargetFacts]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from logitlake.pipeline.targets.sparsifiers.blocks import Statistics
 from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets, offsets_of
 from logitlake.pipeline.tokens.sequences import TokenSequence
-from logitlake.storage.lake.schema import CAPTURED, STATISTIC_STEP
+from logitlake.storage.lake.schema import CAPTURED, STEPS_PER_NAT, complete_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,11 +26,17 @@ class RowOrigin:
 
 
 def encode_rows(
-    sequences: Sequence[TokenSequence], targets: CodedTargets, statistics: Statistics, origin: RowOrigin
+    sequences: Sequence[TokenSequence],
+    targets: CodedTargets,
+    statistics: Statistics,
+    origin: RowOrigin,
+    *,
+    nll_steps_per_nat: int = STEPS_PER_NAT,
 ) -> pa.Table:
     """One row per sequence. The P positions of `targets` and `statistics` are those with `has_target`, in order.
 
-    Positions without a target get empty lists and null statistics. ValueError if the counts do not agree.
+    Positions without a target get empty lists and null statistics; the columns of a generated trace are null.
+    ValueError if the counts do not agree.
     """
     wanted_L = np.concatenate([sequence.has_target for sequence in sequences])
     counts_S = np.array([int(sequence.has_target.sum()) for sequence in sequences])
@@ -53,12 +59,14 @@ def encode_rows(
         "input_ids": pa.ListArray.from_arrays(bounds_S1, pa.array(input_ids_L)),
         "target_ids": pa.ListArray.from_arrays(bounds_S1, _lists(wanted_L, targets.id_offsets, targets.ids)),
         "head_codes": pa.ListArray.from_arrays(bounds_S1, _lists(wanted_L, targets.code_offsets, targets.codes)),
-        "entropy_codes": pa.ListArray.from_arrays(bounds_S1, _nullable(wanted_L, statistics.entropy)),
-        "nll_codes": pa.ListArray.from_arrays(bounds_S1, _nullable(wanted_L, statistics.nll)),
+        "entropy_codes": pa.ListArray.from_arrays(bounds_S1, _nullable(wanted_L, statistics.entropy, STEPS_PER_NAT)),
+        "nll_codes": pa.ListArray.from_arrays(bounds_S1, _nullable(wanted_L, statistics.nll, nll_steps_per_nat)),
         "mean_entropy": _means(statistics.entropy, counts_S),
         "mean_nll": _means(statistics.nll, counts_S),
     }
-    return pa.Table.from_arrays([columns[name] for name in CAPTURED.names], schema=CAPTURED)
+    if nll_steps_per_nat != STEPS_PER_NAT:
+        columns["nll_steps_per_nat"] = pa.array(np.full(len(sequences), nll_steps_per_nat), pa.int32())
+    return complete_rows(pa.table(columns), CAPTURED)
 
 
 def _lists(wanted_L: NDArray[np.bool_], offsets_P1: NDArray[np.int64], values: NDArray[np.generic]) -> pa.ListArray:
@@ -74,9 +82,9 @@ def _offset_array(offsets: NDArray[np.int64]) -> pa.Array:
     return pa.array(offsets.astype(np.int32))
 
 
-def _nullable(wanted_L: NDArray[np.bool_], nats_P: NDArray[np.float64]) -> pa.Array:
+def _nullable(wanted_L: NDArray[np.bool_], nats_P: NDArray[np.float64], steps_per_nat: int) -> pa.Array:
     codes_L = np.zeros(len(wanted_L), np.uint16)
-    codes_L[wanted_L] = statistic_codes(nats_P)
+    codes_L[wanted_L] = statistic_codes(nats_P, steps_per_nat)
     return pa.array(codes_L, mask=~wanted_L)
 
 
@@ -87,14 +95,14 @@ def _means(nats_P: NDArray[np.float64], counts_S: NDArray[np.int64]) -> pa.Array
 _TOP = np.iinfo(np.uint16).max
 
 
-def statistic_codes(nats_P: NDArray[np.floating]) -> NDArray[np.uint16]:
-    """Codes `uint16[P]` of non-negative values in nats: off by at most half a step, except above 2,047 nats.
+def statistic_codes(nats_P: NDArray[np.floating], steps_per_nat: int = STEPS_PER_NAT) -> NDArray[np.uint16]:
+    """Codes `uint16[P]` of non-negative values in nats: off by at most half a step, except above 65,535 steps.
 
     Infinity (the teacher gave the real next token no probability) becomes the top code. ValueError for NaN.
     """
     if np.isnan(nats_P).any():
         raise ValueError("statistics: NaN has no code")
-    return np.clip(np.rint(nats_P / STATISTIC_STEP), 0, _TOP).astype(np.uint16)
+    return np.clip(np.rint(nats_P * steps_per_nat), 0, _TOP).astype(np.uint16)
 
 
 def segment_means(values_P: NDArray[np.float64], counts_N: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -67,9 +67,9 @@ def document_tokens(lake: Lake, doc_id: str, recipe_id: str) -> pa.Table:
             FROM (
                 SELECT
                     start + i AS position, input_ids[i + 1] AS token_id,
-                    -nats(nll_codes[i]) AS logprob, nats(entropy_codes[i]) AS entropy
+                    -nats(nll_codes[i], nll_steps_per_nat) AS logprob, nats(entropy_codes[i]) AS entropy
                 FROM (
-                    SELECT start, input_ids, nll_codes, entropy_codes, unnest(range(n_tokens)) AS i
+                    SELECT start, input_ids, nll_codes, nll_steps_per_nat, entropy_codes, unnest(range(n_tokens)) AS i
                     FROM sequences WHERE doc_id = $doc_id AND recipe_id = $recipe_id
                 )
             )

@@ -16,7 +16,10 @@ CREATE OR REPLACE VIEW sequences AS
 SELECT
     s.recipe_id, s.doc_id, s.window_index, s.start, s.corpus, s.source, s.n_tokens, s.n_targets,
     s.mean_entropy, -s.mean_nll AS mean_logprob, c.commit_number, $held_out AS held_out, s.unit_id, s.checksum,
-    s.levels, s.input_ids, s.target_ids, s.head_codes, s.entropy_codes, s.nll_codes
+    s.levels, s.input_ids, s.target_ids, s.head_codes, s.entropy_codes, s.nll_codes,
+    s.nll_steps_per_nat, s.targets_hash, s.row_hash,
+    s.writer, s.sampling_settings, s.sampling_seed, s.sample_number, s.writer_nll_codes, s.writer_nll_steps_per_nat,
+    s.verdict, s.verdict_reason
 FROM store.visible_sequences AS s
 JOIN (SELECT unit_id, max(commit_number) AS commit_number FROM store.commits GROUP BY unit_id) AS c USING (unit_id);
 
@@ -77,12 +80,14 @@ CREATE OR REPLACE VIEW vocabulary AS SELECT DISTINCT tokenizer_id, token_id, tok
 CREATE OR REPLACE VIEW statistics AS
 SELECT
     recipe_id, doc_id, window_index, start + i AS position, input_ids[i + 1] AS token_id,
-    entropy_codes[i] / 32 AS entropy, -(nll_codes[i] / 32) AS logprob,
+    entropy_codes[i] / 32 AS entropy, -(nll_codes[i] / coalesce(nll_steps_per_nat, 32)) AS logprob,
+    -(writer_nll_codes[i] / coalesce(writer_nll_steps_per_nat, 32)) AS writer_logprob,
     len(head_codes[i]) AS n_heads, len(target_ids[i]) - len(head_codes[i]) AS n_tails,
     1 - coalesce(list_sum(head_codes[i]), 0) / levels AS residual_mass, held_out
 FROM (
     SELECT
         recipe_id, doc_id, window_index, start, levels, input_ids, target_ids, head_codes, entropy_codes, nll_codes,
+        nll_steps_per_nat, writer_nll_codes, writer_nll_steps_per_nat,
         $held_out AS held_out, unnest(range(1, n_tokens)) AS i
     FROM store.visible_sequences AS s
 )
@@ -91,8 +96,8 @@ WHERE entropy_codes[i] IS NOT NULL;
 -- `statistics` with the text of the real token at `position` of the document.
 CREATE OR REPLACE VIEW positions AS
 SELECT
-    p.recipe_id, p.doc_id, p.window_index, p.position, p.token_id, v.token, p.entropy, p.logprob, p.n_heads, p.n_tails,
-    p.residual_mass, p.held_out
+    p.recipe_id, p.doc_id, p.window_index, p.position, p.token_id, v.token, p.entropy, p.logprob, p.writer_logprob,
+    p.n_heads, p.n_tails, p.residual_mass, p.held_out
 FROM statistics AS p
 JOIN recipes AS r USING (recipe_id)
 LEFT JOIN vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = p.token_id;
@@ -390,7 +395,7 @@ CREATE OR REPLACE VIEW forgotten AS SELECT DISTINCT doc_id, reason, forgotten_at
 CREATE OR REPLACE MACRO head_probability(code, levels) AS code / levels;
 CREATE OR REPLACE MACRO tail_probability(codes, ids, levels) AS
     (1 - coalesce(list_sum(codes), 0) / levels) / nullif(len(ids) - len(codes), 0);
-CREATE OR REPLACE MACRO nats(code) AS code / 32;
+CREATE OR REPLACE MACRO nats(code) AS code / 32, (code, steps_per_nat) AS code / coalesce(steps_per_nat, 32);
 
 -- The text of a list of token ids. It reads `vocabulary`, so the lake must be the current database (`USE lake`).
 CREATE OR REPLACE MACRO text_of(ids, tokenizer) AS (

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from logitlake.storage.errors import LakeError
+from logitlake.storage.lake.schema import SEQUENCES
 
 
 def read_shard_rows(places: pa.Table, columns: Sequence[str]) -> pa.Table:
@@ -43,7 +44,7 @@ class _Part:
                 sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
                 bounds = np.cumsum([0, *sizes])
                 self._groups = np.unique(np.searchsorted(bounds, wanted, side="right") - 1)
-                self._rows = file.read_row_groups(self._groups.tolist(), columns=list(columns)).select(list(columns))
+                self._rows = _read(file, self._groups.tolist(), columns)
         except (OSError, pa.ArrowInvalid) as error:
             raise LakeError(
                 f"shard {path}: can't be read ({error}); if upkeep has just removed it, run again, else "
@@ -56,3 +57,12 @@ class _Part:
         """`count` consecutive rows of the file from row `first` on, without a copy."""
         group = int(np.searchsorted(self._firsts, first, side="right")) - 1
         return self._rows.slice(int(self._places[group] + first - self._firsts[group]), count)
+
+
+def _read(file: pq.ParquetFile, groups: list[int], columns: Sequence[str]) -> pa.Table:
+    """Some row groups of a file; a column that only a later format has is null."""
+    absent = [SEQUENCES.field(name) for name in columns if name not in file.schema_arrow.names]
+    rows = file.read_row_groups(groups, columns=list(columns))
+    for field in absent:
+        rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    return rows.select(list(columns))

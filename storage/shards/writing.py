@@ -15,13 +15,15 @@ import pyarrow.parquet as pq
 from logitlake.storage.errors import IntegrityError
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import put_bytes
-from logitlake.storage.lake.schema import FORMAT_VERSION, SEQUENCES, sequence_checksums
+from logitlake.storage.lake.schema import FORMAT_VERSION, SEQUENCES, complete_rows, differing_rows
 
 _ROW_GROUP_TOKENS = 131_072
 _DICTIONARY_COLUMNS = [
     *("recipe_id", "unit_id", "corpus", "source", "levels", "n_tokens", "window_index", "start"),
-    *("head_codes.list.element.list.element", "entropy_codes.list.element", "nll_codes.list.element"),
+    *("head_codes.list.element.list.element", "entropy_codes.list.element"),
 ]
+# Only in steps of 1/32 nat: finer codes take fewer bytes as plain integers.
+_COARSE_COLUMNS = ["nll_codes.list.element"]
 # Ranges of these let DuckDB skip whole files.
 _STATISTICS_COLUMNS = [
     *("recipe_id", "doc_id", "unit_id", "corpus", "source"),
@@ -30,7 +32,6 @@ _STATISTICS_COLUMNS = [
 _WRITE_OPTIONS: dict[str, Any] = {
     "compression": "zstd",
     "compression_level": 19,
-    "use_dictionary": _DICTIONARY_COLUMNS,
     "write_statistics": _STATISTICS_COLUMNS,
     "data_page_size": 8 << 20,
     "dictionary_pagesize_limit": 1 << 20,
@@ -40,15 +41,17 @@ _WRITE_OPTIONS: dict[str, Any] = {
 
 
 def encode_shard(rows: pa.Table, recipe: Mapping[str, Any]) -> bytes:
-    """The bytes of a shard of `rows` (SEQUENCES, checksums included), with format version and recipe in the footer."""
+    """The bytes of a shard of `rows` (SEQUENCES, hashes included), with format version and recipe in the footer."""
     footer = {
         "logitlake.format_version": str(FORMAT_VERSION),
         "logitlake.recipe": json.dumps(dict(recipe), sort_keys=True, ensure_ascii=False),
     }
-    buffer = io.BytesIO()
+    rows, buffer = complete_rows(rows), io.BytesIO()
     tokens_per_row = max(1, sum(rows["n_tokens"].to_pylist()) // max(1, rows.num_rows))
-    with pq.ParquetWriter(buffer, SEQUENCES, **_WRITE_OPTIONS) as writer:
-        writer.write_table(rows.cast(SEQUENCES), row_group_size=max(1, _ROW_GROUP_TOKENS // tokens_per_row))
+    coarse = rows["nll_steps_per_nat"].null_count == rows.num_rows
+    dictionaries = _DICTIONARY_COLUMNS + (_COARSE_COLUMNS if coarse else [])
+    with pq.ParquetWriter(buffer, SEQUENCES, use_dictionary=dictionaries, **_WRITE_OPTIONS) as writer:
+        writer.write_table(rows, row_group_size=max(1, _ROW_GROUP_TOKENS // tokens_per_row))
         writer.add_key_value_metadata(footer)
     return buffer.getvalue()
 
@@ -63,18 +66,17 @@ def write_shard(location: LakeLocation, rows: pa.Table, recipe: Mapping[str, Any
 
 
 def check_rows(rows: pa.Table, where: str) -> None:
-    """Compare every row's checksum with its content. Raises IntegrityError that names the rows that differ."""
-    wrong = [
-        (row["doc_id"], row["window_index"])
-        for row, now in zip(
-            rows.select(["doc_id", "window_index", "checksum"]).to_pylist(),
-            sequence_checksums(rows).to_pylist(),
-            strict=True,
-        )
-        if row["checksum"] != now
-    ]
-    if wrong:
-        raise IntegrityError(
-            f"{where}: {len(wrong)} of {rows.num_rows} rows do not match their checksums, the first is document "
-            f"{wrong[0][0]} window {wrong[0][1]}: restore the file from a backup, or forget the document"
-        )
+    """Compare every row with its hash (its checksum in format 1). Raises IntegrityError that names the first that
+    differs."""
+    damaged = rows.filter(differing_rows(rows))
+    if damaged.num_rows:
+        raise IntegrityError(damage(damaged, rows.num_rows, where))
+
+
+def damage(damaged: pa.Table, n_rows: int, where: str) -> str:
+    """What a person reads about rows that are not what was written."""
+    first = damaged.slice(0, 1).select(["doc_id", "window_index"]).to_pylist()[0]
+    return (
+        f"{where}: {damaged.num_rows} of {n_rows} rows do not match their hash or checksum, the first is document "
+        f"{first['doc_id']} window {first['window_index']}: restore the file from a backup, or forget the document"
+    )

@@ -1,4 +1,5 @@
-"""Many small shards become few large ones, and files that hold forgotten rows are written anew without them.
+"""Many small shards become few large ones; files that hold forgotten rows are written anew without them, and files with
+rows of format 1 in format 2.
 
 Our own writer does it, not DuckLake's: measured on the same rows, its Parquet takes 3 % more bytes and loses the
 footer. The new file and the removal of the old rows are one transaction, so a reader sees either; the old files stay on
@@ -14,7 +15,7 @@ import pyarrow as pa
 from logitlake.storage.errors import LostRaceError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.object_store import put_bytes
-from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.lake.schema import complete_rows, with_hashes
 from logitlake.storage.lake.tables import NAME
 from logitlake.storage.shards.writing import check_rows, encode_shard
 
@@ -24,17 +25,23 @@ MERGED_PREFIX = "merged-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merge:
-    """A planned rewrite: the shards of some work units of one recipe into one file."""
+    """A planned rewrite: the shards of some work units of one recipe into one file.
+
+    `n_old_rows` are rows of format 1: they get their hashes, and nothing else of them changes.
+    """
 
     recipe_id: str
     unit_ids: tuple[str, ...]
     n_files: int
     n_bytes: int
     holds_forgotten: bool
+    n_old_rows: int
 
 
 def plan_compaction(lake: Lake, *, target_bytes: int) -> list[Merge]:
-    """What `compact` would do: neighbours by unit id, up to `target_bytes` a file, where that leaves fewer files.
+    """What `compact` would do: neighbours by unit id, up to `target_bytes` a file.
+
+    Only where that leaves fewer files, removes forgotten rows, or brings rows of format 1 to format 2.
 
     Units are merged in the order of their ids, so that merged files cover ranges and a look-up still skips most.
     """
@@ -45,10 +52,12 @@ def plan_compaction(lake: Lake, *, target_bytes: int) -> list[Merge]:
             FROM ducklake_list_files('{NAME}', 'sequences', schema => 'store')
         ),
         held AS (
-            SELECT filename, any_value(recipe_id) AS recipe_id, list(DISTINCT unit_id ORDER BY unit_id) AS unit_ids
+            SELECT
+                filename, any_value(recipe_id) AS recipe_id, list(DISTINCT unit_id ORDER BY unit_id) AS unit_ids,
+                count(*) FILTER (row_hash IS NULL) AS n_old_rows
             FROM {NAME}.store.sequences GROUP BY filename
         )
-        SELECT recipe_id, unit_ids, n_bytes, holds_forgotten
+        SELECT recipe_id, unit_ids, n_bytes, holds_forgotten, n_old_rows
         FROM files JOIN held ON held.filename = files.data_file ORDER BY recipe_id, unit_ids
         """
     ).to_pylist()
@@ -61,7 +70,7 @@ def compact(lake: Lake, merge: Merge) -> str | None:
     check_rows(rows, f"compaction of {merge.n_files} files")
     note = lake.row("SELECT recipe FROM store.recipes WHERE recipe_id = ?", [merge.recipe_id])
     name = lake.location.new_shard_path(merge.recipe_id, f"{MERGED_PREFIX}{len(merge.unit_ids)}-units")
-    content = encode_shard(rows, json.loads(note["recipe"]) if note else {})
+    content = encode_shard(with_hashes(rows), json.loads(note["recipe"]) if note else {})
     path = put_bytes(lake.location, name.removeprefix(lake.location.data), content)
     try:
         with lake.transaction() as transaction:
@@ -107,7 +116,8 @@ def _merges(files: list[dict[str, object]], target_bytes: int) -> Iterator[Merge
 
 def _if_useful(group: list[dict[str, object]]) -> Iterator[Merge]:
     forgotten = any(file["holds_forgotten"] for file in group)
-    if len(group) > 1 or forgotten:
+    n_old_rows = sum(int(file["n_old_rows"]) for file in group)  # type: ignore[call-overload]
+    if len(group) > 1 or forgotten or n_old_rows:
         unit_ids = {unit_id for file in group for unit_id in file["unit_ids"]}  # type: ignore[attr-defined]
         yield Merge(
             recipe_id=str(group[0]["recipe_id"]),
@@ -115,6 +125,7 @@ def _if_useful(group: list[dict[str, object]]) -> Iterator[Merge]:
             n_files=len(group),
             n_bytes=_size(group),
             holds_forgotten=forgotten,
+            n_old_rows=n_old_rows,
         )
 
 
@@ -123,11 +134,12 @@ def _size(group: list[dict[str, object]]) -> int:
 
 
 def _rows(lake: Lake, merge: Merge) -> pa.Table:
-    columns = ", ".join(f'"{name}"' for name in SEQUENCES.names)
-    return lake.sql(
-        f"""
-        SELECT {columns} FROM store.sequences WHERE recipe_id = ? AND list_contains(?, unit_id)
-        ORDER BY unit_id, doc_id, window_index
-        """,
-        [merge.recipe_id, list(merge.unit_ids)],
-    ).cast(SEQUENCES)
+    return complete_rows(
+        lake.sql(
+            """
+            FROM store.sequences WHERE recipe_id = ? AND list_contains(?, unit_id)
+            ORDER BY unit_id, doc_id, window_index
+            """,
+            [merge.recipe_id, list(merge.unit_ids)],
+        )
+    )

@@ -21,7 +21,7 @@ from logitlake.storage.lake.lake import Lake, Transaction
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import connect, list_paths, put_bytes, read_all
 from logitlake.storage.lake.row_hash import damaged_rows, describe
-from logitlake.storage.lake.schema import FORMAT_VERSION, SEQUENCES
+from logitlake.storage.lake.schema import FORMAT_VERSION, complete_rows, with_hashes
 from logitlake.storage.lake.tables import ROW_HASH, TABLES, Rebuild
 from logitlake.storage.shards.writing import check_rows, encode_shard
 from logitlake.storage.upkeep.compaction import MERGED_PREFIX
@@ -206,7 +206,7 @@ def _fresh(transaction: Transaction, rows: pa.Table, forgotten: pa.Array) -> pa.
         """
     ).to_arrow_table()
     connection.unregister("incoming_rows")
-    return fresh.cast(SEQUENCES).sort_by(
+    return complete_rows(fresh).sort_by(
         [("recipe_id", "ascending"), ("doc_id", "ascending"), ("window_index", "ascending")]
     )
 
@@ -214,9 +214,8 @@ def _fresh(transaction: Transaction, rows: pa.Table, forgotten: pa.Array) -> pa.
 def _read(location: LakeLocation, path: str) -> tuple[pa.Table, bool]:
     """The checked rows of one file, and whether DuckLake wrote it. On a connection of its own: an error here must not
     end the transaction."""
-    names = ", ".join(f'"{name}"' for name in SEQUENCES.names)
     with connect(location) as connection:
-        rows = connection.execute(f"SELECT {names} FROM read_parquet(?)", [path]).to_arrow_table().cast(SEQUENCES)
+        rows = complete_rows(connection.execute("FROM read_parquet(?)", [path]).to_arrow_table())
         columns = {row[0] for row in connection.execute("SELECT name FROM parquet_schema(?)", [path]).fetchall()}
     check_rows(rows, path)
     return rows, any(column.startswith("_ducklake_internal") for column in columns)
@@ -228,7 +227,7 @@ def _rewrite(transaction: Transaction, location: LakeLocation, path: str, rows: 
     row = transaction.connection.execute("SELECT recipe FROM store.recipes WHERE recipe_id = ?", [recipe_id]).fetchone()
     recipe = json.loads(row[0]) if row else {}
     name = location.new_shard_path(recipe_id, f"rebuilt-{Path(path).stem}").removeprefix(location.data)
-    return put_bytes(location, name, encode_shard(rows, recipe))
+    return put_bytes(location, name, encode_shard(with_hashes(rows), recipe))
 
 
 def _finish(transaction: Transaction) -> None:

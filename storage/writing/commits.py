@@ -17,7 +17,7 @@ from logitlake.storage.errors import LakeBusyError, LostRaceError
 from logitlake.storage.identity import digest
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake, Transaction
-from logitlake.storage.lake.schema import CAPTURED, SEQUENCES, with_checksums
+from logitlake.storage.lake.schema import CAPTURED, SEQUENCES, complete_rows, with_checksums
 from logitlake.storage.lake.tables import NAME
 from logitlake.storage.shards.writing import write_shard
 from logitlake.storage.writing.sightings import insert_sightings
@@ -111,7 +111,7 @@ def _present(lake: Lake, recipe_id: str, rows: pa.Table) -> pa.Array:
 
 def stored_rows(rows: pa.Table) -> pa.Table:
     """Captured rows of one recipe (CAPTURED) as a shard holds them (SEQUENCES): sorted, with unit id and checksums."""
-    rows = rows.select(CAPTURED.names)
+    rows = complete_rows(rows, CAPTURED)
     unit_id = unit_id_of(rows["recipe_id"][0].as_py(), rows["doc_id"].unique().to_pylist())
     named = rows.append_column(SEQUENCES.field("unit_id"), pa.array([unit_id] * rows.num_rows, pa.string()))
     return with_checksums(named.sort_by([("doc_id", "ascending"), ("window_index", "ascending")]))
@@ -120,8 +120,11 @@ def stored_rows(rows: pa.Table) -> pa.Table:
 def register_shard(transaction: Transaction, shard: str, rows: pa.Table) -> None:
     """Within a transaction: register a shard and the documents of its rows."""
     connection = transaction.connection
+    # `allow_missing`: a rebuild registers shards of format 1, which lack the columns of format 2.
     connection.execute(
-        f"CALL ducklake_add_data_files('{NAME}', 'sequences', ?, schema => 'store', hive_partitioning => true)", [shard]
+        f"CALL ducklake_add_data_files('{NAME}', 'sequences', ?, schema => 'store', hive_partitioning => true, "
+        "allow_missing => true)",
+        [shard],
     )
     transaction.insert("documents", documents_of(rows))
 

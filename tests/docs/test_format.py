@@ -18,7 +18,7 @@ RECIPE = {"teacher": {"name": "tiny"}, "temperature": 1.0}
 
 @pytest.fixture
 def shard(tmp_path, monkeypatch):
-    """Two windows of one document with random targets; returns the rows."""
+    """Two windows of one document with random targets, the second as a trace; returns the rows."""
     random = np.random.default_rng(0)
     rows = []
     for window in range(2):
@@ -34,8 +34,11 @@ def shard(tmp_path, monkeypatch):
             "mean_entropy": 1.0,
             "mean_nll": 1.0,
         }
+        if window:
+            row |= {"nll_steps_per_nat": 1024, "writer": "student-1", "verdict": 1.0}
+            row |= {"writer_nll_codes": [*range(0, 18, 2), None], "writer_nll_steps_per_nat": 256}
         rows.append(row)
-    table = with_checksums(pa.Table.from_pylist(rows, pa.schema([SEQUENCES.field(name) for name in rows[0]])))
+    table = with_checksums(pa.Table.from_pylist([row | {"checksum": ""} for row in rows], SEQUENCES))
     (tmp_path / "shard.parquet").write_bytes(encode_shard(table, RECIPE))
     monkeypatch.chdir(tmp_path)
     return table.to_pylist()
@@ -58,7 +61,7 @@ def test_the_position_query_gives_each_real_token_and_its_statistics(shard):
             row["start"] + i + 1,
             row["input_ids"][i + 1],
             i / 32,
-            -i / 32,
+            -i / (row["nll_steps_per_nat"] or 32),
             1 - sum(row["head_codes"][i]) / 64,
         )
         for row in shard
@@ -92,3 +95,11 @@ def test_the_page_names_every_view():
     views = Path("storage/lake/views.sql").read_text(encoding="utf-8")
     names = re.findall(r"CREATE OR REPLACE (?:VIEW|MACRO) (\w+)", views)
     assert [name for name in names if f"`{name}" not in PAGE] == []
+
+
+def test_the_query_for_traces_gives_the_log_probability_of_the_writer(shard):
+    found = duckdb.sql(_sql()[3]).fetchall()
+    trace = next(row for row in shard if row["writer"])
+    assert found == [
+        (trace["doc_id"], trace["start"] + i + 1, "student-1", 1.0, -i / 1024, -2 * i / 256) for i in range(9)
+    ]

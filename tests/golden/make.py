@@ -32,10 +32,23 @@ RECIPES: tuple[dict[str, Any], ...] = tuple(
         "tokenizer": "words",
         "sparsifier": {"name": name, "levels": 64},
         "temperature": 1.0,
-        "format_version": FORMAT_VERSION,
+        "format_version": 1,
+        **more,
     }
-    for name in ("varopt", "top_k")
+    for name, more in (("varopt", {}), ("top_k", {}), ("varopt", {"logprob_steps_per_nat": 1024}))
 )
+TRACE: dict[str, Any] = {
+    "nll_steps_per_nat": 1024,
+    "nll_codes": [513, None, 255, None],
+    "writer": "student-1",
+    "sampling_settings": '{"temperature":0.7,"top_p":0.9}',
+    "sampling_seed": 11,
+    "sample_number": 2,
+    "writer_nll_codes": [700, None, 300, None],
+    "writer_nll_steps_per_nat": 1024,
+    "verdict": 1.0,
+    "verdict_reason": "the answer is right",
+}
 QUESTIONS = {
     "sequences": "SELECT * EXCLUDE (unit_id) FROM sequences ORDER BY recipe_id, doc_id, window_index",
     "documents": "SELECT doc_id, recipe_id, n_tokens, n_sequences, sources FROM documents ORDER BY recipe_id, doc_id",
@@ -48,22 +61,22 @@ QUESTIONS = {
 
 
 def answers(lake: Lake) -> dict[str, list[dict[str, Any]]]:
-    """What a lake says to every question, as JSON holds it."""
+    """The answer of a lake to every question, as JSON holds it."""
     found = {name: lake.sql(question).to_pylist() for name, question in QUESTIONS.items()}
     return dict(json.loads(json.dumps(found, default=str)))
 
 
 def main() -> None:
-    """Make the lake, and write down what it says."""
+    """Make the lake, and write its answers beside it."""
     directory = HERE / f"format-{FORMAT_VERSION}"
     # Made elsewhere and moved, as people do with lakes: a catalog remembers where it was made.
     with tempfile.TemporaryDirectory() as made:
         location = LakeLocation.resolve(Path(made) / "lake")
         with Lake.create(location, held_out_salt="golden", held_out_share=0.25) as lake:
             _fill(lake)
-            said = answers(lake)
+            found = answers(lake)
         shutil.copytree(Path(made) / "lake", directory / "lake", ignore=shutil.ignore_patterns("*.lock"))
-    (directory / "answers.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    (directory / "answers.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def _fill(lake: Lake) -> None:
@@ -115,6 +128,7 @@ def _rows(recipe: dict[str, Any], names: tuple[str, ...]) -> pa.Table:
                     "mean_entropy": 1.5,
                     "mean_nll": 0.375,
                     "checksum": "",
+                    **(TRACE if "logprob_steps_per_nat" in recipe else {}),
                 }
             )
     return pa.Table.from_pylist(rows, SEQUENCES)

@@ -55,6 +55,11 @@ def verify(options: VerifyOptions) -> None:
         print_rows(rows, form, columns=columns)
     if without_hash := sum(table.n_without_hash for table in tables):
         say(f"{without_hash:,} rows of small tables carry no hash: `logitlake maintain` adds it")
+    if old_rows := sum(unit.n_without_hash for unit in checks):
+        say(
+            f"{old_rows:,} sequences are of format 1, whose checksum does not cover every column: `logitlake maintain` "
+            "brings them to format 2"
+        )
     if damaged := [table.problem for table in tables if table.problem]:
         raise IntegrityError(f"{'; '.join(damaged)}: restore the named files from a backup")
     if bad:

@@ -114,7 +114,8 @@ SELECT
     recipe_id, tokenizer_id, doc_id, corpus, source, score, each, levels, start + begins AS position,
     input_ids[greatest(begins - $lead + 1, 1):begins] AS lead_ids, input_ids[begins + 1:ends + 1] AS token_ids,
     target_ids[begins:ends] AS target_ids, head_codes[begins:ends] AS head_codes,
-    entropy_codes[begins:ends] AS entropy_codes, nll_codes[begins:ends] AS nll_codes
+    entropy_codes[begins:ends] AS entropy_codes, nll_codes[begins:ends] AS nll_codes,
+    coalesce(nll_steps_per_nat, 32) AS nll_steps_per_nat
 FROM store.sequences
 JOIN (SELECT recipe_id, tokenizer_id, unit_id, doc_id, window_index, score, each, span, begins, ends FROM chosen)
     USING (recipe_id, unit_id, doc_id, window_index)
@@ -126,16 +127,25 @@ ORDER BY recipe_id, corpus, span > 0 DESC, score DESC, doc_id
 def _passage(row: dict[str, Any]) -> Passage:
     lists = zip(*(row[n] for n in ("token_ids", "target_ids", "head_codes", "entropy_codes", "nll_codes")), strict=True)
     names = ("recipe_id", "tokenizer_id", "doc_id", "corpus", "source", "position", "score", "lead_ids")
-    return Passage(**{name: row[name] for name in names}, tokens=[_token(row["levels"], *values) for values in lists])
+    return Passage(
+        **{name: row[name] for name in names},
+        tokens=[_token(row["levels"], row["nll_steps_per_nat"], *values) for values in lists],
+    )
 
 
 def _token(
-    levels: int, token_id: int, ids: list[int], codes: list[int], entropy: int | None, nll: int | None
+    levels: int,
+    nll_steps_per_nat: int,
+    token_id: int,
+    ids: list[int],
+    codes: list[int],
+    entropy: int | None,
+    nll: int | None,
 ) -> PassageToken:
     return PassageToken(
         token_id=token_id,
         entropy=None if entropy is None else entropy / 32,
-        surprise=None if nll is None else nll / 32,
+        surprise=None if nll is None else nll / nll_steps_per_nat,
         heads=[(head, code / levels) for head, code in zip(ids, codes, strict=False)][:HEADS],
         n_heads=len(codes),
         n_tails=len(ids) - len(codes),

@@ -77,7 +77,8 @@ FROM store.sequences SEMI JOIN sampled_units USING (recipe_id, unit_id)
 _POSITIONS = """
 CREATE OR REPLACE TEMP TABLE sampled AS
 SELECT
-    sequence, label, levels, entropy_codes[label] / 32 AS entropy, nll_codes[label] / 32 AS surprise,
+    sequence, label, levels, entropy_codes[label] / 32 AS entropy,
+    nats(nll_codes[label], nll_steps_per_nat) AS surprise,
     input_ids[label + 1] AS token_id, target_ids[label][1] AS first_id,
     head_codes[label][1] / levels AS first_probability,
     len(head_codes[label]) AS n_heads, len(target_ids[label]) - len(head_codes[label]) AS n_tails,
@@ -87,7 +88,7 @@ SELECT
 FROM (
     SELECT
         hash(recipe_id, unit_id, doc_id, window_index) AS sequence, levels, input_ids, target_ids, head_codes,
-        entropy_codes, nll_codes, unnest(range(1, n_tokens)) AS label
+        entropy_codes, nll_codes, nll_steps_per_nat, unnest(range(1, n_tokens)) AS label
     FROM store.sequences SEMI JOIN sampled_units USING (recipe_id, unit_id)
 )
 WHERE entropy_codes[label] IS NOT NULL

@@ -53,6 +53,7 @@ def recipe_of(tokenizer: TextTokenizer) -> Any:
         {"target": {"temperature": 2}},
         {"target": {"seed": 1}},
         {"target": {"levels": 128}},
+        {"target": {"logprob_steps_per_nat": 1024}},
         {"target": {"threshold": 0.04}},
         {"target": {"sparsifier": "random"}},
         {"target": {"sparsifier": "top_k"}},

@@ -179,7 +179,7 @@ def test_an_engine_of_another_vocabulary_than_the_recipes_is_refused(run: Run, r
 
 
 def test_an_encoder_that_dies_is_heard_in_the_main_thread(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dying(*_: Any) -> pa.Table:
+    def dying(*_: Any, **__: Any) -> pa.Table:
         raise OSError("encoder died")
 
     monkeypatch.setattr(capture, "encode_rows", dying)

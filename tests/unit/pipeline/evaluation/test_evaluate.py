@@ -149,11 +149,14 @@ def test_a_student_with_fewer_ids_than_the_teacher_is_refused(models, rows):
         evaluate({"s": models(1, 200)}, [rows], RECIPE)
 
 
-def captured(teacher, rows, seed, levels=64, threshold=0.05):
-    """The rows with targets drawn from the teacher by threshold sampling, entropies and nlls with them."""
+def captured(teacher, rows, seed, levels=64, threshold=0.05, nll_steps=(32,)):
+    """The rows with targets drawn from the teacher by threshold sampling, entropies and nlls with them.
+
+    Row r counts log-probabilities in `nll_steps[r % len(nll_steps)]` steps per nat.
+    """
     rng = np.random.default_rng(seed)
     columns = {name: [] for name in ("target_ids", "head_codes", "entropy_codes", "nll_codes")}
-    for row in rows.to_pylist():
+    for number, row in enumerate(rows.to_pylist()):
         with torch.no_grad():
             p = teacher(torch.tensor([row["input_ids"]])).logits[0].double().softmax(-1).numpy()
         ids, codes, entropies, nlls = [], [], [], []
@@ -172,13 +175,15 @@ def captured(teacher, rows, seed, levels=64, threshold=0.05):
             ids.append([int(h) for h in heads] + [int(d) for d in drawn])
             codes.append([int(c) for c in own])
             entropies.append(round(float(-(p[i] * np.log(p[i])).sum()) * 32))
-            nlls.append(round(float(-np.log(p[i, row["input_ids"][i + 1]])) * 32))
+            nlls.append(round(float(-np.log(p[i, row["input_ids"][i + 1]])) * nll_steps[number % len(nll_steps)]))
         for name, values in zip(columns, (ids, codes, entropies, nlls), strict=True):
             columns[name].append(values)
     for name, values in columns.items():
         at = rows.schema.get_field_index(name)
         rows = rows.set_column(at, rows.schema.field(at), pa.array(values, rows.schema.field(at).type))
-    return rows
+    steps = [None if n == 32 else n for n in nll_steps] * rows.num_rows
+    at = rows.schema.get_field_index("nll_steps_per_nat")
+    return rows.set_column(at, rows.schema.field(at), pa.array(steps[: rows.num_rows], pa.int32()))
 
 
 def test_kl_from_the_cache_is_the_exact_kl_within_its_error(models, teacher, make_rows):
@@ -194,6 +199,19 @@ def test_kl_from_the_cache_is_the_exact_kl_within_its_error(models, teacher, mak
     assert ours.calibration_error == pytest.approx(truth.calibration_error, rel=1e-5)
     assert ours.top1_agreement == pytest.approx(truth.top1_agreement, abs=0.05)
     assert cached.teacher.cross_entropy == pytest.approx(exact.teacher.cross_entropy, abs=1 / 64)
+
+
+def test_log_probabilities_are_read_in_the_steps_that_each_row_names(models, teacher, make_rows):
+    rows = make_rows([40] * 6, seed=4).select(list(EVALUATION_COLUMNS))
+    exact = evaluate(
+        {"s": models(1)}, [rows], RECIPE, engine=TransformersEngine(teacher, vocab_size=V), autocast=False
+    ).teacher.cross_entropy
+    fine, mixed = (
+        evaluate({"s": models(1)}, [captured(teacher, rows, seed=0, nll_steps=steps)], RECIPE, autocast=False)
+        for steps in ((1024,), (1024, 32, 256))
+    )
+    assert fine.teacher.cross_entropy == pytest.approx(exact, abs=1 / 2048)
+    assert mixed.teacher.cross_entropy == pytest.approx(exact, abs=1 / 64)
 
 
 def test_kl_is_not_made_up_where_mass_was_cut_off(models, make_rows):

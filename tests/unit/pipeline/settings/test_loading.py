@@ -10,6 +10,8 @@ from logitlake.pipeline.settings.models import Config
     [
         ({"target": {"sparsifier": "random", "levels": 64}}, "as many `levels` as `draws`"),
         ({"target": {"threshold": 1e-7}}, "threshold"),
+        ({"target": {"logprob_steps_per_nat": 31}}, "greater than or equal to 32"),
+        ({"target": {"logprob_steps_per_nat": 1025}}, "less than or equal to 1024"),
         ({"student": {"source": "checkpoint", "model": "x", "layers": 3}}, "leave out `layers`"),
         ({"student": {"source": "teacher", "model": "x", "layers": 3}}, "leave out `model`"),
         ({"student": {"source": "checkpoint"}}, "needs `model`"),

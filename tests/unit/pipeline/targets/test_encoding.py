@@ -62,3 +62,24 @@ def test_targets_that_do_not_match_the_positions_are_refused() -> None:
     sequences = [sequence("a", [10, 11], [1, 0]), sequence("b", [20, 21], [1, 0])]
     with pytest.raises(ValueError, match="expected 2 targets, found 3"):
         encode_rows(sequences, *three_targets(), ORIGIN)
+
+
+def test_log_probabilities_may_be_stored_in_finer_steps_which_the_row_names() -> None:
+    sequences = [sequence("a", [10, 11, 12, 13], [1, 0, 1, 0]), sequence("b", [20, 21], [1, 0])]
+    targets, _ = three_targets()
+    statistics = Statistics(entropy=np.array([1.0, 0.51, 3.0]), nll=np.array([0.2501, 64.5, 0.0]))
+    fine = encode_rows(sequences, targets, statistics, ORIGIN, nll_steps_per_nat=1024)
+    assert fine["nll_steps_per_nat"].to_pylist() == [1024, 1024]
+    assert fine["nll_codes"].to_pylist() == [[256, None, 65535, None], [0, None]]
+    assert fine["entropy_codes"].to_pylist() == [[32, None, 16, None], [96, None]]
+    coarse = encode_rows(sequences, targets, statistics, ORIGIN)
+    assert coarse["nll_steps_per_nat"].to_pylist() == [None, None]
+    assert coarse["nll_codes"].to_pylist() == [[8, None, 2064, None], [0, None]]
+    assert coarse["mean_nll"].to_pylist() == fine["mean_nll"].to_pylist()
+
+
+def test_a_row_of_a_document_leaves_the_columns_of_a_trace_null() -> None:
+    sequences = [sequence("a", [10, 11, 12, 13], [1, 0, 1, 0]), sequence("b", [20, 21], [1, 0])]
+    rows = encode_rows(sequences, *three_targets(), ORIGIN)
+    for name in CAPTURED.names[CAPTURED.get_field_index("writer") :]:
+        assert rows[name].null_count == rows.num_rows, name

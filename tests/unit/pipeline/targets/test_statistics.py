@@ -8,6 +8,9 @@ from logitlake.storage.lake.schema import STATISTIC_STEP
 def test_a_code_is_off_by_at_most_half_a_step() -> None:
     nats = np.linspace(0, 20, 12345)
     assert np.abs(statistic_codes(nats) * STATISTIC_STEP - nats).max() <= STATISTIC_STEP / 2
+    for steps in (32, 256, 1024):
+        below = nats[nats < 65535 / steps]
+        assert np.abs(statistic_codes(below, steps) / steps - below).max() <= 0.5 / steps
 
 
 def test_values_past_the_top_and_infinity_take_the_top_code() -> None:

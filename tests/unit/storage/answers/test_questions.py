@@ -196,7 +196,13 @@ def test_every_view_and_every_column_has_a_note_and_no_note_is_left_over(lake):
     noted = lake.sql("SELECT name, column_name, note FROM dictionary").to_pylist()
     assert {(row["name"], row["column_name"]) for row in noted if "(" not in row["name"]} == real
     assert all(len(row["note"]) > 4 and row["note"][-1] == "." for row in noted)
-    macros = re.findall(r"CREATE OR REPLACE MACRO (\w+\([\w, ]+\))", Path("storage/lake/views.sql").read_text("utf-8"))
+    macros = [
+        f"{name}{parameters}"
+        for name, body in re.findall(
+            r"CREATE OR REPLACE MACRO (\w+)(.*?);", Path("storage/lake/views.sql").read_text("utf-8"), re.DOTALL
+        )
+        for parameters in re.findall(r"(?:^|, )(\([\w, ]+\)) AS", body)
+    ]
     assert sorted(row["name"] for row in noted if "(" in row["name"]) == sorted(macros)
     assert len(noted) == len({(row["name"], row["column_name"]) for row in noted})
 
