@@ -75,6 +75,13 @@ def test_a_student_of_a_query_learns_from_what_it_chose_and_keeps_the_query(on_f
     assert not distilled(on_filled.model_copy(update={"training": training})).trained
 
 
+def test_training_keeps_a_local_copy_where_the_settings_say(on_filled: Config, tmp_path: Path) -> None:
+    training = on_filled.training.model_copy(update={"local_copy": tmp_path / "copy"})
+    with DistillRun(on_filled.model_copy(update={"training": training})) as run:
+        run.train()
+    assert list((tmp_path / "copy").rglob("*.rows"))
+
+
 def test_a_student_is_measured_on_what_it_may_learn_from_next_and_the_losses_are_kept_apart(
     on_filled: Config, cli: Any, tmp_path: Path
 ) -> None:
