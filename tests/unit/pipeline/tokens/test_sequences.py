@@ -3,7 +3,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from logitlake.pipeline.corpus import Chat, Document, Pair, Reject, RejectReason
+from logitlake.pipeline.corpus.document import Chat, Document, Pair, Reject, RejectReason
 from logitlake.pipeline.settings.models import TokenizationSettings
 from logitlake.pipeline.tokens.sequences import TokenizedDocument, tokenize, tokenize_documents
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
