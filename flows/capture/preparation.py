@@ -65,7 +65,7 @@ def prepare(config: Config, files: TeacherFiles | None = None) -> Prepared:
     """
     assert config.teacher is not None
     files = files or resolve_teacher(config.teacher)
-    tokenizer = TextTokenizer.load(files.tokenizer_directory, chat_template=config.tokenization.chat_template)
+    tokenizer = TextTokenizer.load(files.directory, chat_template=config.tokenization.chat_template)
     recipe = make_recipe(
         files=files,
         tokenizer=tokenizer,

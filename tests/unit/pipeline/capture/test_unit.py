@@ -28,7 +28,7 @@ from logitlake.storage.lake.schema import CAPTURED, STATISTIC_STEP
 from logitlake.storage.shards.writing import encode_shard
 from logitlake.storage.writing.commits import stored_rows
 
-FILES = TeacherFiles(directory=Path("/a"), tokenizer_directory=Path("/a"), teacher_hash="h" * 32, name="llama-1M")
+FILES = TeacherFiles(directory=Path("/a"), teacher_hash="h" * 32, name="llama-1M")
 WINDOWS = TokenizationSettings(window=32, overlap=8)
 Run = Callable[..., CapturedUnit]
 
