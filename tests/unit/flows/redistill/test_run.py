@@ -130,7 +130,8 @@ def test_a_student_that_goes_on_may_have_a_learning_rate_of_its_own(config: Conf
 def test_a_night_with_nothing_new_loads_no_torch(config: Config) -> None:
     script = f"""
         import json, sys
-                from logitlake.flows.redistill.run import RedistillRun
+        from logitlake.flows.capture.run import CaptureRun
+        from logitlake.flows.redistill.run import RedistillRun
         from logitlake.pipeline.settings.models import Config
         config = Config.model_validate(json.loads({config.model_dump_json()!r}))
         with RedistillRun(config) as run:
