@@ -19,12 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from matplotlib.figure import Figure
 from transformers import AutoModelForCausalLM
 
 from benchmarks.captured import benchmark_config
 from benchmarks.harness import Arm, Benchmark, Measurements, Runs, run
-from benchmarks.reporting import Reach, Summary, Table
+from benchmarks.reporting import Reach, Summary
+from benchmarks.sample import padded_ids
+from benchmarks.speed import plot_speed, speed_table
 from logitlake.flows.capture.preparation import prepare
 from logitlake.flows.capture.run import CaptureRun
 from logitlake.flows.terminal.progress import quiet_transformers
@@ -156,9 +157,8 @@ def _teacher(quick: bool) -> Any:
 @torch.inference_mode()
 def _logits(model: Any, sequences: Sequence[TokenSequence]) -> torch.Tensor:
     """Logits `[B, L, V]` of right-padded sequences; a mask only where there is padding."""
-    ids = [torch.from_numpy(sequence.input_ids.astype(np.int64)) for sequence in sequences]
-    input_ids = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
-    lengths = torch.tensor([len(each) for each in ids])
+    input_ids = padded_ids(sequences)
+    lengths = torch.tensor([len(sequence.input_ids) for sequence in sequences])
     mask = torch.arange(input_ids.shape[1])[None] < lengths[:, None]
     return model(input_ids=input_ids, attention_mask=None if mask.all() else mask.long(), use_cache=False).logits
 
@@ -173,16 +173,6 @@ def _arms(quick: bool) -> Mapping[str, Arm]:
 
 def summarise(runs: Runs, quick: bool) -> Summary:
     """Speeds, memory, and our share of the forward's."""
-    rows = [
-        [
-            name,
-            runs.median(name, "tokens_per_s"),
-            runs.median(name, "tokens_per_cpu_s"),
-            runs.median(name, "peak_mb"),
-            runs.spread(name, "tokens_per_s"),
-        ]
-        for name in runs.of_arm
-    ]
     by_cpu = runs.ratio("tokens_per_cpu_s", "logitlake", "bare forward")
     return Summary(
         figures={
@@ -190,25 +180,10 @@ def summarise(runs: Runs, quick: bool) -> Summary:
             "vs_script": runs.ratio("tokens_per_s", "logitlake", "script"),
             "memory_vs_script": runs.ratio("peak_mb", "logitlake", "script"),
         },
-        tables=[
-            Table(
-                "A capture from plan to committed shard",
-                ["arm", "tokens/s", "tokens per processor second", "peak MB", "slowest over fastest round"],
-                rows,
-            )
-        ],
-        plot=partial(_plot, runs),
+        tables=[speed_table("A capture from plan to committed shard", runs)],
+        plot=partial(plot_speed, runs),
         notes=[f"By processor time, which a busy machine changes less, the capture has {by_cpu:.2f} of the forward."],
     )
-
-
-def _plot(runs: Runs, figure: Figure) -> None:
-    speed, memory = figure.subplots(1, 2)
-    names = list(runs.of_arm)
-    speed.bar(names, [runs.median(name, "tokens_per_s") for name in names])
-    speed.set(ylabel="tokens/s")
-    memory.bar(names, [runs.median(name, "peak_mb") for name in names])
-    memory.set(ylabel="peak MB")
 
 
 BENCHMARK = Benchmark(

@@ -14,16 +14,15 @@ from benchmarks.demo_student import demo_student
 from benchmarks.dense import full_divergence
 from benchmarks.estimates import angle_degrees
 from benchmarks.replay import replayed_teacher
-from benchmarks.sample import captured, in_batches, sequences_of, single_windows
-from logitlake.pipeline.capture.unit import batch_targets
+from benchmarks.sample import captured, in_batches, padded_ids, sequences_of, single_windows
+from benchmarks.target_rows import target_rows
 from logitlake.pipeline.evaluation.evaluate import load_student
 from logitlake.pipeline.reading.batches import make_batch
-from logitlake.pipeline.targets.encoding import RowOrigin, encode_rows
 from logitlake.pipeline.targets.sparsifiers import Sparsifier
 from logitlake.pipeline.tokens.sequences import TokenSequence
 from logitlake.pipeline.training.model_loss import LossSettings, model_loss
 from logitlake.pipeline.training.output_layer import ModelParts, take_apart
-from logitlake.storage.identity import ID_LENGTH, digest
+from logitlake.storage.identity import digest
 
 _BATCH_TOKENS = 1024
 
@@ -42,13 +41,13 @@ class HeldOutGradient:
         """Angle in degrees to the gradient of full distributions, and the ratio of norms, of one draw of targets."""
         full = self.full()
         parts = take_apart(load_student(self._student))
-        mine = self._gradient(parts, partial(self._sparse_loss, sparsifier, seed))
+        sparse = self._gradient(parts, partial(self._sparse_loss, sparsifier, seed))
         dot, norm, reference = 0.0, 0.0, 0.0
-        for name, theirs in full.items():
-            own = mine[name]
-            dot += float(torch.dot(own.view(-1), theirs.view(-1)))
-            norm += float(torch.dot(own.view(-1), own.view(-1)))
-            reference += float(torch.dot(theirs.view(-1), theirs.view(-1)))
+        for name, full_grad in full.items():
+            sparse_1d, full_1d = sparse[name].view(-1), full_grad.view(-1)
+            dot += float(torch.dot(sparse_1d, full_1d))
+            norm += float(torch.dot(sparse_1d, sparse_1d))
+            reference += float(torch.dot(full_1d, full_1d))
         norm, reference = np.sqrt(norm), np.sqrt(reference)
         return {"angle_deg": angle_degrees(dot, norm, reference), "norm_ratio": norm / reference}
 
@@ -70,8 +69,8 @@ class HeldOutGradient:
         parts.model.requires_grad_(True)
         for batch in self._batches():
             loss(parts, batch).backward()
-        found = {name: p.grad for name, p in parts.model.named_parameters() if p.grad is not None}
-        return {name: grad.contiguous() for name, grad in found.items()}
+        parameters = parts.model.named_parameters()
+        return {name: p.grad.contiguous() for name, p in parameters if p.grad is not None}
 
     def _batches(self) -> Iterator[list[TokenSequence]]:
         for batch in in_batches(self._sequences, _BATCH_TOKENS):
@@ -81,30 +80,19 @@ class HeldOutGradient:
     def _sparse_loss(
         self, sparsifier: Sparsifier, seed: int, parts: ModelParts, batch: Sequence[TokenSequence]
     ) -> torch.Tensor:
-        """By the way that every target goes: encoded as rows, decoded to a batch, through the loss of training."""
-        (targets,), statistics = batch_targets(self._teacher, batch, [sparsifier], temperature=1.0, seed=seed)
-        rows = encode_rows(batch, targets, statistics, origin_of(batch))
+        """The loss of training on targets that were encoded as rows and decoded to a batch."""
+        rows = target_rows(self._teacher, batch, sparsifier, seed=seed)
         return model_loss(parts, make_batch(rows), LossSettings(), divisor=self.n_positions)
 
     def _full_loss(self, parts: ModelParts, batch: Sequence[TokenSequence]) -> torch.Tensor:
-        ids_BT = torch.nn.utils.rnn.pad_sequence(
-            [torch.from_numpy(sequence.input_ids.astype(np.int64)) for sequence in batch], batch_first=True
-        )
-        hidden_BTD = parts.hidden(ids_BT)
+        hidden_BTD = parts.hidden(padded_ids(batch))
         hidden_PD = torch.cat(
             [row_TD[np.flatnonzero(s.has_target)] for s, row_TD in zip(batch, hidden_BTD, strict=True)]
         )
         assert parts.weight is not None
-        kept_P = self._teacher.positions([s.input_ids for s in batch], [s.has_target for s in batch])
-        return full_divergence(
-            hidden_PD,
-            parts.weight,
-            lambda begin, end: self._teacher.logits(kept_P[begin:end]),
-            divisor=self.n_positions,
-        )
+        positions_P = self._teacher.positions([s.input_ids for s in batch], [s.has_target for s in batch])
 
+        def teacher_logits(begin: int, end: int) -> torch.Tensor:
+            return self._teacher.logits(positions_P[begin:end])
 
-def origin_of(batch: Sequence[TokenSequence]) -> RowOrigin:
-    """Rows that only a benchmark sees come from nowhere."""
-    names = [""] * len(batch)
-    return RowOrigin(recipe_id="0" * ID_LENGTH, corpora=names, sources=names)
+        return full_divergence(hidden_PD, parts.weight, teacher_logits, divisor=self.n_positions)

@@ -23,7 +23,6 @@ from benchmarks.harness import Arm, Benchmark, Measurements, Runs, run
 from benchmarks.reporting import Reach, Summary, Table
 from logitlake.flows.capture.preparation import Prepared, prepare
 from logitlake.pipeline.capture.planning import count_plan
-from logitlake.pipeline.corpus.readers.registry import read_corpus
 from logitlake.pipeline.settings.models import CorpusSettings
 from logitlake.storage.identity import document_id
 from logitlake.storage.lake.lake import Lake
@@ -106,7 +105,7 @@ def _write_corpus(path: Path, documents: int) -> list[str]:
     text = "\n".join(
         item.content
         for settings in benchmark_config().corpora
-        for item in read_corpus(settings)
+        for item in settings.read()
         if hasattr(item, "content") and isinstance(item.content, str)
     )
     lengths = lengths_of(documents)

@@ -1,10 +1,9 @@
 """Three nights of new data, played with a real server, work pool, worker and schedule: `make nightly`.
 
-The first brings documents, the second nothing, the third documents and a learning rate 100 times too high. They work on
-a copy of the demo's lake, which is made first if it is missing. Ends with one line of JSON.
+The first night has new documents, the second none, the third new documents and a learning rate 100 times too high. They
+work on a copy of the demo's lake; a missing lake is made first. The last line of the output is JSON.
 """
 
-import argparse
 import json
 import shutil
 import sys
@@ -13,11 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.demo_lake import copy_demo_lake, demo_parser, demo_paths
 from benchmarks.nights import Stage, play
-from logitlake.flows.cli.commands.demo import demo
 from logitlake.flows.demo.settings import DemoPaths, demo_config
 from logitlake.flows.demo.teacher import demo_teacher
-from logitlake.flows.terminal.output import say
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.answers.listings import listing
 from logitlake.storage.lake.lake import Lake
@@ -30,25 +28,21 @@ _PORT = 4299
 
 
 def main() -> None:
-    """Play them, and print what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--demo", type=Path, default=Path(), help="directory that holds demo-lake and demo-out")
+    """Play the nights and print their figures."""
+    parser = demo_parser(__doc__.splitlines()[0])
     parser.add_argument("--port", type=int, default=_PORT, help="port of the Prefect server")
-    given = parser.parse_args()
-    paths = DemoPaths.under(given.demo)
-    if not paths.lake.exists():
-        say("The demo's lake is missing: it is made first.")
-        demo(given.demo)
+    options = parser.parse_args()
+    paths = demo_paths(options.demo)
     with tempfile.TemporaryDirectory(prefix="logitlake-nightly-", ignore_cleanup_errors=True) as folder:
-        print(json.dumps(rehearse(Path(folder), paths, given.port)))
+        print(json.dumps(rehearse(Path(folder), paths, options.port)))
 
 
 def rehearse(home: Path, paths: DemoPaths, port: int) -> dict[str, Any]:
     """The three nights in `home`, on a copy of the demo's lake."""
-    shutil.copytree(paths.lake, home / "lake", ignore=shutil.ignore_patterns("prefect", "*.lock"))
+    location = copy_demo_lake(paths, home)
     (home / "arrivals").mkdir()
     config = _config(home, paths)
-    _start_from_demo(LakeLocation.resolve(home / "lake"))
+    _start_from_demo(location)
     fresh = _unknown_files(config)
 
     def arrive(night: int) -> None:
@@ -77,7 +71,7 @@ def _config(home: Path, paths: DemoPaths) -> Config:
 
 
 def _start_from_demo(location: LakeLocation) -> None:
-    """The demo's student is the current one."""
+    """Promote the demo's student, so that it is the current one."""
     with Lake.open(location, read_only=False) as lake:
         if student_of(lake) is None:
             students = listing(lake, "students", limit=1).rows.to_pylist()
@@ -85,11 +79,11 @@ def _start_from_demo(location: LakeLocation) -> None:
 
 
 def _unknown_files(config: Config) -> list[Path]:
-    """Sources of the standard library that the demo did not get to, of ordinary size."""
+    """Sources of the standard library between 2 and 6 kB that the demo has not captured."""
     with Lake.open(LakeLocation.resolve(config.lake.path)) as lake:
-        known = {Path(row).name for row in lake.sql("SELECT DISTINCT source FROM sources")["source"].to_pylist()}
-    found = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
-    return [path for path in found if path.name not in known and 2_000 < path.stat().st_size < 6_000]
+        captured = {Path(row).name for row in lake.sql("SELECT DISTINCT source FROM sources")["source"].to_pylist()}
+    modules = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    return [path for path in modules if path.name not in captured and 2_000 < path.stat().st_size < 6_000]
 
 
 if __name__ == "__main__":

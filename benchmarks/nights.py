@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from benchmarks.surroundings import REPOSITORY
 from logitlake.flows.serve.local_server import local_server
 from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.output import say
@@ -21,7 +22,6 @@ from logitlake.pipeline.settings.yaml_file import documented_yaml
 from logitlake.storage.errors import LakeError
 from logitlake.storage.lake.lake import Lake
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 _POOL = "logitlake"
 # For a machine on which much else runs; a quiet one needs a tenth.
 _NIGHT_SECONDS = 1500

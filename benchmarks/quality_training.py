@@ -13,18 +13,16 @@ import pyarrow as pa
 import torch
 
 from benchmarks.captured import benchmark_config, captured_lake
-from benchmarks.full_logits import FullLogitsTrainer, place_rows
-from benchmarks.gradients import origin_of
+from benchmarks.full_logits import FullLogitsTrainer, index_rows
 from benchmarks.quality_cells import BATCH_SEQUENCES, CROSS_ENTROPY, FULL, Cell, Plan
 from benchmarks.quality_student import narrow_student
 from benchmarks.replay import ReplayedTeacher, replayed_teacher
 from benchmarks.sample import captured, in_batches, sequences_of, single_windows, whole_documents
+from benchmarks.target_rows import target_rows
 from benchmarks.target_sample import target_settings
 from logitlake.flows.terminal.progress import quiet_transformers
-from logitlake.pipeline.capture.unit import batch_targets
 from logitlake.pipeline.evaluation.evaluate import evaluate
 from logitlake.pipeline.reading.reader import RowSetReader
-from logitlake.pipeline.targets.encoding import encode_rows
 from logitlake.pipeline.targets.sparsifiers import make_sparsifier
 from logitlake.pipeline.tokens.sequences import TokenSequence
 from logitlake.pipeline.training.distillation_trainer import DistillationTrainer
@@ -113,14 +111,13 @@ def _rows(stage: Stage, cell: Cell) -> pa.Table:
     tables = []
     for batch in in_batches(stage.sequences, _BATCH_TOKENS):
         if cell.arm == FULL:
-            tables.append(place_rows(batch, stage.teacher))
+            tables.append(index_rows(batch, stage.teacher))
             continue
         # Cross-entropy reads no target, but a position must have one.
         sparsifier = make_sparsifier(
             target_settings("top_k 1" if cell.arm == CROSS_ENTROPY else cell.arm, stage.plan.quick)
         )
-        (targets,), statistics = batch_targets(stage.teacher, batch, [sparsifier], temperature=1.0, seed=cell.seed)
-        tables.append(encode_rows(batch, targets, statistics, origin_of(batch)))
+        tables.append(target_rows(stage.teacher, batch, sparsifier, seed=cell.seed))
     return pa.concat_tables(tables).combine_chunks()
 
 

@@ -1,11 +1,10 @@
 """Every question of docs/sql.md, unchanged, in DuckDB's own command line, on the demo's lake: `make questions`.
 
-On a copy of that lake, which is made first if it is missing. A second teacher, the demo's student, caches 50 of its
-documents before, so that their disagreement is real. Ends with one line of JSON; fails if a question fails, or has no
-answer.
+They run on a copy of that lake; a missing lake is made first. The demo's student captures 50 documents as a second
+teacher, so that questions about two teachers have answers. The last line of the output is JSON; the exit code is 1 if a
+question fails or has no rows.
 """
 
-import argparse
 import csv
 import io
 import json
@@ -19,9 +18,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.demo_lake import copy_demo_lake, demo_parser, demo_paths
+from benchmarks.surroundings import REPOSITORY
 from logitlake.flows.capture.run import CaptureRun
-from logitlake.flows.cli.commands.demo import demo
-from logitlake.flows.demo.settings import DemoPaths, demo_config
+from logitlake.flows.demo.settings import demo_config
 from logitlake.flows.demo.teacher import demo_teacher
 from logitlake.flows.terminal.output import Format, print_rows, say
 from logitlake.pipeline.settings.models import Config
@@ -30,7 +30,7 @@ from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.sql.client_setup import client_lines
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "sql.md"
+PAGE = REPOSITORY / "docs" / "sql.md"
 COMMAND_LINE = Path(sysconfig.get_paths()["scripts"]) / "duckdb"
 _DOCUMENTS = 50
 _QUESTION = re.compile(r"^\*\*(.+?)\*\*.*?```sql\n(.*?)```", re.MULTILINE | re.DOTALL)
@@ -38,7 +38,7 @@ _QUESTION = re.compile(r"^\*\*(.+?)\*\*.*?```sql\n(.*?)```", re.MULTILINE | re.D
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one question: rows, or what went wrong."""
+    """The result of one question: its number of rows, or the error."""
 
     question: str
     n_rows: int
@@ -47,18 +47,11 @@ class Answer:
 
 
 def main() -> int:
-    """Prepare the lake, ask, and print a table. 1 if a question failed or has no answer."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--demo", type=Path, default=Path(), help="directory that holds demo-lake and demo-out")
-    given = parser.parse_args()
-    paths = DemoPaths.under(given.demo)
-    if not paths.lake.exists():
-        say("The demo's lake is missing: it is made first.")
-        demo(given.demo)
+    """Prepare the lake, ask, and print a table. Returns 1 if a question failed or has no rows."""
+    paths = demo_paths(demo_parser(__doc__.splitlines()[0]).parse_args().demo)
     with tempfile.TemporaryDirectory(prefix="logitlake-questions-") as folder:
         home = Path(folder)
-        shutil.copytree(paths.lake, home / "lake", ignore=shutil.ignore_patterns("prefect", "*.lock"))
-        location = LakeLocation.resolve(home / "lake")
+        location = copy_demo_lake(paths, home)
         Lake.open(location, read_only=False).close()
         config = demo_config(paths, demo_teacher())
         config = config.model_copy(update={"lake": config.lake.model_copy(update={"path": home / "lake"})})
@@ -66,15 +59,8 @@ def main() -> int:
         answers = [ask(location, title, sql) for title, sql in questions(PAGE.read_text(encoding="utf-8"))]
     print_rows([asdict(answer) for answer in answers], Format.TABLE)
     failed = [answer.question for answer in answers if answer.error or not answer.n_rows]
-    print(
-        json.dumps(
-            {
-                "questions": len(answers),
-                "failed": failed,
-                "seconds": round(sum(answer.seconds for answer in answers), 1),
-            }
-        )
-    )
+    seconds = round(sum(answer.seconds for answer in answers), 1)
+    print(json.dumps({"questions": len(answers), "failed": failed, "seconds": seconds}))
     return 1 if failed else 0
 
 
@@ -95,7 +81,7 @@ def ask(location: LakeLocation, title: str, sql: str) -> Answer:
 
 
 def cache_by_student(config: Config, folder: Path) -> None:
-    """Let the newest student be a teacher of the 50 shortest documents of the lake; and measure it, if nobody has."""
+    """Capture the 50 shortest documents with the newest student as the teacher; evaluate it if it was not evaluated."""
     location = LakeLocation.resolve(config.lake.path)
     with Lake.open(location) as lake:
         student = listing(lake, "students", limit=1).rows.to_pylist()[0]
@@ -124,16 +110,9 @@ def cache_by_student(config: Config, folder: Path) -> None:
         for number in run.units():
             run.commit(run.compute(number))
     if not measured:
-        say("It is measured on the held-out documents.")
-        program = [
-            sys.executable,
-            "-m",
-            "logitlake",
-            "evaluate",
-            student["student_id"],
-        ]
-        place = ["--no-teacher", "--lake", str(config.lake.path)]
-        subprocess.run([*program, *place], check=True, stdout=sys.stderr)
+        say("Evaluating the student on the held-out documents.")
+        arguments = ["evaluate", student["student_id"], "--no-teacher", "--lake", str(config.lake.path)]
+        subprocess.run([sys.executable, "-m", "logitlake", *arguments], check=True, stdout=sys.stderr)
 
 
 if __name__ == "__main__":

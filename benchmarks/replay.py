@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 from benchmarks.captured import CACHE, teacher_path
+from benchmarks.sample import padded_ids
 from logitlake.flows.terminal.progress import quiet_transformers
 from logitlake.pipeline.capture.planning import make_batches
 from logitlake.pipeline.settings.models import TeacherSettings
@@ -113,11 +114,8 @@ def _keep(files: TeacherFiles, dtype: str, sequences: Sequence[TokenSequence], p
 
 @torch.inference_mode()
 def _hidden(parts: ModelParts, sequences: Sequence[TokenSequence]) -> torch.Tensor:
-    """[B, L, D]; padding stands on the right, where causal attention never looks."""
-    ids_BL = torch.nn.utils.rnn.pad_sequence(
-        [torch.from_numpy(sequence.input_ids.astype(np.int64)) for sequence in sequences], batch_first=True
-    )
-    return parts.hidden(ids_BL).contiguous()
+    """Hidden states [B, L, D]."""
+    return parts.hidden(padded_ids(sequences)).contiguous()
 
 
 def _model(files: TeacherFiles, dtype: str, layers: int | None = None) -> torch.nn.Module:

@@ -1,9 +1,10 @@
-"""Which of the captured sequences a benchmark looks at: fixed by hash, the same on every run and machine."""
+"""The captured sequences that a benchmark reads, chosen by hash: the same on every run and machine."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from benchmarks.captured import captured_lake
 from logitlake.pipeline.targets.arrow_lists import flat_lists
@@ -41,15 +42,21 @@ def single_windows(rows: pa.Table, n_targets: int) -> pa.Table:
 def sequences_of(rows: pa.Table, n_targets: int | None = None) -> list[TokenSequence]:
     """The sequences that rows were made from; with `n_targets`, targets past so many are left out."""
     tokens, bounds = flat_lists(rows["input_ids"])
-    wanted = rows["target_ids"].combine_chunks().flatten().value_lengths().to_numpy(zero_copy_only=False) > 0
+    has_target = rows["target_ids"].combine_chunks().flatten().value_lengths().to_numpy(zero_copy_only=False) > 0
     if n_targets is not None:
-        wanted = wanted & (np.cumsum(wanted) <= n_targets)
+        has_target = has_target & (np.cumsum(has_target) <= n_targets)
     columns = ("doc_id", "window_index", "start")
-    places = zip(*(rows[name].to_pylist() for name in columns), bounds[:-1], bounds[1:], strict=True)
+    values = zip(*(rows[name].to_pylist() for name in columns), bounds[:-1], bounds[1:], strict=True)
     return [
-        TokenSequence(doc_id, window, start, tokens[begin:end].astype(np.int32), wanted[begin:end])
-        for doc_id, window, start, begin, end in places
+        TokenSequence(doc_id, window, start, tokens[begin:end].astype(np.int32), has_target[begin:end])
+        for doc_id, window, start, begin, end in values
     ]
+
+
+def padded_ids(sequences: Sequence[TokenSequence]) -> torch.Tensor:
+    """Input ids int64 [B, L], padded on the right, where causal attention never looks."""
+    ids = [torch.from_numpy(sequence.input_ids.astype(np.int64)) for sequence in sequences]
+    return torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
 
 
 def in_batches(sequences: Sequence[TokenSequence], tokens: int) -> list[list[TokenSequence]]:

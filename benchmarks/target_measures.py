@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 
 from benchmarks.captured import captured_lake
 from benchmarks.estimates import decode, mean_and_error, rounding_divergence, squared_bias, squared_error
-from benchmarks.gradients import HeldOutGradient, origin_of
+from benchmarks.gradients import HeldOutGradient
 from benchmarks.harness import Measurements
 from benchmarks.replay import ReplayedTeacher
 from benchmarks.sample import in_batches
+from benchmarks.target_rows import target_rows
 from benchmarks.target_sample import GRADIENT_POSITIONS, target_sample, target_settings
-from logitlake.pipeline.capture.unit import batch_targets
 from logitlake.pipeline.targets.counter_random import document_keys, uniforms
-from logitlake.pipeline.targets.encoding import encode_rows
 from logitlake.pipeline.targets.sparsifiers import Sparsifier, make_sparsifier
 from logitlake.pipeline.targets.sparsifiers.blocks import Blocks
 from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets
@@ -91,10 +90,8 @@ def _shard_bytes(
     rows: pa.Table, sequences: list[TokenSequence], teacher: ReplayedTeacher, sparsifier: Sparsifier
 ) -> int:
     """Bytes of the shard that a capture of these documents under this sparsifier would have written."""
-    tables = []
-    for batch in in_batches(sequences, BATCH_TOKENS):
-        (targets,), statistics = batch_targets(teacher, batch, [sparsifier], temperature=1.0, seed=0)
-        tables.append(encode_rows(batch, targets, statistics, origin_of(batch)))
+    batches = in_batches(sequences, BATCH_TOKENS)
+    tables = [target_rows(teacher, batch, sparsifier, seed=0) for batch in batches]
     encoded = pa.concat_tables(tables).combine_chunks()
     for name in ("recipe_id", "corpus", "source"):
         number = encoded.schema.get_field_index(name)
@@ -113,10 +110,9 @@ def _bias(
     n_positions: int,
 ) -> list[NDArray[np.float64]]:
     """An unbiased estimate of the squared bias of the first `n_positions` positions, from independent seeds."""
-    found: list[NDArray[np.float64]] = []
+    biases: list[NDArray[np.float64]] = []
     for sequence in sequences:
-        place = np.flatnonzero(sequence.has_target)
-        labels = sequence.start + place + 1
+        labels = sequence.start + np.flatnonzero(sequence.has_target) + 1
         begin = 0
         for logits_pV in teacher.forward([sequence.input_ids], [sequence.has_target]):
             chunk, begin = labels[begin : begin + len(logits_pV)], begin + len(logits_pV)
@@ -125,7 +121,7 @@ def _bias(
                 keys = np.repeat(document_keys(1000 + seed, [sequence.doc_id]), len(chunk), axis=0)
                 drawn = sparsifier(blocks, uniforms(keys, chunk, sparsifier.streams))
                 draws.append(decode(drawn, renormalise=renormalise))
-            found.append(squared_bias(draws, logits_pV.float().softmax(-1)))
-        if sum(map(len, found)) >= n_positions:
+            biases.append(squared_bias(draws, logits_pV.float().softmax(-1)))
+        if sum(map(len, biases)) >= n_positions:
             break
-    return found
+    return biases

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from transformers import AutoModelForCausalLM
 
 from benchmarks.captured import captured_lake
 from benchmarks.demo_student import student_config
 from benchmarks.harness import Arm, Benchmark, Measurements, Runs, run
-from benchmarks.reporting import Reach, Summary, Table
+from benchmarks.reporting import Reach, Summary
+from benchmarks.speed import plot_speed, speed_table
 from benchmarks.training_peers import OnlineTrainer, PlainTrainer, StepTimes
 from logitlake.flows.terminal.progress import quiet_transformers
 from logitlake.pipeline.api import LossSettings, Rows, open_rows, sparse_divergence
@@ -121,8 +121,6 @@ def _prepare(quick: bool) -> None:
 
 def summarise(runs: Runs, quick: bool) -> Summary:
     """Speeds and memory; what a larger teacher would make of the online arm; the loss against its reference."""
-    keys = ("tokens_per_s", "tokens_per_cpu_s", "peak_mb")
-    rows = [[name, *(runs.median(name, key) for key in keys), runs.spread(name, keys[0])] for name in runs.of_arm]
     larger = [theirs["seconds"] + (_LARGER - 1) * theirs["teacher_seconds"] for theirs in runs.of_arm["online"]]
     ratios = [slow / own["seconds"] for slow, own in zip(larger, runs.of_arm["cache"], strict=True)]
     vs_larger = sorted(ratios)[len(ratios) // 2]
@@ -134,14 +132,8 @@ def summarise(runs: Runs, quick: bool) -> Summary:
             "memory_vs_cross_entropy": runs.ratio("peak_mb", "cache", "cross-entropy"),
             "vs_online": runs.ratio("tokens_per_s", "cache", "online"),
         },
-        tables=[
-            Table(
-                "A student's training steps",
-                ["arm", "tokens/s", "tokens per processor second", "peak MB", "slowest over fastest round"],
-                rows,
-            )
-        ],
-        plot=partial(_plot, runs),
+        tables=[speed_table("A student's training steps", runs)],
+        plot=partial(plot_speed, runs),
         notes=[
             f"With a teacher {_LARGER} times as large, online distillation would take {vs_larger:.1f} x our time: "
             "its own, and that of so much more of the teacher's forward.",
@@ -150,15 +142,6 @@ def summarise(runs: Runs, quick: bool) -> Summary:
             f"By processor time, which a busy machine changes less: {by_cpu:.2f} x cross-entropy.",
         ],
     )
-
-
-def _plot(runs: Runs, figure: Figure) -> None:
-    speed, memory = figure.subplots(1, 2)
-    names = list(runs.of_arm)
-    speed.bar(names, [runs.median(name, "tokens_per_s") for name in names])
-    speed.set(ylabel="tokens/s")
-    memory.bar(names, [runs.median(name, "peak_mb") for name in names])
-    memory.set(ylabel="peak MB")
 
 
 BENCHMARK = Benchmark(

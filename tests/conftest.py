@@ -1,5 +1,6 @@
 """Fixtures that several rooms use: a tiny model, a tiny tokenizer, and rows of the cache made from plain lists."""
 
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -199,6 +200,29 @@ def tiny_config() -> dict[str, object]:
         "eos_token_id": 1,
         "pad_token_id": None,
     }
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tiny_config: dict[str, object]) -> Callable[..., Any]:
+    """A function that makes a random Llama of `tiny_config` from a seed; keywords change the config."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def make(seed: int = 0, **changes: object) -> LlamaForCausalLM:
+        torch.set_num_threads(1)
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(LlamaConfig(**tiny_config | changes)).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Callable[..., Any], tokenizer_dir: Path) -> Path:
+    """A directory as save_pretrained writes it: a random Llama with the tiny tokenizer."""
+    directory = tmp_path_factory.mktemp("teacher")
+    tiny_llama().save_pretrained(directory)
+    shutil.copytree(tokenizer_dir, directory, dirs_exist_ok=True)
+    return directory
 
 
 @pytest.fixture(scope="session")

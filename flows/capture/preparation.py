@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from logitlake.flows.settings import location_of
-from logitlake.pipeline.capture.planning import Plan, StoredDocuments, plan_units
+from logitlake.pipeline.capture.planning import Plan, StoredDocuments
 from logitlake.pipeline.capture.recipe import Recipe, make_recipe
 from logitlake.pipeline.capture.target_size_question import probe_key
 from logitlake.pipeline.corpus.document import Document, Reject
-from logitlake.pipeline.corpus.readers.registry import read_corpus
 from logitlake.pipeline.corpus.rejects import RejectGuard
 from logitlake.pipeline.settings.models import Config, TeacherSettings
 from logitlake.pipeline.teachers.files import TeacherFiles, TeacherSource, resolve_teacher
@@ -47,7 +46,7 @@ class Prepared:
     def plan(self, stored: StoredDocuments) -> Plan:
         """Work units of documents that are not stored, streamed, up to `capture.max_tokens`."""
         guards = {corpus.name: RejectGuard(corpus) for corpus in self.config.corpora}
-        return plan_units(
+        return Plan(
             documents(self.config, guards),
             stored=stored,
             tokenizer=self.tokenizer,
@@ -66,7 +65,7 @@ def prepare(config: Config, files: TeacherFiles | None = None) -> Prepared:
     """
     assert config.teacher is not None
     files = files or resolve_teacher(config.teacher)
-    tokenizer = TextTokenizer.load(files.tokenizer_directory, chat_template=config.tokenization.chat_template)
+    tokenizer = TextTokenizer.load(files.directory, chat_template=config.tokenization.chat_template)
     recipe = make_recipe(
         files=files,
         tokenizer=tokenizer,
@@ -84,4 +83,4 @@ def prepare(config: Config, files: TeacherFiles | None = None) -> Prepared:
 
 def documents(config: Config, guards: Mapping[str, RejectGuard]) -> Iterator[Document | Reject]:
     """The documents of all corpora. Raises CorpusError if too much of one is unusable."""
-    return chain.from_iterable(guards[corpus.name].watch(read_corpus(corpus)) for corpus in config.corpora)
+    return chain.from_iterable(guards[corpus.name].watch(corpus.read()) for corpus in config.corpora)

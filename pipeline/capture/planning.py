@@ -66,7 +66,11 @@ class PlanSummary:
 
 
 class Plan(Iterator[WorkUnit]):
-    """The work units of a stream of documents, made as they are asked for; see `plan_units`."""
+    """The documents of a stream that are not stored yet, once each, as work units in the order of the stream.
+
+    Units are made as they are asked for. A unit closes before it would exceed `unit_tokens`; a longer document is a
+    unit by itself. The first document that would exceed `max_tokens` ends the plan; later documents are not read.
+    """
 
     def __init__(
         self,
@@ -76,10 +80,14 @@ class Plan(Iterator[WorkUnit]):
         tokenizer: TextTokenizer,
         tokenization: TokenizationSettings,
         unit_tokens: int,
-        max_tokens: int | None,
-        lookup_documents: int,
-        on_reject: Callable[[Reject], None],
+        max_tokens: int | None = None,
+        lookup_documents: int = _LOOKUP_DOCUMENTS,
+        on_reject: Callable[[Reject], None] = lambda reject: None,
     ) -> None:
+        """`stored` gets up to `lookup_documents` ids at a time and returns those stored under the recipe.
+
+        `on_reject` is called with each document that the plan itself rejects, and may raise.
+        """
         self._stored = stored
         self._on_reject = on_reject
         self._tokenizer = tokenizer
@@ -172,36 +180,6 @@ class Plan(Iterator[WorkUnit]):
         self._counts.update(units=1 if unit.documents else 0, rejected=len(unit.rejects))
         self._open_unit()
         return unit
-
-
-def plan_units(
-    documents: Iterable[Document | Reject],
-    *,
-    stored: StoredDocuments,
-    tokenizer: TextTokenizer,
-    tokenization: TokenizationSettings,
-    unit_tokens: int,
-    max_tokens: int | None = None,
-    lookup_documents: int = _LOOKUP_DOCUMENTS,
-    on_reject: Callable[[Reject], None] = lambda reject: None,
-) -> Plan:
-    """The documents of the stream that are not `stored`, once each, as work units in the order of the stream.
-
-    `stored` takes document ids and returns those that are stored under the recipe; it is called with up to
-    `lookup_documents` at a time. A unit closes before it would pass `unit_tokens`; one document larger than that is a
-    unit by itself. The first document that would pass `max_tokens` ends the plan, and what follows it is not looked at.
-    `on_reject` is told of each document that the plan itself rejects, and may raise.
-    """
-    return Plan(
-        documents,
-        stored=stored,
-        tokenizer=tokenizer,
-        tokenization=tokenization,
-        unit_tokens=unit_tokens,
-        max_tokens=max_tokens,
-        lookup_documents=lookup_documents,
-        on_reject=on_reject,
-    )
 
 
 def count_plan(plan: Plan, on_tokens: Callable[[int], None] = lambda n: None) -> PlanSummary:

@@ -53,11 +53,6 @@ class RejectGuard:
             raise _too_many(self._settings, self._reasons, self._reasons.total(), self._first)
 
 
-def guard_rejects(stream: Iterable[Document | Reject], settings: CorpusSettings) -> Iterator[Document | Reject]:
-    """The stream of one corpus, unchanged, until its rejects pass `max_reject_share`; see RejectGuard."""
-    return RejectGuard(settings).watch(stream)
-
-
 def _too_many(settings: CorpusSettings, reasons: Counter[str], n_read: int, first: Reject) -> CorpusError:
     name = settings.name
     kinds = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())

@@ -34,7 +34,10 @@ class CorpusSettings(SettingsByName):
 
     @abstractmethod
     def read(self) -> Iterator[Any]:
-        """Every Document and Reject (logitlake.pipeline.corpus.document) in a fixed order, streamed."""
+        """Every Document and Reject (logitlake.pipeline.corpus.document) in a fixed order, streamed.
+
+        Raises CorpusError, at the first item or later, if the corpus can't be read.
+        """
 
     @model_validator(mode="after")
     def _one_shape(self) -> "CorpusSettings":

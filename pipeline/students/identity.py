@@ -61,7 +61,7 @@ def find_parent(settings: StudentSettings, recipe: Mapping[str, Any], teacher: T
         parent_id=read_facts(files.directory).get("student_id", files.teacher_hash),
         content_id=files.teacher_hash,
         directory=files.directory,
-        tokenizer_directory=files.tokenizer_directory,
+        tokenizer_directory=files.directory,
     )
 
 
@@ -106,7 +106,7 @@ def _teacher_as_parent(recipe: Mapping[str, Any], teacher: TeacherFiles | None) 
         parent_id=content_id,
         content_id=content_id,
         directory=teacher.directory if teacher else None,
-        tokenizer_directory=teacher.tokenizer_directory if teacher else None,
+        tokenizer_directory=teacher.directory if teacher else None,
     )
 
 

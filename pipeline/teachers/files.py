@@ -1,11 +1,10 @@
-"""Where a teacher's files are and what they are, before anything is loaded: hub id, directory or GGUF file.
+"""Finds a teacher's files from a hub id, a directory or a GGUF file, and hashes them, before the model is loaded.
 
-Needs torch only to convert a GGUF file, once. Everything after planning asks `TeacherFiles`, never the setting.
+Needs torch only to convert a GGUF file, once. Code after planning reads `TeacherFiles`, never the setting.
 """
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +23,9 @@ _NAMES = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherFiles:
-    """A teacher on this disk. `name` says what kind of model it is (family and size); it holds no path."""
+    """A teacher on this disk: `directory` holds its weights and tokenizer, `name` is its family and size."""
 
     directory: Path
-    tokenizer_directory: Path
     teacher_hash: str
     name: str
     n_parameters: int = 0
@@ -55,7 +53,6 @@ def resolve_teacher(settings: TeacherSettings) -> TeacherFiles:
     adapter = None if settings.adapter is None else _adapter(settings)
     return TeacherFiles(
         directory=directory,
-        tokenizer_directory=directory,
         teacher_hash=teacher_hash,
         name=f"{_model_type(directory)}-{_short(n_parameters)}",
         n_parameters=n_parameters,
@@ -80,11 +77,11 @@ def _gguf_file(settings: TeacherSettings) -> Path | None:
     if settings.gguf_file is None:
         if model.is_file() and model.suffix == ".gguf":
             return model
-        found = sorted(model.glob("*.gguf")) if model.is_dir() and not (model / "config.json").exists() else []
-        if len(found) > 1:
-            names = ", ".join(path.name for path in found)
+        candidates = sorted(model.glob("*.gguf")) if model.is_dir() and not (model / "config.json").exists() else []
+        if len(candidates) > 1:
+            names = ", ".join(path.name for path in candidates)
             raise SettingsError(f"teacher.model {model}: holds several GGUF files ({names}); name one by gguf_file")
-        return found[0] if found else None
+        return candidates[0] if candidates else None
     named = Path(settings.gguf_file).expanduser()
     tried = [named, model / named] if named.is_absolute() or named.exists() else [model / named]
     for path in tried:
@@ -115,8 +112,8 @@ def _local_or_hub(name: str, revision: str | None, setting: str, patterns: list[
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SettingsError(
-            f"{setting} {name}: not a directory here (looked at {path.absolute()}), and the Hugging Face hub did not "
-            f"give it: {reason}; check the name, log in by `hf auth login`, or name a directory"
+            f"{setting} {name}: not a directory here (looked at {path.absolute()}), and can't be downloaded from "
+            f"the Hugging Face hub: {reason}; check the name, log in by `hf auth login`, or name a directory"
         ) from None
 
 
@@ -135,19 +132,14 @@ def _adapter(settings: TeacherSettings) -> Path:
 
 def _weight_files(directory: Path, settings: TeacherSettings) -> list[Path]:
     """The weights that transformers would load: those of the index if there is one, safetensors before pickles."""
-    kinds: list[tuple[str, Callable[[], list[Path]]]] = [("safetensors", lambda: _safetensors(directory))]
-    if settings.allow_pickle:
-        kinds.append(("pickles", lambda: sorted(path for kind in _PICKLES for path in directory.glob(kind))))
-    for _, find in kinds:
-        if files := find():
-            return files
-    pickles = sorted(path.name for kind in _PICKLES for path in directory.glob(kind))
-    hint = (
-        f"; it has {', '.join(pickles)}, which can run code when loaded: set teacher.allow_pickle to true to trust it"
-        if pickles
-        else ""
-    )
-    raise SettingsError(f"teacher {directory}: expected *.safetensors, found none{hint}")
+    if files := _safetensors(directory):
+        return files
+    pickles = sorted(path for kind in _PICKLES for path in directory.glob(kind))
+    if pickles and settings.allow_pickle:
+        return pickles
+    names = ", ".join(path.name for path in pickles)
+    hint = f"; it has {names}, which can run code when loaded: set teacher.allow_pickle to true to trust it"
+    raise SettingsError(f"teacher {directory}: expected *.safetensors, found none{hint if pickles else ''}")
 
 
 def _safetensors(directory: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """Documents to sequences: token ids, and which of them carry a target.
 
-The ids made here are the ids that the teacher sees and the ids that are stored: nothing is decoded and encoded again.
+The teacher reads and the lake stores the ids made here: nothing is decoded and encoded again.
 
 Arrays carry a shape suffix: L tokens of a document, n tokens of one sequence.
 """
@@ -18,12 +18,7 @@ from logitlake.pipeline.tokens.chat_template import UnusableChatError
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import SettingsError
 
-__all__ = ["TextTokenizer", "TokenSequence", "TokenizedDocument", "tokenize", "tokenize_documents"]
-
-
 Int32Array = npt.NDArray[np.int32]
-
-
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -44,7 +39,7 @@ class TokenSequence:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenizedDocument:
-    """A document with its sequences, in order; `n_tokens` is what the teacher has to read, overlaps counted again."""
+    """A document with its sequences, in order; `n_tokens` counts what the teacher reads, overlaps included."""
 
     document: Document
     sequences: tuple[TokenSequence, ...]
@@ -55,30 +50,23 @@ class TokenizedDocument:
 _Labelled = tuple[Int32Array, BoolArray]
 
 
-def tokenize(
-    document: Document, tokenizer: TextTokenizer, settings: TokenizationSettings
-) -> TokenizedDocument | Reject:
-    """One document by itself; see `tokenize_documents`."""
-    return tokenize_documents([document], tokenizer, settings)[0]
-
-
 def tokenize_documents(
     documents: Sequence[Document], tokenizer: TextTokenizer, settings: TokenizationSettings
 ) -> list[TokenizedDocument | Reject]:
-    """Each document as its sequences, or as the reject that says why it has none; the order is kept.
+    """The sequences of each document, or a reject with the reason; in the order of `documents`.
 
-    A text's labels are all its tokens; a pair's those of the completion; a chat's those that the assistant wrote, or
-    all of them by `chat_targets`. Windows without any target are left out, for the teacher would read them for nothing.
-    What comes out for a document does not depend on the others. Raises MismatchError for a chat without a usable
-    template, SettingsError where the settings ask for a BOS or EOS that the tokenizer does not have.
+    Labels are all tokens of a text, the completion's tokens of a pair, and the assistant's tokens of a chat (all tokens
+    if `chat_targets` is `all`). Windows without a target are left out. The result for one document does not depend on
+    the others. Raises MismatchError for a chat without a usable template, SettingsError if the settings ask for a BOS
+    or EOS that the tokenizer does not have.
     """
     labelled: list[_Labelled | Reject | None] = [None] * len(documents)
     for kind, encode in ((str, _encode_texts), (Pair, _encode_pairs), (Chat, _encode_chats)):
-        places = [i for i, document in enumerate(documents) if isinstance(document.content, kind)]
-        if places:
-            encoded = encode([documents[i] for i in places], tokenizer, settings)
-            for place, result in zip(places, encoded, strict=True):
-                labelled[place] = result
+        indices = [i for i, document in enumerate(documents) if isinstance(document.content, kind)]
+        if indices:
+            encoded = encode([documents[i] for i in indices], tokenizer, settings)
+            for index, result in zip(indices, encoded, strict=True):
+                labelled[index] = result
     return [_cut(document, result, settings) for document, result in zip(documents, labelled, strict=True) if result]
 
 
@@ -92,29 +80,29 @@ def _encode_texts(
 def _encode_pairs(
     documents: Sequence[Document], tokenizer: TextTokenizer, settings: TokenizationSettings
 ) -> list[_Labelled | Reject]:
-    """Prompt ids first, exactly as the prompt alone has them, for that is what a student will be given.
+    """The ids begin with those of the prompt alone, because a student is given the prompt alone.
 
-    Where prompt and completion in one piece begin with those ids, they are taken in one piece; where a token would
-    straddle the border, the completion is encoded on its own.
+    Prompt and completion are encoded in one piece if the result begins with those ids. If a token crosses the border,
+    the completion is encoded on its own.
     """
     pairs = [document.content for document in documents if isinstance(document.content, Pair)]
     prompts = tokenizer.encode_texts([pair.prompt for pair in pairs])
     wholes = tokenizer.encode_texts([pair.prompt + pair.completion for pair in pairs])
-    found: list[_Labelled | Reject] = []
+    results: list[_Labelled | Reject] = []
     for pair, prompt, whole in zip(pairs, prompts, wholes, strict=True):
         ids = whole
         if whole[: len(prompt)] != prompt:
             ids = prompt + tokenizer.encode_continuation(pair.completion)
-        found.append(_labelled(ids, len(prompt), tokenizer, settings, add_eos=settings.eos))
-    return found
+        results.append(_labelled(ids, len(prompt), tokenizer, settings, add_eos=settings.eos))
+    return results
 
 
 def _encode_chats(
     documents: Sequence[Document], tokenizer: TextTokenizer, settings: TokenizationSettings
 ) -> list[_Labelled | Reject]:
-    """The template writes a chat's special tokens, its end included: no EOS is added, a BOS only by `bos: always`."""
+    """The template writes all special tokens of a chat: no EOS is added, and a BOS only with `bos: always`."""
     template = tokenizer.require_chat_template()
-    found: list[_Labelled | Reject] = []
+    results: list[_Labelled | Reject] = []
     for document in documents:
         assert isinstance(document.content, Chat)
         try:
@@ -123,7 +111,7 @@ def _encode_chats(
             else:
                 text, spans = template.render(document.content.messages)
         except UnusableChatError as error:
-            found.append(_reject(document, RejectReason.BAD_CHAT, f"the chat template refuses it: {error}"))
+            results.append(_reject(document, RejectReason.BAD_CHAT, f"the chat template refuses the chat: {error}"))
             continue
         encoding = tokenizer.encode_with_offsets([text])[0]
         add_bos = settings.bos == "always"
@@ -132,8 +120,8 @@ def _encode_chats(
             n_added = len(ids_L) - len(encoding.ids)
             is_label_L[:n_added] = False
             is_label_L[n_added:] &= _inside(np.array(encoding.offsets, np.int64).reshape(-1, 2), spans)
-        found.append((ids_L, is_label_L))
-    return found
+        results.append((ids_L, is_label_L))
+    return results
 
 
 def _labelled(
@@ -145,7 +133,7 @@ def _labelled(
     add_eos: bool,
     add_bos: bool | None = None,
 ) -> _Labelled:
-    """Ids with BOS and EOS as the settings ask, never a second one of either, and labels from `first_label` on."""
+    """Ids with at most one BOS and one EOS as the settings ask, and labels from index `first_label` on."""
     if add_bos is None:
         add_bos = tokenizer.adds_bos if settings.bos == "auto" else settings.bos == "always"
     before = [_required(tokenizer.bos_id, "bos")] if add_bos else []
@@ -167,7 +155,7 @@ def _required(token_id: int | None, name: str) -> int:
 
 
 def _inside(offsets_L2: npt.NDArray[np.int64], spans: Sequence[tuple[int, int]]) -> BoolArray:
-    """Which tokens lie wholly inside one of the spans; a token across a border was written by neither side alone."""
+    """Which tokens lie wholly inside one of the spans; a token across a border is not inside."""
     inside_L = np.zeros(len(offsets_L2), dtype=np.bool_)
     for start, end in spans:
         inside_L |= (offsets_L2[:, 0] >= start) & (offsets_L2[:, 1] <= end) & (start < end)
@@ -191,7 +179,7 @@ def _cut(
             sequences.append(TokenSequence(document.doc_id, number, start, ids_L[start:end], has_target_n))
     if not sequences:
         return _reject(
-            document, RejectReason.NO_TARGET, "no token of it is a label: nothing by the assistant, or empty"
+            document, RejectReason.NO_TARGET, "no token is a label: the assistant wrote nothing, or the text is empty"
         )
     return TokenizedDocument(document, tuple(sequences), sum(len(sequence.input_ids) for sequence in sequences))
 
@@ -211,13 +199,13 @@ class Window(NamedTuple):
 def windows(n_tokens: int, length: int, overlap: int) -> list[Window]:
     """Windows that start every `length - overlap` tokens, until one reaches the end of the document.
 
-    A label belongs to the first window that contains it; later ones hold it as context only. Windows share one token
-    even if `overlap` is 0, since a window's first token has nothing before it to be predicted from: so the tokens
-    1..n_tokens-1 are split among the windows without gap or double. Cost: O(number of windows).
+    A label belongs to the first window that contains it; later windows hold it as context only. Windows share at least
+    one token, even if `overlap` is 0, because a window's first token can't be predicted. Each of the tokens
+    1..n_tokens-1 is a label of exactly one window. Cost: O(number of windows).
     """
     stride = length - max(overlap, 1)
-    found = [Window(0, min(length, n_tokens), 1)]
-    while found[-1].end < n_tokens:
-        start = found[-1].start + stride
-        found.append(Window(start, min(start + length, n_tokens), found[-1].end))
-    return found
+    result = [Window(0, min(length, n_tokens), 1)]
+    while result[-1].end < n_tokens:
+        start = result[-1].start + stride
+        result.append(Window(start, min(start + length, n_tokens), result[-1].end))
+    return result

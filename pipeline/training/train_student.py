@@ -194,13 +194,13 @@ def _existing(output: Path, own_id: str) -> dict[str, Any] | None:
 
 
 def _tokenizer_directory(student: StudentSettings, parent: Parent, teacher: TeacherFiles | None) -> Path:
-    found = parent.tokenizer_directory or (teacher.tokenizer_directory if teacher else None)
-    if found is None:
+    directory = parent.tokenizer_directory or (teacher.directory if teacher else None)
+    if directory is None:
         raise SettingsError(
             f"student.source {student.source}: no tokenizer.json there, and no teacher at hand to take it from; "
             "put the tokenizer's files beside the config, or name the teacher"
         )
-    return found
+    return directory
 
 
 def _facts(

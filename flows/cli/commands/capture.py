@@ -56,14 +56,13 @@ def print_captured(report: "CaptureReport", form: Format) -> None:
 
 def find_cheap_mistakes(config: Config) -> None:
     """Raise the flow's errors about a missing teacher or corpus before a Prefect server is started."""
-    # Imported here: the hub client and the readers are slow to import.
-    from logitlake.pipeline.corpus.readers.registry import read_corpus
+    # Imported here: the hub client is slow to import.
     from logitlake.pipeline.teachers.files import resolve_teacher
 
     assert config.teacher is not None
     for corpus in config.corpora:
         if corpus.is_local:
-            next(read_corpus(corpus), None)
+            next(corpus.read(), None)
     resolve_teacher(config.teacher)
 
 

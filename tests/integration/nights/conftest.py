@@ -10,23 +10,20 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
-import torch
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from logitlake.flows.serve.automations import arrange_automations
 from logitlake.flows.serve.local_server import local_server
 from logitlake.pipeline.settings.models import Config, ScheduleSettings
 from logitlake.pipeline.settings.yaml_file import documented_yaml
 from logitlake.storage.failpoints import ENVIRONMENT_VARIABLE
-
-SENTENCES = ("the cat sat on the mat", "the dog sat on the log", "a small text for a small vocabulary")
+from tests.tiny_lake import append_documents, tiny_settings
 
 # A command is a child of a process that has loaded everything: it starts at once, and is killed like any other.
 TEMPLATE = """
@@ -80,57 +77,30 @@ def free_port() -> int:
     return unused_port()
 
 
-@pytest.fixture(scope="session")
-def tiny_teacher(tmp_path_factory: pytest.TempPathFactory, tiny_config: dict[str, object], tokenizer_dir: Path) -> Path:
-    """A directory as save_pretrained writes it: a random Llama with the tiny tokenizer."""
-    torch.manual_seed(0)
-    directory = tmp_path_factory.mktemp("teacher")
-    LlamaForCausalLM(LlamaConfig(**tiny_config)).save_pretrained(directory)
-    for file in tokenizer_dir.iterdir():
-        (directory / file.name).write_bytes(file.read_bytes())
-    return directory
-
-
 @pytest.fixture
 def add(tmp_path: Path) -> Callable[[int, int], None]:
     """Appends documents number `begin` to `end` to the corpus."""
-
-    def call(begin: int, end: int) -> None:
-        with (tmp_path / "documents.jsonl").open("ab") as file:
-            for number in range(begin, end):
-                text = f"{SENTENCES[number % 3]} and {number} the {SENTENCES[(number + 1) % 3]}"
-                file.write(orjson.dumps({"text": text}) + b"\n")
-
-    return call
+    return partial(append_documents, tmp_path / "documents.jsonl")
 
 
 @pytest.fixture
 def config(tmp_path: Path, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.setenv("LOGITLAKE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return Config.model_validate(
-        {
-            "lake": {"path": str(tmp_path / "lake"), "held_out": {"share": 0.2}},
-            "teacher": {"model": str(tiny_teacher), "device": "cpu", "dtype": "float32"},
-            "corpora": [{"name": "test", "kind": "jsonl", "path": str(tmp_path / "documents.jsonl")}],
-            "tokenization": {"window": 32, "overlap": 8},
-            "capture": {"unit_tokens": 300, "batch_tokens": 256},
-            "student": {"source": "teacher", "layers": 1},
-            # A rate that is bad, and gives figures still, if it is 100 times as high.
-            "redistill": {"checkpoint_steps": 1, "learning_rate": 0.003},
-            # A run that was killed keeps its place for a minute; here nobody has the time to wait for it.
-            "schedule": {"teachers": 100},
-            # Steps enough for the trainer to report its progress.
-            "training": {
-                "batch_sequences": 1,
-                "precision": "fp32",
-                "device": "cpu",
-                "learning_rate": 0.03,
-                "schedule": "constant",
-                "warmup_share": 0.0,
-            },
-        }
+    settings = tiny_settings(
+        tmp_path,
+        tiny_teacher,
+        tmp_path / "documents.jsonl",
+        batch_sequences=1,  # steps enough for the trainer to report its progress
+        learning_rate=0.03,
+        schedule="constant",
+        warmup_share=0.0,
     )
+    # A bad learning rate that still gives finite figures at 100 times its value.
+    settings["redistill"] = {"checkpoint_steps": 1, "learning_rate": 0.003}
+    # A killed run keeps its teacher slot for a minute: slots for all runs, so that no test waits.
+    settings["schedule"] = {"teachers": 100}
+    return Config.model_validate(settings)
 
 
 @dataclass(frozen=True)

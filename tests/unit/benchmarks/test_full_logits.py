@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.full_logits import FullLogitsTrainer, place_rows
+from benchmarks.full_logits import FullLogitsTrainer, index_rows
 from benchmarks.quality_training import memory_reader
 from benchmarks.replay import ReplayedTeacher
 from logitlake.pipeline.settings.models import TrainingSettings
@@ -45,7 +45,7 @@ def test_loss_is_the_cross_entropy_under_the_teachers_own_distributions(tmp_path
         (theirs,) = teacher().forward([sequence.input_ids], [np.ones(len(sequence.input_ids), np.bool_)])
         losses = -(theirs.float().softmax(-1) * own).sum(-1)[torch.from_numpy(sequence.has_target)]
         expected, n = expected + float(losses.sum()), n + len(losses)
-    rows = place_rows(sequences(), teacher())
+    rows = index_rows(sequences(), teacher())
     reader = memory_reader(rows, batch_sequences=4, seed=0)
     settings = TrainingSettings(device="cpu", precision="fp32", batch_sequences=4, schedule="constant")
     args = training_arguments(settings, tmp_path, show_progress=False)

@@ -1,4 +1,4 @@
-"""A tiny teacher on disk, a corpus for it, and a lake captured from them without Prefect."""
+"""A corpus for the tiny teacher, and a lake captured from it without Prefect."""
 
 import copy
 import shutil
@@ -9,64 +9,27 @@ from typing import Any
 
 import orjson
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner, Result
 
-from logitlake.flows.capture.run import CaptureRun
 from logitlake.flows.cli.app import app
 from logitlake.flows.reports import CaptureReport
 from logitlake.pipeline.settings.models import Config
-
-SENTENCES = ("the cat sat on the mat", "the dog sat on the log", "a small text for a small vocabulary")
-
-
-@pytest.fixture(scope="session")
-def tiny_teacher(tmp_path_factory: pytest.TempPathFactory, tiny_config: dict[str, object], tokenizer_dir: Path) -> Path:
-    """A directory as save_pretrained writes it: a random Llama with the tiny tokenizer."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    directory = tmp_path_factory.mktemp("teacher")
-    LlamaForCausalLM(LlamaConfig(**tiny_config)).save_pretrained(directory)
-    for file in tokenizer_dir.iterdir():
-        (directory / file.name).write_bytes(file.read_bytes())
-    return directory
+from tests.tiny_lake import capture_all, text_of, tiny_settings
 
 
 @pytest.fixture(scope="session")
 def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirty documents, one of them twice, and a line that is no JSON."""
     path = tmp_path_factory.mktemp("corpus") / "documents.jsonl"
-    texts = [f"{SENTENCES[number % 3]} and {number} the {SENTENCES[(number + 1) % 3]}" for number in range(30)]
+    texts = [text_of(number) for number in range(30)]
     lines = [orjson.dumps({"text": text}) for text in [*texts, texts[0]]]
     path.write_bytes(b"\n".join([*lines[:5], b"{no json", *lines[5:]]) + b"\n")
     return path
 
 
-def settings_in(directory: Path, tiny_teacher: Path, corpus_file: Path) -> dict[str, Any]:
-    """The settings of a small lake in a directory, as YAML would give them."""
-    return {
-        "lake": {"path": str(directory / "lake"), "held_out": {"share": 0.2}},
-        "teacher": {"model": str(tiny_teacher), "device": "cpu", "dtype": "float32"},
-        "corpora": [{"name": "test", "kind": "jsonl", "path": str(corpus_file)}],
-        "tokenization": {"window": 32, "overlap": 8},
-        "capture": {"unit_tokens": 300, "batch_tokens": 256},
-        "student": {"source": "teacher", "layers": 1},
-        "training": {"output": str(directory / "student"), "batch_sequences": 4, "precision": "fp32", "device": "cpu"},
-    }
-
-
-def captured_by(config: Config) -> CaptureReport:
-    """What the teacher flow does, without Prefect."""
-    with CaptureRun(config) as run:
-        for number in run.units():
-            run.commit(run.compute(number))
-    return run.report
-
-
 @pytest.fixture
 def raw_config(tmp_path: Path, tiny_teacher: Path, corpus_file: Path) -> dict[str, Any]:
-    return settings_in(tmp_path, tiny_teacher, corpus_file)
+    return tiny_settings(tmp_path, tiny_teacher, corpus_file, output=str(tmp_path / "student"))
 
 
 @pytest.fixture
@@ -85,7 +48,7 @@ def config_file(raw_config: dict[str, Any], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run_capture() -> Callable[[Config], CaptureReport]:
-    return captured_by
+    return capture_all
 
 
 @dataclass(frozen=True)
@@ -102,11 +65,11 @@ def filled(
     tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, corpus_file: Path, _own_cache: None
 ) -> FilledLake:
     directory = tmp_path_factory.mktemp("filled")
-    raw = settings_in(directory, tiny_teacher, corpus_file)
+    raw = tiny_settings(directory, tiny_teacher, corpus_file, output=str(directory / "student"))
     path = directory / "logitlake.yaml"
     path.write_bytes(orjson.dumps(raw))
     config = Config.model_validate(raw)
-    return FilledLake(config, path, captured_by(config))
+    return FilledLake(config, path, capture_all(config))
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ from transformers import LlamaForCausalLM
 from logitlake.pipeline.api import LossSettings, model_loss, open_rows, take_apart
 from logitlake.pipeline.settings.models import Config
 from logitlake.pipeline.settings.registry import CORPORA, ENGINES, LOSSES, SPARSIFIERS
+from tests.tiny_lake import text_of
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "plugins.md").read_text(encoding="utf-8")
 MODULES = {re.match(r"# (\w+)\.py\n", code)[1]: code for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)}
 SHARE = 0.2
-SENTENCES = ("the cat sat on the mat", "the dog sat on the log", "a small text for a small vocabulary")
 
 Command = Callable[..., str]
 
@@ -72,7 +72,7 @@ def settings(tmp_path: Path, raw_config: dict[str, Any]) -> dict[str, Any]:
     """The settings of the page over a tiny teacher and a table of sentences."""
     (example,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     toy = yaml.safe_load(example)
-    rows = [f"{number};{SENTENCES[number % 3]} and {number} {SENTENCES[(number + 1) % 3]}" for number in range(12)]
+    rows = [f"{number};{text_of(number)}" for number in range(12)]
     (tmp_path / "documents.csv").write_text("\n".join(["number;text", *rows]), encoding="utf-8")
     raw = raw_config | {"corpora": toy["corpora"], "target": toy["target"]}
     raw["teacher"] = raw["teacher"] | {"engine": toy["teacher"]["engine"]}

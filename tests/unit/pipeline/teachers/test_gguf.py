@@ -80,7 +80,7 @@ def test_a_gguf_file_becomes_an_ordinary_teacher_once(gguf_file: Path, tmp_path:
     assert resolve_teacher(TeacherSettings(model=str(gguf_file.parent))) == files
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "gguf").rglob("*")} == made
     assert not [path for path in made if path.name.endswith(".tmp")]
-    tokenizer = TextTokenizer.load(files.tokenizer_directory)
+    tokenizer = TextTokenizer.load(files.directory)
     engine = load_teacher(named, files, vocab_size=tokenizer.vocab_size)
     ids = np.array(tokenizer.encode_texts(["the lazy dog"])[0], np.int32)
     (logits,) = engine.forward([ids], [np.ones(len(ids), bool)])

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from logitlake.pipeline.corpus import Chat, Document, Pair, Reject, RejectReason
+from logitlake.pipeline.corpus.document import Chat, Document, Pair, Reject, RejectReason
 from logitlake.pipeline.settings.models import TokenizationSettings
-from logitlake.pipeline.tokens.sequences import TokenizedDocument, tokenize, tokenize_documents
+from logitlake.pipeline.tokens.sequences import TokenizedDocument, tokenize_documents
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import SettingsError
 
@@ -23,6 +23,10 @@ CHAT = Chat(
 
 def document(content, doc_id="d"):
     return Document(doc_id, content, "corpus", "file", 1)
+
+
+def tokenize(document, tokenizer, settings):
+    return tokenize_documents([document], tokenizer, settings)[0]
 
 
 def labels(tokenized: TokenizedDocument) -> list[int]:

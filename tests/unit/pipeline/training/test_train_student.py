@@ -1,12 +1,13 @@
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from logitlake.pipeline.reading.batches import make_batch
 from logitlake.pipeline.reading.reader import RowSetReader
@@ -34,12 +35,8 @@ def lake(memory_lake):
 
 
 @pytest.fixture
-def checkpoint(tiny_config, tokenizer_dir, tmp_path):
-    torch.manual_seed(0)
-    directory = tmp_path / "parent"
-    LlamaForCausalLM(LlamaConfig(**tiny_config)).save_pretrained(directory)
-    AutoTokenizer.from_pretrained(tokenizer_dir).save_pretrained(directory)
-    return directory
+def checkpoint(tiny_teacher, tmp_path):
+    return shutil.copytree(tiny_teacher, tmp_path / "parent")
 
 
 @pytest.fixture

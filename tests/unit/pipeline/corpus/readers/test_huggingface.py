@@ -3,7 +3,7 @@ import json
 import datasets
 import pytest
 
-from logitlake.pipeline.corpus import Chat, Document, read_corpus
+from logitlake.pipeline.corpus.document import Chat, Document
 from logitlake.pipeline.settings.models import CorpusSettings
 from logitlake.storage.errors import CorpusError
 
@@ -17,7 +17,7 @@ def private_cache(tmp_path, monkeypatch):
 
 
 def read(path, **settings):
-    return list(read_corpus(CorpusSettings(name="c", kind="huggingface", path=str(path), **settings)))
+    return list(CorpusSettings(name="c", kind="huggingface", path=str(path), **settings).read())
 
 
 def found(items):

@@ -8,7 +8,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitlake.pipeline.corpus import Chat, Document, Pair, Reject, read_corpus
+from logitlake.pipeline.corpus.document import Chat, Document, Pair, Reject
 from logitlake.pipeline.corpus.readers.jsonl import read_jsonl
 from logitlake.pipeline.corpus.streams import lines
 from logitlake.pipeline.settings.models import CorpusSettings
@@ -16,7 +16,7 @@ from logitlake.storage.errors import CorpusError
 
 
 def read(path, **settings):
-    return list(read_corpus(CorpusSettings(name="c", kind="jsonl", path=str(path), **settings)))
+    return list(CorpusSettings(name="c", kind="jsonl", path=str(path), **settings).read())
 
 
 def found(items):

@@ -2,12 +2,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from logitlake.pipeline.corpus import Document, read_corpus
+from logitlake.pipeline.corpus.document import Document
 from logitlake.pipeline.settings.models import CorpusSettings
 
 
 def read(path, **settings):
-    return list(read_corpus(CorpusSettings(name="c", kind="parquet", path=str(path), **settings)))
+    return list(CorpusSettings(name="c", kind="parquet", path=str(path), **settings).read())
 
 
 def found(items):
@@ -58,7 +58,7 @@ def test_chat_has_the_id_that_it_has_as_json_lines(tmp_path):
     )
     [parquet] = read(tmp_path, messages_field="m")
     settings = CorpusSettings(name="c", kind="jsonl", path=str(tmp_path), messages_field="m")
-    [jsonl] = read_corpus(settings)
+    [jsonl] = settings.read()
     assert parquet.doc_id == jsonl.doc_id
 
 

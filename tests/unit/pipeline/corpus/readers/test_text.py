@@ -1,13 +1,13 @@
 import pytest
 
-from logitlake.pipeline.corpus import Document, read_corpus
+from logitlake.pipeline.corpus.document import Document
 from logitlake.pipeline.settings.models import CorpusSettings
 from logitlake.storage.errors import CorpusError
 from logitlake.storage.identity import document_id
 
 
 def read(path, **settings):
-    return list(read_corpus(CorpusSettings(name="c", kind="text", path=str(path), **settings)))
+    return list(CorpusSettings(name="c", kind="text", path=str(path), **settings).read())
 
 
 def test_a_file_is_a_document_as_it_is_with_its_relative_path(tmp_path):
