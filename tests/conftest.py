@@ -134,9 +134,8 @@ class MemoryLake:
                 row[0] = number
                 number += 1
             at = table.schema.get_field_index("input_ids")
-            self.units[f"u{index:03d}"] = table.set_column(
-                at, table.schema.field(at), pa.array(ids, pa.list_(pa.int32()))
-            )
+            numbered = table.set_column(at, table.schema.field(at), pa.array(ids, pa.list_(pa.int32())))
+            self.units[f"u{index:03d}"] = with_checksums(numbered)
         self.weights = weights
         self.fetched: list[tuple[str, ...]] = []
 

@@ -16,8 +16,9 @@ from logitlake.pipeline.reading.batches import TARGET_COLUMNS
 from logitlake.pipeline.reading.local_copy import KEY_COLUMNS, LocalCopy
 from logitlake.pipeline.reading.row_order import Block, Draw, UnitWeights, in_order, order_rows, plan_blocks
 from logitlake.pipeline.targets.decoding import CutMass, DecodedRows, DecodedTable, PickedRow
-from logitlake.storage.errors import LakeError, SettingsError
+from logitlake.storage.errors import IntegrityError, LakeError, SettingsError
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.schema import differing_targets
 from logitlake.storage.row_sets.row_set import RowSet, fetch
 
 # (unit ids, columns) → their rows ordered by (unit_id, doc_id, window), as storage.row_sets.row_set.fetch gives them.
@@ -113,7 +114,7 @@ class EpochRows:
     def _decoded(self, units: Sequence[int]) -> tuple[pa.Table, DecodedTable]:
         """The rows of some units (at least `n_tokens`, `n_targets` and `weight`), and the same rows decoded."""
         if self._local_copy is None:
-            rows = self._rows_of(units, TARGET_COLUMNS)
+            rows = self._target_rows(units)
             return rows, DecodedTable.of(rows, cut_mass=self._cut_mass)
         keys = self._rows_of(units, KEY_COLUMNS)
         names = {
@@ -124,11 +125,25 @@ class EpochRows:
         missing = [unit for unit, copy in copies.items() if copy is None]
         chunks: dict[int, list[DecodedRows]] = {unit: [copy] for unit, copy in copies.items() if copy is not None}
         if missing:
-            rows = self._rows_of(missing, TARGET_COLUMNS)
+            rows = self._target_rows(missing)
             for unit, first, count in self._places(missing):
                 chunks[unit] = DecodedTable.of(rows.slice(first, count), cut_mass=self._cut_mass).chunks
                 self._local_copy.save(names[unit], chunks[unit])
         return keys, DecodedTable.joined([chunk for unit in units for chunk in chunks[unit]])
+
+    def _target_rows(self, units: Sequence[int]) -> pa.Table:
+        """The rows of some units, compared with their hashes. Raises IntegrityError for a row that was changed."""
+        rows = self._rows_of(units, (*TARGET_COLUMNS, "targets_hash"))
+        for first, batch in _with_first_rows(rows):
+            damaged = np.flatnonzero(differing_targets(pa.Table.from_batches([batch])).to_numpy(zero_copy_only=False))
+            if len(damaged):
+                row = first + int(damaged[0])
+                unit = next(unit for unit, begin, count in self._places(units) if begin <= row < begin + count)
+                raise IntegrityError(
+                    f"unit {self._unit_ids[unit]}: a row does not match its hash, so its targets were changed on disk; "
+                    "`logitlake verify` names the file: restore it from a backup, or forget the document"
+                )
+        return rows
 
     def _places(self, units: Sequence[int]) -> Iterator[tuple[int, int, int]]:
         """Of rows read together: each unit, its first row, and how many it has."""
@@ -158,6 +173,14 @@ class EpochRows:
                 sums.extend(float(part.sum()) for part in self._by_unit(units, weights))
             self._weights = UnitWeights.of(sums, self._row_set.n_sequences)
         return self._weights
+
+
+def _with_first_rows(rows: pa.Table) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The record batches of a table, each with the number of its first row."""
+    first = 0
+    for batch in rows.to_batches():
+        yield first, batch
+        first += batch.num_rows
 
 
 def _checked_weights(rows: pa.Table) -> np.ndarray:

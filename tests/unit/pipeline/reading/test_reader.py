@@ -8,7 +8,7 @@ import torch
 
 from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.reading.row_order import LENGTH_GROUP, Draw, UnitWeights, order_rows, plan_blocks
-from logitlake.storage.errors import LakeError, MismatchError, SettingsError
+from logitlake.storage.errors import IntegrityError, LakeError, MismatchError, SettingsError
 
 
 @pytest.fixture
@@ -239,3 +239,24 @@ def test_batches_move_to_a_device_whole(lake):
     batch = next(iter(lake.reader())).to(torch.device("meta"))
     assert batch.input_ids.is_meta
     assert batch.targets.probs.is_meta
+
+
+@pytest.mark.parametrize("column", ["n_targets", "levels", "input_ids", "target_ids", "head_codes"])
+def test_a_row_whose_targets_were_changed_on_disk_never_reaches_a_batch(lake, column):
+    rows = lake.units["u002"]
+    values = rows[column].to_pylist()
+    values[0] = _raised(values[0])
+    index = rows.schema.get_field_index(column)
+    lake.units["u002"] = rows.set_column(
+        index, rows.schema.field(index), pa.array(values, rows.schema.field(index).type)
+    )
+    with pytest.raises(IntegrityError, match="unit u002: a row does not match its hash"):
+        epoch_of(lake.reader())
+
+
+def _raised(value):
+    """The same number or list of numbers, the first number one higher."""
+    if not isinstance(value, list):
+        return value + 1
+    first = next(index for index, entry in enumerate(value) if entry != [])
+    return [_raised(entry) if index == first else entry for index, entry in enumerate(value)]
