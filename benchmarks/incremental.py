@@ -51,8 +51,8 @@ def plan_known(documents: int) -> Measurements:
     with Lake.open(LakeLocation.resolve(_directory(documents) / "lake")) as lake:
         summary = count_plan(prepared.plan(KnownDocuments(lake, prepared.recipe.recipe_id)))
     seconds = time.perf_counter() - began
-    if (summary.known, summary.new, summary.rejected) != (documents, 0, 0):
-        raise SystemExit(f"incremental: expected {documents} known documents, found {summary}")
+    if (summary.stored, summary.new, summary.rejected) != (documents, 0, 0):
+        raise SystemExit(f"incremental: expected {documents} stored documents, found {summary}")
     return {"seconds": seconds, "microseconds_per_document": 1e6 * seconds / documents}
 
 

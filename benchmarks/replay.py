@@ -1,7 +1,7 @@
-"""The teacher without its body: last hidden states are kept once, and its output layer runs again for every arm.
+"""The teacher without its body: last hidden states are stored once, and the output layer runs again for every arm.
 
-So many arms see the very same distributions for a fifth of the price. Only for a teacher whose output layer is a plain
-matrix. Shapes: N tokens of all sequences, D hidden size, P wanted positions, V ids.
+All arms then use the same distributions, at a fifth of the cost. Only for a teacher whose output layer is a plain
+matrix. Shapes: N tokens of all sequences, D hidden size, P positions with a target, V ids.
 """
 
 import sys
@@ -31,11 +31,10 @@ _CHUNK_ROWS = 512
 
 
 class ReplayedTeacher:
-    """An engine (pipeline/teachers/engine.py) that knows the sequences it was made for, and no others."""
+    """An engine (pipeline/teachers/engine.py) for the sequences that it was made for, and no others."""
 
     def __init__(self, hidden_ND: NDArray[Any], begins: dict[bytes, int], weight_VD: torch.Tensor) -> None:
-        """`hidden_ND` in the weight's dtype, bfloat16 as its bits; `begins` says where a sequence begins, by its ids'
-        bytes."""
+        """`hidden_ND` in the weight's dtype, bfloat16 as uint16; `begins` maps a sequence's bytes to its row."""
         self._hidden_ND = hidden_ND
         self._begins = begins
         self.weight_VD = weight_VD
@@ -53,38 +52,39 @@ class ReplayedTeacher:
         return {"engine": "replayed hidden states"}
 
     def positions(
-        self, input_ids: Sequence[NDArray[np.int32]], wanted: Sequence[NDArray[np.bool_]]
+        self, input_ids: Sequence[NDArray[np.int32]], has_target: Sequence[NDArray[np.bool_]]
     ) -> NDArray[np.int64]:
-        """Where the wanted positions are among the N kept tokens, int64 [P]."""
-        places = [self._begins[_key(ids)] + np.flatnonzero(mask) for ids, mask in zip(input_ids, wanted, strict=True)]
-        return np.concatenate([np.zeros(0, np.int64), *places])
+        """Indices of the positions with a target among the N stored tokens, int64 [P]."""
+        pairs = zip(input_ids, has_target, strict=True)
+        indices = [self._begins[_key(ids)] + np.flatnonzero(mask) for ids, mask in pairs]
+        return np.concatenate([np.zeros(0, np.int64), *indices])
 
     def logits(self, positions_P: NDArray[np.int64]) -> torch.Tensor:
-        """Logits `[P, V]` of kept tokens by their places."""
+        """Logits `[P, V]` of stored tokens by their indices."""
         hidden_PD = torch.from_numpy(self._hidden_ND[positions_P]).view(self.weight_VD.dtype)
         return torch.nn.functional.linear(hidden_PD, self.weight_VD)
 
     @torch.inference_mode()
     def forward(
-        self, input_ids: Sequence[NDArray[np.int32]], wanted: Sequence[NDArray[np.bool_]]
+        self, input_ids: Sequence[NDArray[np.int32]], has_target: Sequence[NDArray[np.bool_]]
     ) -> Iterator[torch.Tensor]:
-        """Logits `[p, V]` of the wanted positions, chunk by chunk."""
-        positions_P = self.positions(input_ids, wanted)
+        """Logits `[p, V]` of the positions with a target, chunk by chunk."""
+        positions_P = self.positions(input_ids, has_target)
         for begin in range(0, len(positions_P), _CHUNK_ROWS):
             yield self.logits(positions_P[begin : begin + _CHUNK_ROWS])
 
 
 def replayed_teacher(sequences: Sequence[TokenSequence], dtype: str = "auto") -> ReplayedTeacher:
-    """The teacher over these sequences; its body runs the first time they are asked for, and never again.
+    """The teacher over these sequences; its body runs on the first call, then its hidden states are read from a file.
 
-    `auto` computes in what the machine multiplies by itself.
+    The dtype `auto` is bfloat16 where the CPU multiplies it in hardware.
     """
     dtype = resolve_dtype(dtype, "cpu")
     files = resolve_teacher(TeacherSettings(model=str(teacher_path())))
     names = (files.teacher_hash.encode(), dtype.encode())
     path = CACHE / f"hidden-{digest(*names, *(_key(s.input_ids) for s in sequences))[:16]}.npy"
     if not path.exists():
-        _keep(files, dtype, sequences, path)
+        _store_hidden(files, dtype, sequences, path)
     parts = take_apart(_model(files, dtype, layers=1))
     assert parts.weight is not None, "the output layer of the benchmarks' teacher is a plain matrix"
     lengths = [len(sequence.input_ids) for sequence in sequences]
@@ -92,23 +92,23 @@ def replayed_teacher(sequences: Sequence[TokenSequence], dtype: str = "auto") ->
     return ReplayedTeacher(np.load(path, mmap_mode="r"), begins, parts.weight.detach())
 
 
-def _keep(files: TeacherFiles, dtype: str, sequences: Sequence[TokenSequence], path: Path) -> None:
+def _store_hidden(files: TeacherFiles, dtype: str, sequences: Sequence[TokenSequence], path: Path) -> None:
     print(f"benchmarks: the teacher over {len(sequences)} sequences, once", file=sys.stderr, flush=True)
     parts = take_apart(_model(files, dtype))
     lengths = np.array([len(sequence.input_ids) for sequence in sequences])
     begins = np.cumsum(lengths) - lengths
-    kept_ND: NDArray[Any] | None = None
+    stored_ND: NDArray[Any] | None = None
     for indices in make_batches(lengths.tolist(), _BATCH_TOKENS):
         hidden_BLD = _hidden(parts, [sequences[i] for i in indices])
         if hidden_BLD.dtype == torch.bfloat16:
             hidden_BLD = hidden_BLD.view(torch.uint16)
-        if kept_ND is None:
-            kept_ND = np.empty((int(lengths.sum()), hidden_BLD.shape[2]), hidden_BLD.numpy().dtype)
+        if stored_ND is None:
+            stored_ND = np.empty((int(lengths.sum()), hidden_BLD.shape[2]), hidden_BLD.numpy().dtype)
         for row, i in enumerate(indices):
-            kept_ND[begins[i] : begins[i] + lengths[i]] = hidden_BLD[row, : lengths[i]].numpy()
+            stored_ND[begins[i] : begins[i] + lengths[i]] = hidden_BLD[row, : lengths[i]].numpy()
     staged = path.with_suffix(".tmp")
     with staged.open("wb") as file:
-        np.save(file, kept_ND)
+        np.save(file, stored_ND)
     staged.rename(path)
 
 

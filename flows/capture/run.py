@@ -255,7 +255,7 @@ class CaptureRun:
         self.report = replace(
             self.report,
             documents_seen=summary.documents,
-            documents_known=summary.known,
+            documents_known=summary.stored,
             documents_repeated=summary.repeated,
             documents_rejected=summary.rejected,
             seconds=time.monotonic() - self._began,

@@ -1,1 +1,1 @@
-"""From documents to the rows of a work unit: recipe, plan, unit."""
+"""Captures documents as rows: recipe, plan, work unit."""

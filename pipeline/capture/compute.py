@@ -1,4 +1,4 @@
-"""The computation of a work unit as a pure function of values that can be pickled, so that any process can do it."""
+"""Computes a work unit from values that can be pickled, so that any process can do it."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -27,10 +27,10 @@ def compute_unit(
 
 @lru_cache(maxsize=1)
 def loaded_teacher(source: TeacherSource) -> Engine:
-    """The teacher of this process; kept until another one is asked for, or until `unload_teacher`."""
+    """The teacher of this process; kept until another one is loaded, or until `unload_teacher`."""
     return load_engine(source.settings, source.files, vocab_size=source.vocabulary)
 
 
 def unload_teacher() -> None:
-    """Let go of the teacher that this process has loaded."""
+    """Release the teacher that this process has loaded."""
     loaded_teacher.cache_clear()

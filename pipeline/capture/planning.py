@@ -1,7 +1,7 @@
-"""What is missing → work units → token-budget batches.
+"""Plans a capture: new documents → work units → token-budget batches.
 
-Planning is a pure function of the stream of documents and of what is stored already: the size of a lookup changes
-nothing. Memory is one lookup of documents, one work unit, and about 150 bytes for the id of each document that is new.
+The plan depends only on the stream of documents and on the stored ids, not on the size of a lookup. Memory is one
+lookup of documents, one work unit, and about 150 bytes for the id of each new document.
 """
 
 from collections import Counter
@@ -18,12 +18,12 @@ StoredDocuments = Callable[[list[str]], set[str]]
 
 _LOOKUP_DOCUMENTS = 1000
 _LOOKUP_CHARACTERS = 16 * 2**20
-# A unit closes early at so many rejects and sightings: a repeated night over a large corpus holds no more of them.
+# A unit closes early at this number of rejects and sightings, to bound memory.
 _NOTES_PER_UNIT = 50_000
 
 
 class Sighting(NamedTuple):
-    """A place where a document was met that is stored already, or is in this or an earlier unit of the plan."""
+    """Corpus, source and line of a document that is stored already, or is in this or an earlier unit of the plan."""
 
     doc_id: str
     corpus: str
@@ -33,7 +33,7 @@ class Sighting(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WorkUnit:
-    """Whole documents to compute together; with none, there are only notes (rejects and duplicates) to commit.
+    """Whole documents to compute together; a unit without documents has only rejects and duplicates to commit.
 
     It can be pickled.
     """
@@ -46,15 +46,15 @@ class WorkUnit:
 
 @dataclass(frozen=True, slots=True)
 class PlanSummary:
-    """Counts of what the plan has met so far.
+    """Counts of the plan so far.
 
-    `documents` that could be read are `known` to the lake, `new`, or `repeated` within the run; those that could not,
-    and new ones without a target, are `rejected`. `tokens` are what the teacher reads, `units` those with documents.
-    `capped`: the plan ended at `max_tokens`, before the end of the corpus.
+    Readable `documents` are `stored` in the lake, `new`, or `repeated` in this run; unreadable ones, and new ones
+    without a target, are `rejected`. `tokens` are what the teacher reads, `units` those with documents. `capped`:
+    the plan ended at `max_tokens`, before the end of the corpus.
     """
 
     documents: int = 0
-    known: int = 0
+    stored: int = 0
     new: int = 0
     repeated: int = 0
     rejected: int = 0
@@ -68,7 +68,7 @@ class PlanSummary:
 class Plan(Iterator[WorkUnit]):
     """The documents of a stream that are not stored yet, once each, as work units in the order of the stream.
 
-    Units are made as they are asked for. A unit closes before it would exceed `unit_tokens`; a longer document is a
+    A unit closes before it would exceed `unit_tokens`; a longer document is a
     unit by itself. The first document that would exceed `max_tokens` ends the plan; later documents are not read.
     """
 
@@ -94,7 +94,7 @@ class Plan(Iterator[WorkUnit]):
         self._tokenization = tokenization
         self._unit_tokens = unit_tokens
         self._max_tokens = max_tokens
-        self._placed: set[str] = set()
+        self._planned: set[str] = set()
         self._counts: Counter[str] = Counter()
         self._capped = False
         self._open_unit()
@@ -110,27 +110,27 @@ class Plan(Iterator[WorkUnit]):
 
     def _make_units(self, lookups: Iterable[list[Document | Reject]]) -> Iterator[WorkUnit]:
         for items in lookups:
-            yield from self._place(items)
+            yield from self._assign(items)
             if self._capped:
                 break
         if self._documents or self._rejects or self._duplicates:
             yield self._close_unit()
 
-    def _place(self, items: list[Document | Reject]) -> Iterator[WorkUnit]:
-        """Put one lookup's items into the open unit in their order, closing units on the way."""
-        # Backwards, so that the first of equals is the one that stays.
-        first_met = {item.doc_id: item for item in reversed(items) if isinstance(item, Document)}
-        asked = [doc_id for doc_id in first_met if doc_id not in self._placed]
-        stored = self._stored(asked)
-        missing = [first_met[doc_id] for doc_id in asked if doc_id not in stored]
+    def _assign(self, items: list[Document | Reject]) -> Iterator[WorkUnit]:
+        """Add one lookup's items to the open unit in order; yields each unit that closes."""
+        # Reversed, so that the first of equal documents stays.
+        first_of = {item.doc_id: item for item in reversed(items) if isinstance(item, Document)}
+        doc_ids = [doc_id for doc_id in first_of if doc_id not in self._planned]
+        stored = self._stored(doc_ids)
+        missing = [first_of[doc_id] for doc_id in doc_ids if doc_id not in stored]
         outcomes = tokenize_documents(missing, self._tokenizer, self._tokenization)
         outcome_of = {document.doc_id: outcome for document, outcome in zip(missing, outcomes, strict=True)}
         for item in items:
             if isinstance(item, Reject):
                 self._rejects.append(item)
             elif item.doc_id in stored:
-                self._note_duplicate(item, "known")
-            elif item.doc_id in self._placed:
+                self._note_duplicate(item, "stored")
+            elif item.doc_id in self._planned:
                 self._note_duplicate(item, "repeated")
             else:
                 outcome = outcome_of[item.doc_id]
@@ -158,7 +158,7 @@ class Plan(Iterator[WorkUnit]):
         self._duplicates.append(Sighting(document.doc_id, document.corpus, document.source, document.line))
 
     def _add(self, document: TokenizedDocument) -> None:
-        self._placed.add(document.document.doc_id)
+        self._planned.add(document.document.doc_id)
         self._documents.append(document)
         self._n_tokens += document.n_tokens
         self._counts.update(
@@ -183,10 +183,7 @@ class Plan(Iterator[WorkUnit]):
 
 
 def count_plan(plan: Plan, on_tokens: Callable[[int], None] = lambda n: None) -> PlanSummary:
-    """What the plan would compute: every unit is made, counted and dropped, so the numbers are those of a capture.
-
-    `on_tokens` is told of each unit's tokens.
-    """
+    """The counts of a capture: makes, counts and drops every unit. `on_tokens` is called with each unit's tokens."""
     for unit in plan:
         on_tokens(unit.n_tokens)
     return plan.summary

@@ -1,7 +1,7 @@
-"""The recipe: everything that decides what is cached, and nothing else. Its hash is the `recipe_id` of every row.
+"""The recipe: all settings that decide what is cached. Its hash is the `recipe_id` of every row.
 
-Batch size, device, attention kernel, library versions and file names stay out: they change noise or speed, not what is
-estimated. They are recorded with the run.
+Batch size, device, attention kernel, library versions and file names are not part of it: they change noise or speed,
+not the target. The run records them.
 """
 
 from dataclasses import asdict, dataclass
@@ -26,7 +26,7 @@ RECIPE_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One way to make targets. `to_dict` is what is stored, key by key as docs/format.md explains it."""
+    """One way to make targets. The lake stores `to_dict`; docs/format.md explains its keys."""
 
     teacher: TeacherFiles
     engine: str
@@ -46,7 +46,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, with no path and no setting that the sparsifier in use does not read.
 
-        `facts` follow from the rest, say what readers must know without the sparsifier's code, and are not hashed.
+        `facts` follow from the rest, describe the targets without the sparsifier's code, and are not hashed.
         """
         return {
             "format_version": self.format_version,
@@ -58,7 +58,7 @@ class Recipe:
                 "dtype": self.dtype,
             },
             "tokenizer": self.tokenizer,
-            # Ids from this number on have no probability: the tokenizer has no such tokens.
+            # The tokenizer has no ids from this number on.
             "vocabulary": self.vocabulary,
             "chat": {"template": self.chat_template, "targets": self.chat_targets},
             "bos": self.bos,
@@ -119,7 +119,7 @@ def make_recipe(
 
 
 def _bos(tokenizer: TextTokenizer, tokenization: TokenizationSettings) -> str:
-    """What `auto` means: a tokenizer that adds BOS adds it before texts; in a chat the template writes it."""
+    """Resolve `auto`: `texts` if the tokenizer adds BOS; in a chat the template writes it."""
     if tokenization.bos == "auto":
         return "texts" if tokenizer.adds_bos else "never"
     return tokenization.bos

@@ -1,8 +1,8 @@
-"""From bytes per target to a threshold: a small probe through the real teacher and the real shard encoder.
+"""Chooses a sparsifier's setting from bytes per target, by a small probe of teacher and shard encoder.
 
-One forward over a few thousand tokens serves a whole grid of candidate values; each is encoded as the shard it would
-make, and the size wished for is interpolated between two of them. The bytes of the file's footer are left out: a real
-shard spreads them over a million tokens.
+One forward over a few thousand tokens serves a whole grid of candidate values; each is encoded as a shard, and
+the requested size is interpolated between two of them. The file's footer is not counted: in a real shard it is shared
+by a million tokens.
 """
 
 import math
@@ -25,7 +25,7 @@ from logitlake.storage.shards.writing import encode_shard
 from logitlake.storage.writing.commits import stored_rows
 
 _PROBE_TOKENS = 4096
-# Of one long document only so many windows: a sample of the corpus, not of its longest text.
+# At most this number of windows per document, so that one long document is not the whole sample.
 _WINDOWS_PER_DOCUMENT = 4
 
 
@@ -49,10 +49,12 @@ def probe(
     that their order does not matter. Rounded to 3 significant digits. Raises SettingsError if no value gives that size.
     """
     if target.target_bytes is None:
-        raise ValueError("target.target_bytes: expected a number, found None: without it there is nothing to choose")
+        raise ValueError("target.target_bytes: expected a number, found None")
     sample = _sample(documents)
     if not sample:
-        raise SettingsError("target.target_bytes: there is no document to probe; set the value by hand")
+        raise SettingsError(
+            f"target.target_bytes: found no document to probe; set target.{target.size_knob.setting} instead"
+        )
     candidates = [target.with_size(value) for value in target.size_knob.grid]
     sizes = _sizes(sample, candidates, engine, target, settings)
     value, size = _interpolate(sizes, target)
@@ -107,21 +109,21 @@ def _bytes_of(rows: pa.Table) -> int:
 
 
 def _interpolate(sizes: Sequence[float], target: TargetSettings) -> tuple[float, float]:
-    """The value whose size is the one wished for, and the size expected at the rounded value.
+    """The value with the requested size, and the size expected at the rounded value.
 
     Linear between neighbours in log(size) over the size knob's own scale.
     """
-    wish, knob = target.target_bytes, target.size_knob
-    assert wish is not None
-    # A step of the grid may be without effect; interpolation wants sizes that never fall.
+    requested, knob = target.target_bytes, target.size_knob
+    assert requested is not None
+    # A grid step may have no effect; interpolation needs sizes that never decrease.
     rising = np.maximum.accumulate(np.array(sizes))
-    if not rising[0] <= wish <= rising[-1]:
+    if not rising[0] <= requested <= rising[-1]:
         raise SettingsError(
-            f"target.target_bytes {wish:g}: {target.sparsifier} on this corpus takes between {rising[0]:.1f} and "
+            f"target.target_bytes {requested:g}: {target.sparsifier} on this corpus takes between {rising[0]:.1f} and "
             f"{rising[-1]:.1f} bytes per target; choose a size between, or another sparsifier"
         )
     scale = np.array([knob.scaled(value) for value in knob.grid])
-    scaled = float(np.interp(math.log(wish), np.log(rising), scale))
+    scaled = float(np.interp(math.log(requested), np.log(rising), scale))
     value = knob.value_at(scaled)
     order = np.argsort(scale)
     expected = float(np.exp(np.interp(knob.scaled(value), scale[order], np.log(rising)[order])))

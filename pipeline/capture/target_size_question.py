@@ -1,14 +1,14 @@
-"""The question that a target-size probe answers: needed to plan, so it loads no torch."""
+"""The key of a target-size probe. Loads no torch, because planning needs it."""
 
 from logitlake.pipeline.capture.recipe import Recipe
 from logitlake.storage.identity import FACTS, canonical_json, digest
 
 
 def probe_key(recipe: Recipe, target_bytes: float) -> str:
-    """Id of the question: the recipe without the value to be chosen, and the size wished for.
+    """Hash of the recipe without the value to be chosen, and of the requested size.
 
-    Keep the answer under it, and ask only once: a corpus that has grown would give another third digit, and with it
-    another recipe, under which nothing is cached.
+    Store the result of the probe under this key and reuse it: probing a grown corpus could give a slightly different
+    value, and with it another recipe, under which nothing is cached.
     """
     content = recipe.to_dict()
     content.pop(FACTS)

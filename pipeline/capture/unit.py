@@ -26,13 +26,13 @@ from logitlake.pipeline.tokens.sequences import TokenSequence
 from logitlake.storage.errors import MismatchError
 from logitlake.storage.lake.schema import CAPTURED
 
-# Batches that may wait for the encoder: enough to overlap, few enough that memory stays flat.
+# Batches that may wait for the encoder: enough to overlap, few enough to bound memory.
 _WAITING = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CapturedUnit:
-    """The rows of one work unit (CAPTURED) in the order of the unit, and what they took."""
+    """The rows of one work unit (CAPTURED) in the order of the unit, and its tokens, targets and seconds."""
 
     rows: pa.Table
     n_tokens: int
@@ -48,10 +48,10 @@ def capture_unit(
     settings: CaptureSettings,
     on_progress: Callable[[int], None] | None = None,
 ) -> CapturedUnit:
-    """Run the teacher over a unit. `on_progress` is told the tokens of each batch as it is done.
+    """Run the teacher over a unit. `on_progress` is called with the tokens of each finished batch.
 
-    Nothing is written: the rows are the result. An error of the encoder is raised here, and no thread outlives the
-    call, whether it returns, raises or is interrupted. Raises MismatchError if the engine's vocabulary is not the
+    Writes nothing. An error of the encoder is raised here, and no thread outlives the call, also if it raises or is
+    interrupted. Raises MismatchError if the engine's vocabulary is not the
     recipe's.
     """
     begin = time.perf_counter()
@@ -106,8 +106,7 @@ def batch_targets(
 ) -> tuple[list[CodedTargets], Statistics]:
     """One forward over a batch: the targets of each sparsifier at `temperature`, and statistics at temperature 1.
 
-    Uniforms are keyed by document and by the label's absolute position in it: how windows and batches are cut does not
-    matter.
+    Uniforms are keyed by document and by the label's absolute position in it: windows and batches do not change them.
     """
     labelled = [np.flatnonzero(sequence.has_target) for sequence in batch]
     counts = [len(indices) for indices in labelled]

@@ -1,1 +1,1 @@
-"""Students measured on held-out documents, and the decision between two of them."""
+"""Evaluates students on held-out documents, and decides between two of them."""

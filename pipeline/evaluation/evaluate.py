@@ -1,8 +1,8 @@
-"""How good students are on held-out documents, and how near to their teacher. All in nats, means over targets.
+"""Evaluates students on held-out documents, and against their teacher. All metrics are in nats, means over targets.
 
-With the teacher at hand the divergence is exact, from full distributions, and one pass of the teacher serves any number
-of students. Without it KL(p‖q) = -H(p) - Σ p log q is estimated from the cache with the stored entropy and p̂ in p's
-place, which is unbiased where the sparsifier is.
+With an engine the divergence is exact, from full distributions, and one pass of the teacher serves any number of
+students. Without it KL(p‖q) = -H(p) - Σ p log q is estimated from the cache with the stored entropy and p̂ in place of
+p, which is unbiased if the sparsifier is.
 
 Shapes: B sequences; T tokens of the longest; P positions with a target (C of them in one chunk); V ids.
 """
@@ -42,8 +42,8 @@ class Metrics:
 
     `kl` is from the teacher to the model, `kl_stderr` the standard error of its mean with sequences as clusters, the
     cache's own noise included; `top1_agreement` is with the teacher's likeliest token, from the cache only where that
-    is stored; `calibration_error` is the expected calibration error of the top-1 probability, 15 bins. None where the
-    cache does not hold the answer.
+    is stored; `calibration_error` is the expected calibration error of the top-1 probability, 15 bins. None if the
+    cache does not hold what it needs.
     """
 
     cross_entropy: float
@@ -60,7 +60,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Metrics by student, and the teacher's own. `exact`: from the teacher itself, not from the cache.
+    """Metrics by student, and those of the teacher. `exact`: from the teacher itself, not from the cache.
 
     `documents` has a table for each student (see logitlake.pipeline.evaluation.document_losses).
     """
@@ -76,8 +76,8 @@ def held_out_rows(
 ) -> Iterator[pa.Table]:
     """The rows of a held-out row set, a unit at a time, whole sequences up to `max_tokens` (at least one).
 
-    Raises SettingsError for a row set that is not held out, unless `training` says that this is known: a student may
-    have been trained on it.
+    Raises SettingsError for a row set that is not held out, unless `training` allows rows that a student was trained
+    on.
     """
     if not row_set.held_out and not training:
         raise SettingsError("evaluation needs a row set of held-out documents: resolve it with held_out=True")
@@ -102,7 +102,7 @@ def load_student(directory: Path, *, trust_remote_code: bool = False) -> Any:
             directory, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise SettingsError(f"student {directory}: can't be loaded: {error}") from None
+        raise SettingsError(f"student {directory}: transformers can't load it: {error}") from None
     return model.eval()
 
 
@@ -118,25 +118,25 @@ def evaluate(
 ) -> Evaluation:
     """Metrics of some models (by name) on rows that hold EVALUATION_COLUMNS.
 
-    Neither batching nor padding changes them, but for rounding. `autocast` computes hidden states in bfloat16 where the
-    device does; softmax and sums are float32 and float64 always. Raises MismatchError for a student that has fewer ids
-    than the teacher.
+    Batching and padding change them by rounding only. `autocast` computes hidden states in bfloat16 if the device does;
+    softmax and sums are always float32 and float64. Raises MismatchError for a student with fewer ids than the
+    teacher.
     """
     parts = {name: take_apart(model.eval()) for name, model in students.items()}
-    judged = _Judged(parts, recipe, engine, autocast)
+    sums = _EvaluationSums(parts, recipe, engine, autocast)
     first_sequence = 0
     doc_ids: list[str] = []
     for rows in tables:
         order = np.argsort(rows["n_tokens"].to_numpy(), kind="stable")
         for begin in range(0, len(order), batch_sequences):
             numbers = order[begin : begin + batch_sequences]
-            judged.add(rows.take(pa.array(numbers)), first_sequence + numbers)
+            sums.add(rows.take(pa.array(numbers)), first_sequence + numbers)
         first_sequence += rows.num_rows
         doc_ids += rows["doc_id"].to_pylist()
-    return judged.result(doc_ids)
+    return sums.result(doc_ids)
 
 
-class _Judged:
+class _EvaluationSums:
     """Running sums of one evaluation."""
 
     def __init__(
@@ -147,29 +147,31 @@ class _Judged:
         self._autocast = autocast
         facts = target_facts(recipe)
         self._heads_are_likeliest = facts.get("heads") == "probabilities"
-        # The stored entropy is at temperature 1: at another, the two halves of the KL would not belong together.
+        # The stored entropy is at temperature 1: at another temperature it does not match the targets.
         self._kl_in_cache = recipe["temperature"] == 1.0 and bool(facts.get("unbiased") or facts.get("cuts_mass"))
         self._tallies = {name: Tally() for name in parts}
         self._teacher = Tally()
         vocabulary = engine.vocab_size if engine else recipe["vocabulary"]
         for name, part in parts.items():
             if part.vocab_size < vocabulary:
-                raise MismatchError(f"student {name} has {part.vocab_size} ids, the teacher {vocabulary}")
+                raise MismatchError(
+                    f"student {name}: expected at least {vocabulary} ids, as the teacher has, found {part.vocab_size}"
+                )
 
     def add(self, rows: pa.Table, sequences: np.ndarray) -> None:
         batch = make_batch(rows, cut_mass="ghost")
         if not batch.n_targets:
             return
         positions_P = batch.targets.offsets.diff().nonzero().squeeze(1)
-        places = _Places(batch, positions_P, torch.from_numpy(sequences)[positions_P // batch.input_ids.shape[1]])
+        positions = _Positions(batch, positions_P, torch.from_numpy(sequences)[positions_P // batch.input_ids.shape[1]])
         hidden = {name: self._hidden(part, batch, positions_P) for name, part in self._parts.items()}
         if self._engine is not None:
-            self._compare_to_teacher(rows, places, hidden)
+            self._compare_to_teacher(rows, positions, hidden)
         else:
-            self._compare_to_cache(rows, places, hidden)
+            self._compare_to_cache(rows, positions, hidden)
 
     def result(self, doc_ids: Sequence[str]) -> Evaluation:
-        """What came out; `doc_ids[i]` is the document of sequence i."""
+        """The metrics; `doc_ids[i]` is the document of sequence i."""
         return Evaluation(
             students={name: _metrics(tally) for name, tally in self._tallies.items()},
             teacher=_metrics(self._teacher),
@@ -184,52 +186,52 @@ class _Judged:
             hidden = part.hidden(batch.input_ids.to(device))
         return hidden.flatten(0, 1)[positions_P.to(device)].to(part.model.dtype)
 
-    def _compare_to_teacher(self, rows: pa.Table, places: "_Places", hidden: Mapping[str, torch.Tensor]) -> None:
+    def _compare_to_teacher(self, rows: pa.Table, positions: "_Positions", hidden: Mapping[str, torch.Tensor]) -> None:
         assert self._engine is not None
         tokens, offsets = flat_lists(rows["input_ids"])
-        wanted = _flat_wanted(rows)
+        has_target = np.diff(decode_targets(rows).offsets) > 0
         bounds = offsets[1:-1]
         begin = 0
-        for logits in self._engine.forward(np.split(tokens.astype(np.int32), bounds), np.split(wanted, bounds)):
+        for logits in self._engine.forward(np.split(tokens.astype(np.int32), bounds), np.split(has_target, bounds)):
             for piece in logits.split(max(_CHUNK_ELEMENTS // logits.shape[1], 1)):
                 logprobs_CV = piece.float().log_softmax(-1)
-                part = places.part(begin, begin + len(piece))
+                part = positions.part(begin, begin + len(piece))
                 begin += len(piece)
                 _tally_top1(self._teacher, logprobs_CV, part, logprobs_CV.argmax(-1))
                 self._teacher.add_divergence(torch.zeros(len(piece)), part.sequences)
                 for name, tally in self._tallies.items():
-                    own_CV = self._logprobs(name, hidden[name][part.begin : part.end])
-                    theirs_CV = logprobs_CV.to(own_CV.device)
-                    _tally_top1(tally, own_CV, part, theirs_CV.argmax(-1))
-                    gap_CV = theirs_CV - own_CV[:, : theirs_CV.shape[1]]
-                    # What the teacher rules out counts nothing (0 times infinity); a student's NaN stays one.
-                    probs_CV = theirs_CV.exp()
+                    student_CV = self._logprobs(name, hidden[name][part.begin : part.end])
+                    teacher_CV = logprobs_CV.to(student_CV.device)
+                    _tally_top1(tally, student_CV, part, teacher_CV.argmax(-1))
+                    gap_CV = teacher_CV - student_CV[:, : teacher_CV.shape[1]]
+                    # 0 times infinity is 0 where the teacher's probability is 0; a student's NaN stays NaN.
+                    probs_CV = teacher_CV.exp()
                     kl_C = torch.where(probs_CV > 0, probs_CV * gap_CV, 0.0).sum(-1)
                     tally.add_divergence(kl_C, part.sequences)
 
-    def _compare_to_cache(self, rows: pa.Table, places: "_Places", hidden: Mapping[str, torch.Tensor]) -> None:
+    def _compare_to_cache(self, rows: pa.Table, positions: "_Positions", hidden: Mapping[str, torch.Tensor]) -> None:
         ragged = decode_targets(rows, cut_mass="ghost")
         at = np.flatnonzero(np.diff(ragged.offsets))
         entropy_P = _nats(rows, "entropy_codes", at)
-        self._teacher.add_loss(_nats(rows, "nll_codes", at, "nll_steps_per_nat"), places.sequences)
+        self._teacher.add_loss(_nats(rows, "nll_codes", at, "nll_steps_per_nat"), positions.sequences)
         likeliest_P = _likeliest(ragged, at) if self._heads_are_likeliest else torch.full((len(at),), -1)
-        # A truncation that cut nothing in these rows has stored the whole distribution.
+        # A truncation that cut nothing in these rows stored the whole distribution.
         unbiased = self._kl_in_cache and ragged.ghost is None
         counts_P = torch.from_numpy(np.diff(ragged.offsets)[at])
         entry_offsets = torch.cat([torch.zeros(1, dtype=torch.long), counts_P.cumsum(0)])
         for name, tally in self._tallies.items():
             step = max(_CHUNK_ELEMENTS // self._parts[name].vocab_size, 1)
             for begin in range(0, len(at), step):
-                part = places.part(begin, min(begin + step, len(at)))
-                own_CV = self._logprobs(name, hidden[name][part.begin : part.end])
-                _tally_top1(tally, own_CV, part, likeliest_P[part.begin : part.end].to(own_CV.device))
+                part = positions.part(begin, min(begin + step, len(at)))
+                student_CV = self._logprobs(name, hidden[name][part.begin : part.end])
+                _tally_top1(tally, student_CV, part, likeliest_P[part.begin : part.end].to(student_CV.device))
                 if not unbiased:
-                    tally.divergence_known = False
+                    tally.has_divergence = False
                     continue
                 low, high = int(entry_offsets[part.begin]), int(entry_offsets[part.end])
                 rows_E = torch.repeat_interleave(torch.arange(part.end - part.begin), counts_P[part.begin : part.end])
                 ids_E = torch.from_numpy(ragged.ids[low:high].astype(np.int64))
-                logq_E = own_CV.cpu()[rows_E, ids_E]
+                logq_E = student_CV.cpu()[rows_E, ids_E]
                 crossed = torch.zeros(part.end - part.begin).index_add_(
                     0, rows_E, torch.from_numpy(ragged.probs[low:high]) * logq_E
                 )
@@ -240,8 +242,8 @@ class _Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class _Places:
-    """Some of a batch's positions with a target: what follows them and which sequence they are of."""
+class _Positions:
+    """Some of a batch's positions with a target: the next token and the sequence of each."""
 
     batch: TargetBatch
     positions: torch.Tensor
@@ -253,22 +255,18 @@ class _Places:
     def next_ids(self) -> torch.Tensor:
         return self.batch.next_ids.flatten()[self.positions]
 
-    def part(self, begin: int, end: int) -> "_Places":
-        return _Places(self.batch, self.positions[begin:end], self.sequences[begin:end], begin, end)
+    def part(self, begin: int, end: int) -> "_Positions":
+        return _Positions(self.batch, self.positions[begin:end], self.sequences[begin:end], begin, end)
 
 
-def _tally_top1(tally: Tally, logprobs_CV: torch.Tensor, part: _Places, likeliest_C: torch.Tensor) -> None:
+def _tally_top1(tally: Tally, logprobs_CV: torch.Tensor, part: _Positions, likeliest_C: torch.Tensor) -> None:
     """Cross-entropy, calibration and agreement of one chunk; a likeliest id of -1 is unknown."""
     next_ids_C = part.next_ids.to(logprobs_CV.device)
     tally.add_loss(-logprobs_CV.gather(1, next_ids_C.unsqueeze(1)).squeeze(1), part.sequences)
-    top_C, own_C = logprobs_CV.max(-1)
-    tally.add_confidence(top_C.exp(), own_C == next_ids_C)
-    known_C = likeliest_C >= 0
-    tally.add_agreement((own_C == likeliest_C)[known_C])
-
-
-def _flat_wanted(rows: pa.Table) -> np.ndarray:
-    return np.diff(decode_targets(rows).offsets) > 0
+    top_C, argmax_C = logprobs_CV.max(-1)
+    tally.add_confidence(top_C.exp(), argmax_C == next_ids_C)
+    has_likeliest_C = likeliest_C >= 0
+    tally.add_agreement((argmax_C == likeliest_C)[has_likeliest_C])
 
 
 def _nats(rows: pa.Table, name: str, at: np.ndarray, steps_column: str | None = None) -> torch.Tensor:
@@ -282,7 +280,7 @@ def _nats(rows: pa.Table, name: str, at: np.ndarray, steps_column: str | None = 
 
 
 def _likeliest(ragged: RaggedTargets, at: np.ndarray) -> torch.Tensor:
-    """The teacher's likeliest id where a head tells, else -1."""
+    """The teacher's likeliest id at positions with a head, else -1."""
     first = ragged.ids[ragged.offsets[at]].astype(np.int64)
     return torch.from_numpy(np.where(ragged.n_heads[at] > 0, first, -1))
 

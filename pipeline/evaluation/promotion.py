@@ -1,4 +1,4 @@
-"""Is a candidate good enough to take the place of the current student? One decision, from numbers alone."""
+"""Decides from metrics whether a candidate replaces the current student."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ Metrics = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Whether to promote, why in one sentence, and the figures that say so (JSON-able, no NaN)."""
+    """Whether to promote, the reason in one sentence, and the figures behind it (JSON-able, no NaN)."""
 
     promote: bool
     reason: str
@@ -20,13 +20,13 @@ class Verdict:
 
 
 def judge(candidate: Metrics, current: Metrics | None, settings: RedistillSettings) -> Verdict:
-    """Promote unless the candidate is worse by more than `tolerance` nats; without a current student always.
+    """Promote unless the candidate is worse by more than `tolerance` nats; always promote the first student.
 
-    Both are metrics by name, measured on the same rows. Where the KL is not known of both, cross-entropy decides. A
-    candidate whose loss is not finite is never promoted.
+    Both are metrics by name, measured on the same rows. If one of them has no KL, cross-entropy decides. A candidate
+    whose loss is not finite is never promoted.
     """
     measure = _measure(candidate, current, settings)
-    own = candidate.get(measure)
+    value = candidate.get(measure)
     figures = {
         "measure": measure,
         "tolerance": settings.tolerance,
@@ -38,15 +38,17 @@ def judge(candidate: Metrics, current: Metrics | None, settings: RedistillSettin
             return Verdict(promote=False, reason=f"the candidate's {name} is not finite", figures=figures)
     if current is None:
         return Verdict(promote=True, reason="there was no student before", figures=figures)
-    if own is None or current.get(measure) is None:
-        raise ValueError(f"expected {measure} of candidate and current student, found {own} and {current.get(measure)}")
-    difference = own - current[measure]
+    if value is None or current.get(measure) is None:
+        raise ValueError(
+            f"expected {measure} of candidate and current student, found {value} and {current.get(measure)}"
+        )
+    difference = value - current[measure]
     figures["difference"] = difference if math.isfinite(difference) else None
-    # A current student that is not finite itself is worse than anything that is.
+    # `not >` also promotes if the current student's loss is NaN.
     promote = not difference > settings.tolerance
     words = "no worse than" if promote else "worse than"
     reason = (
-        f"{measure} {own:.4f} nats is {words} {current[measure]:.4f} of the current student by the tolerance of "
+        f"{measure} {value:.4f} nats is {words} {current[measure]:.4f} of the current student by the tolerance of "
         f"{settings.tolerance:g}"
     )
     return Verdict(promote=promote, reason=reason, figures=figures)
@@ -54,10 +56,10 @@ def judge(candidate: Metrics, current: Metrics | None, settings: RedistillSettin
 
 def _measure(candidate: Metrics, current: Metrics | None, settings: RedistillSettings) -> str:
     both = [candidate] if current is None else [candidate, current]
-    known = all(metrics.get(settings.measure) is not None for metrics in both)
-    return settings.measure if known else "cross_entropy"
+    measured = all(metrics.get(settings.measure) is not None for metrics in both)
+    return settings.measure if measured else "cross_entropy"
 
 
 def _finite(metrics: Metrics) -> dict[str, Any]:
-    """JSON knows no NaN and no infinity: both become null."""
+    """NaN and infinity become None: JSON has neither."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}

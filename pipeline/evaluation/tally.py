@@ -1,4 +1,4 @@
-"""Running sums over targets, from which means, their errors and the calibration error are taken at the end.
+"""Running sums over targets, for means, their standard errors and the calibration error.
 
 Sums are float64 on the CPU, so that batching changes a metric by rounding only. Shapes: C targets at a time.
 """
@@ -16,11 +16,11 @@ N_BINS = 15
 
 
 class Tally:
-    """What is known of one model after some targets. Each metric is None until something was added for it."""
+    """Running sums of one model. Each metric is None until values were added for it."""
 
     def __init__(self) -> None:
         self.n = 0
-        self.divergence_known = True
+        self.has_divergence = True
         self._losses: dict[int, float] = defaultdict(float)
         self._n_losses: dict[int, int] = defaultdict(int)
         self._agreed = 0
@@ -63,8 +63,8 @@ class Tally:
 
     @property
     def divergences(self) -> dict[int, float]:
-        """By sequence: the sum of KL over its targets; empty where that is not known."""
-        return dict(self._divergence) if self.divergence_known else {}
+        """By sequence: the sum of KL over its targets; empty if it can't be computed."""
+        return dict(self._divergence) if self.has_divergence else {}
 
     @property
     def agreement(self) -> float | None:
@@ -80,7 +80,7 @@ class Tally:
     @property
     def divergence(self) -> float | None:
         total = sum(self._diverged.values())
-        return sum(self._divergence.values()) / total if total and self.divergence_known else None
+        return sum(self._divergence.values()) / total if total and self.has_divergence else None
 
     @property
     def divergence_stderr(self) -> float | None:
@@ -96,9 +96,9 @@ class Tally:
 def _add_by_sequence(
     sums: dict[int, float], counts: dict[int, int], values_C: torch.Tensor, sequences_C: torch.Tensor
 ) -> None:
-    sequences, inverse, found = sequences_C.cpu().unique(return_inverse=True, return_counts=True)
+    sequences, inverse, n_values = sequences_C.cpu().unique(return_inverse=True, return_counts=True)
     totals = torch.zeros(len(sequences), dtype=torch.float64).index_add_(0, inverse, values_C.cpu().double())
-    for sequence, total, count in zip(sequences.tolist(), totals.tolist(), found.tolist(), strict=True):
+    for sequence, total, count in zip(sequences.tolist(), totals.tolist(), n_values.tolist(), strict=True):
         sums[sequence] += total
         counts[sequence] += count
 
@@ -106,15 +106,15 @@ def _add_by_sequence(
 def document_losses(doc_ids: Sequence[str], student: Tally, teacher: Tally) -> pa.Table:
     """A row per document (LOSSES), in order of the ids; `doc_ids[i]` is the document of sequence i.
 
-    Both tallies have seen the same targets. `kl` is null where the divergence is not known.
+    Both tallies must hold the same targets. `kl` is null if the divergence can't be computed.
     """
-    theirs, divergences = teacher.losses, student.divergences
+    teacher_losses, divergences = teacher.losses, student.divergences
     n_targets: dict[str, int] = {}
     sums: dict[str, list[float]] = {}
     for sequence, (n, loss) in student.losses.items():
         doc_id = doc_ids[sequence]
         n_targets[doc_id] = n_targets.get(doc_id, 0) + n
-        parts = (loss, theirs[sequence][1], divergences.get(sequence, 0.0))
+        parts = (loss, teacher_losses[sequence][1], divergences.get(sequence, 0.0))
         sums[doc_id] = [total + part for total, part in zip(sums.get(doc_id, [0.0] * 3), parts, strict=True)]
     ids = sorted(n_targets)
     return pa.table(
@@ -123,7 +123,7 @@ def document_losses(doc_ids: Sequence[str], student: Tally, teacher: Tally) -> p
             [n_targets[doc_id] for doc_id in ids],
             [sums[doc_id][0] for doc_id in ids],
             [sums[doc_id][1] for doc_id in ids],
-            [sums[doc_id][2] if student.divergence_known else None for doc_id in ids],
+            [sums[doc_id][2] if student.has_divergence else None for doc_id in ids],
         ],
         schema=LOSSES,
     )

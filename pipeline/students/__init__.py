@@ -1,1 +1,1 @@
-"""What a student is made from, what it is called, and what is saved beside it."""
+"""A student's parent, its id, its initial weights, and the files saved beside it."""

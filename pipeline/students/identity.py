@@ -1,4 +1,4 @@
-"""Which student this is: a hash of its parent, its row set and the settings that matter. Needs no torch."""
+"""The id of a student: a hash of its parent, its row set and its training settings. Needs no torch."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from logitlake.storage.row_sets.row_set import RowSet
 
 FACTS_FILE = "logitlake.json"
 
-# Raised whenever the same settings would train another student than before.
+# Raise it when the same settings would train another student than before.
 _METHOD = "sparse divergence 1"
 
 # Where and how a student is trained, not what it learns.
@@ -27,10 +27,10 @@ _NOT_PART_OF_THE_CONFIG = ("_name_or_path", "transformers_version", "dtype", "to
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:
-    """What a student starts from. `parent_id` is a student's id where the checkpoint is one, else a hash of weights.
+    """The model that a student starts from. `parent_id` is a student's id if it is a student, else a hash of weights.
 
-    `directory` holds the model (None: the teacher's files are not at hand), `tokenizer_directory` its tokenizer (None:
-    it has none of its own).
+    `directory` holds the model, None if the teacher's files are not available; `tokenizer_directory` holds its
+    tokenizer, None if it has none.
     """
 
     parent_id: str
@@ -40,10 +40,10 @@ class Parent:
 
 
 def find_parent(settings: StudentSettings, recipe: Mapping[str, Any], teacher: TeacherFiles | None) -> Parent:
-    """The parent that the settings mean.
+    """The parent in the settings.
 
-    A student cut from the teacher is named after the recipe's teacher, so that its id stays when the teacher is gone.
-    Raises MismatchError if `teacher` is another one, SettingsError if there is no such checkpoint.
+    The id of a student cut from the teacher uses the recipe's hash of the teacher, so it needs no teacher files. Raises
+    MismatchError if `teacher` is not the recipe's teacher, SettingsError if there is no such checkpoint.
     """
     if settings.source == "teacher":
         return _teacher_as_parent(recipe, teacher)
@@ -65,12 +65,12 @@ def find_parent(settings: StudentSettings, recipe: Mapping[str, Any], teacher: T
     )
 
 
-# Settings that were added later: at these values a student has the id that it had without them.
+# Settings added later: these values are left out of the hash, so that older ids stay the same.
 _ADDED_LATER = {"loss": "divergence"}
 
 
 def student_id(parent: Parent, row_set: RowSet, student: StudentSettings, training: TrainingSettings) -> str:
-    """32 hex characters: the same parent, rows and settings are the same student, wherever it is trained."""
+    """32 hex characters; equal for the same parent, rows and settings on any machine."""
     content = training.model_dump(mode="json", exclude=_NOT_PART_OF_THE_STUDENT)
     return digest(
         b"student",
@@ -83,7 +83,7 @@ def student_id(parent: Parent, row_set: RowSet, student: StudentSettings, traini
 
 
 def read_facts(directory: Path) -> dict[str, Any]:
-    """What `logitlake.json` of a trained student says; empty if the directory is no student."""
+    """The content of `logitlake.json`; empty if the directory holds no student."""
     try:
         facts = json.loads((directory / FACTS_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -97,9 +97,9 @@ def _teacher_as_parent(recipe: Mapping[str, Any], teacher: TeacherFiles | None) 
     weights, adapter = recipe["teacher"]["weights"], recipe["teacher"]["adapter"]
     if teacher is not None and (teacher.teacher_hash, teacher.adapter_hash) != (weights, adapter):
         raise MismatchError(
-            f"the recipe's teacher has weights {weights} and adapter {adapter}, the teacher at hand has "
-            f"{teacher.teacher_hash} and {teacher.adapter_hash}: name the teacher that made the cache, or use its "
-            "weights as they are by student.source checkpoint"
+            f"teacher: expected the recipe's weights {weights} and adapter {adapter}, found {teacher.teacher_hash} and "
+            f"{teacher.adapter_hash}; set the teacher that made the cache, or start from these weights by "
+            "student.source checkpoint"
         )
     content_id = weights if adapter is None else digest(b"adapted", weights.encode(), adapter.encode())
     return Parent(
@@ -111,7 +111,7 @@ def _teacher_as_parent(recipe: Mapping[str, Any], teacher: TeacherFiles | None) 
 
 
 def _config_as_parent(settings: StudentSettings) -> Parent:
-    # transformers is slow to load, and only this source has to ask it.
+    # Imported here: transformers is slow to import, and only this source needs it.
     from transformers import AutoConfig
 
     assert settings.model is not None
@@ -120,7 +120,7 @@ def _config_as_parent(settings: StudentSettings) -> Parent:
             settings.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise SettingsError(f"student.model {settings.model}: no model config there: {error}") from None
+        raise SettingsError(f"student.model {settings.model}: can't load a model config: {error}") from None
     content = {key: value for key, value in config.to_dict().items() if key not in _NOT_PART_OF_THE_CONFIG}
     content_id = digest(b"config", canonical_json(json.loads(json.dumps(content, default=str))))
     directory = Path(settings.model).expanduser()

@@ -1,7 +1,6 @@
-"""Where a student comes from: a checkpoint, a config, or the teacher with layers left out.
+"""Makes the untrained student from a checkpoint, a config, or the teacher with fewer layers.
 
-Weights are float32, the master copy that the optimiser moves; autocast makes the compute dtype. Dropout is what the
-config says.
+Weights are float32, the optimiser's master copy; autocast sets the compute dtype. Dropout is as in the config.
 """
 
 import warnings
@@ -23,30 +22,30 @@ def make_student(
 ) -> Any:
     """The student before training, on the CPU, in float32; PEFT-wrapped if the settings ask for LoRA.
 
-    Fresh weights are drawn from `seed`. Raises SettingsError for what can't be loaded, MismatchError for a student
+    Fresh weights are drawn from `seed`. Raises SettingsError if a model can't be loaded, MismatchError for a student
     whose vocabulary is smaller than the recipe's.
     """
     set_seed(seed)
     if settings.source == "teacher":
         model = cut_layers(_teacher(teacher), _n_layers(settings))
-        _check_config_tells_all(model)
+        _check_config_matches(model)
     else:
         model = _from_config(settings) if settings.source == "config" else _from_checkpoint(settings, parent)
     rows = model.get_output_embeddings().weight.shape[0]
     if rows < recipe["vocabulary"]:
         raise MismatchError(
-            f"the recipe's tokenizer has {recipe['vocabulary']} ids, the student's output layer {rows}: "
-            "the student needs a vocabulary at least as large"
+            f"student: expected an output layer of at least {recipe['vocabulary']} rows, one per id of the recipe's "
+            f"tokenizer, found {rows}; use a student with a larger vocabulary"
         )
     model = model.to(torch.float32)
     model.config.dtype = torch.float32
     return model if settings.lora is None else _with_lora(model, settings.lora)
 
 
-def _check_config_tells_all(model: Any) -> None:
-    """Refuse a model that its config would make otherwise: saved, it would come back with fresh weights in places.
+def _check_config_matches(model: Any) -> None:
+    """Refuse a model whose config describes other tensors: after saving, some would load as fresh weights.
 
-    Such are teachers whose config says by a layer's number what kind it is, when layers before it were cut.
+    It happens to teachers that choose a layer's kind by its number, because a cut changes the numbers.
     """
     with torch.device("meta"):
         fresh = type(model)(model.config).state_dict()
@@ -54,9 +53,9 @@ def _check_config_tells_all(model: Any) -> None:
     other = sorted(name for name in fresh.keys() | actual.keys() if _shape(fresh.get(name)) != _shape(actual.get(name)))
     if other:
         raise SettingsError(
-            f"student.layers: {type(model).__name__} chooses the kind of a layer by its number, so that a model cut to "
-            f"{model.config.get_text_config().num_hidden_layers} layers would be saved as another one (it differs in "
-            f"{len(other)} tensors, such as {other[0]}); make the student yourself and use student.source checkpoint"
+            f"student.layers: {type(model).__name__} chooses the kind of a layer by its number: cut to "
+            f"{model.config.get_text_config().num_hidden_layers} layers, it would load with other tensors "
+            f"({len(other)}, such as {other[0]}); make the student yourself and use student.source checkpoint"
         )
 
 
@@ -65,7 +64,7 @@ def _shape(tensor: torch.Tensor | None) -> torch.Size | None:
 
 
 def kept_layers(total: int, n_layers: int) -> list[int]:
-    """Which of `total` layers stay: evenly spaced, the first and the last among them (one alone: the first)."""
+    """Indices of the layers to keep: evenly spaced, with the first and the last (for one layer the first)."""
     if not 1 <= n_layers <= total:
         raise SettingsError(f"student.layers: expected 1 to {total}, the teacher's layers, found {n_layers}")
     if n_layers == 1:
@@ -74,7 +73,7 @@ def kept_layers(total: int, n_layers: int) -> list[int]:
 
 
 def cut_layers(model: Any, n_layers: int) -> Any:
-    """Keep `n_layers` of a model's decoder layers, in place; its config then describes what is left."""
+    """Keep `n_layers` of a model's decoder layers, in place, and change its config to match."""
     config = model.config.get_text_config()
     total = config.num_hidden_layers
     indices = kept_layers(total, n_layers)
@@ -97,7 +96,7 @@ def cut_layers(model: Any, n_layers: int) -> Any:
                 module.layer_idx = position
     config.num_hidden_layers = n_layers
     for name, value in list(vars(config).items()):
-        # layer_types and its kin: one entry a layer.
+        # Lists with one entry a layer, such as layer_types.
         if isinstance(value, list) and len(value) == total and "layer" in name:
             setattr(config, name, [value[index] for index in indices])
     return model
@@ -111,8 +110,8 @@ def _n_layers(settings: StudentSettings) -> int:
 def _teacher(teacher: TeacherFiles | None) -> Any:
     if teacher is None:
         raise SettingsError(
-            "student.source teacher: the teacher's files are needed to cut the student from, and are not at hand; "
-            "name them in the section `teacher`, or start from a checkpoint"
+            "student.source teacher: needs the teacher's files, found none; set the section `teacher`, or start from a "
+            "checkpoint"
         )
     model = _load(str(teacher.directory), None, False, "teacher.model")
     if teacher.adapter_directory is not None:

@@ -1,4 +1,4 @@
-"""The tokenizer that a student needs: the recipe's, or the student would read other ids than it was taught."""
+"""Checks that a student has the recipe's tokenizer, and copies it beside the student's weights."""
 
 import shutil
 from collections.abc import Mapping
@@ -21,26 +21,25 @@ _FILES = (
 
 
 def check_tokenizer(directory: Path, recipe: Mapping[str, Any], *, chat_template: Path | None = None) -> None:
-    """Refuse a tokenizer or chat template that is not the recipe's, with both fingerprints (MismatchError).
+    """Raise MismatchError, with both fingerprints, if tokenizer or chat template are not the recipe's.
 
-    `chat_template` is the file that stood in for the tokenizer's own template when the cache was made, if one did.
+    `chat_template` is the file that replaced the tokenizer's template in the capture, if any.
     """
     tokenizer = TextTokenizer.load(directory, chat_template=chat_template)
     if tokenizer.fingerprint != recipe["tokenizer"]:
         raise MismatchError(
-            f"tokenizer of the student ({directory}): fingerprint {tokenizer.fingerprint}, the recipe's is "
-            f"{recipe['tokenizer']}. The cached ids mean other text to this student: start from a student with the "
-            "teacher's tokenizer, or capture with this one"
+            f"tokenizer of the student ({directory}): expected fingerprint {recipe['tokenizer']} of the recipe, found "
+            f"{tokenizer.fingerprint}; start from a student with the teacher's tokenizer, or capture with this one"
         )
     if tokenizer.template_hash != recipe["chat"]["template"]:
         raise MismatchError(
-            f"chat template of the student ({directory}): fingerprint {tokenizer.template_hash}, the recipe's is "
-            f"{recipe['chat']['template']}. Set tokenization.chat_template to the file that the capture used"
+            f"chat template of the student ({directory}): expected fingerprint {recipe['chat']['template']} of the "
+            f"recipe, found {tokenizer.template_hash}; set tokenization.chat_template to the file that the capture used"
         )
 
 
 def copy_tokenizer(source: Path, destination: Path, *, chat_template: Path | None = None) -> None:
-    """Put the tokenizer's files, byte for byte, beside the student's weights."""
+    """Copy the tokenizer's files, byte for byte, beside the student's weights."""
     for name in _FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, destination / name)

@@ -1,4 +1,4 @@
-"""Teachers: where their files are (`files`), what an engine must do (`engine`), and one engine a file.
+"""Teachers: their files (`files`), the interface of engines (`engine`), and one engine a file.
 
-Nothing is imported here, so that planning, which needs the files only, does not load torch.
+Imports nothing, so that planning does not load torch.
 """

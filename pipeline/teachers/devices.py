@@ -1,4 +1,4 @@
-"""From the setting `device` to a torch device, and what that device can do."""
+"""Resolves the setting `device` to a torch device, and tells whether it computes in bfloat16."""
 
 import torch
 
@@ -8,7 +8,7 @@ _IN_ORDER = ("cuda", "npu", "mps", "xpu")
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device that is named; `auto`: the first accelerator there is, else the CPU.
+    """The named device; for `auto` the first available accelerator, else the CPU.
 
     Raises SettingsError for an accelerator that torch does not see.
     """
@@ -16,9 +16,9 @@ def resolve_device(device: str) -> torch.device:
         return torch.device(next((name for name in _IN_ORDER if _is_available(name)), "cpu"))
     kind = device.partition(":")[0]
     if kind != "cpu" and not _is_available(kind):
-        found = ", ".join(name for name in _IN_ORDER if _is_available(name)) or "none"
+        accelerators = ", ".join(name for name in _IN_ORDER if _is_available(name)) or "none"
         raise SettingsError(
-            f"teacher.device {device}: torch {torch.__version__} sees no such device (accelerators found: {found}); "
+            f"teacher.device {device}: torch {torch.__version__} sees no such device (accelerators: {accelerators}); "
             "install the torch build and the driver for it, or set teacher.device to auto or cpu"
         )
     return torch.device(device)

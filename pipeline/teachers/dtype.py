@@ -1,4 +1,4 @@
-"""Which dtype `auto` means, found without torch where that can be, so that planning knows the recipe at once."""
+"""Resolves the dtype `auto`, without torch where possible, so that planning is fast."""
 
 import sys
 from pathlib import Path
@@ -14,12 +14,12 @@ def resolve_dtype(dtype: str, device: str) -> str:
         return dtype
     if device == "cpu" or (device == "auto" and not _accelerator_in_sight()):
         return "bfloat16" if _cpu_has_bfloat16() else "float32"
-    # Only now does the answer need the driver, and torch to ask it.
+    # Imported here: only an accelerator needs torch and its driver.
     from logitlake.pipeline.teachers.devices import device_has_bfloat16, resolve_device
 
-    chosen = resolve_device(device)
-    has_it = _cpu_has_bfloat16() if chosen.type == "cpu" else device_has_bfloat16(chosen)
-    return "bfloat16" if has_it else "float32"
+    torch_device = resolve_device(device)
+    has_bfloat16 = _cpu_has_bfloat16() if torch_device.type == "cpu" else device_has_bfloat16(torch_device)
+    return "bfloat16" if has_bfloat16 else "float32"
 
 
 def _accelerator_in_sight() -> bool:
@@ -29,7 +29,7 @@ def _accelerator_in_sight() -> bool:
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 by itself; emulated, it is slower than float32."""
+    """Whether the processor multiplies bfloat16 in hardware; emulation is slower than float32."""
     try:
         text = _CPU_INFO.read_text(encoding="utf-8")
     except OSError:

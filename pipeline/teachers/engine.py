@@ -1,8 +1,8 @@
-"""What a teacher engine must do, whichever library runs the model, and what is known of it before a model is loaded.
+"""The interface of teacher engines, and the description of an engine that planning reads before a model is loaded.
 
 Loads no torch.
 
-Shapes: n tokens of one sequence, P wanted positions of the batch in row-major order, V ids of the vocabulary.
+Shapes: n tokens of one sequence, P positions with a target of the batch in row-major order, V ids of the vocabulary.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-# `distribution`: the logits of every id. `top_k`: only the most probable ids, which is no ground for unbiased targets.
+# `distribution`: the logits of every id. `top_k`: only the most probable ids, which allow no unbiased targets.
 Gives = Literal["distribution", "top_k"]
 
 
@@ -36,15 +36,15 @@ class Engine(Protocol):
 
     @property
     def description(self) -> dict[str, str]:
-        """What ran, for the record of the run: device, dtype, attention kernel, library versions."""
+        """Device, dtype, attention kernel and library versions, stored with the run."""
 
     def forward(
-        self, input_ids: Sequence[NDArray[np.int32]], wanted: Sequence[NDArray[np.bool_]]
+        self, input_ids: Sequence[NDArray[np.int32]], has_target: Sequence[NDArray[np.bool_]]
     ) -> Iterator[torch.Tensor]:
-        """Logits `[p, V]` of the wanted positions, in chunks whose rows together are the P wanted ones in order.
+        """Logits `[p, V]` of the positions with a target, in chunks whose rows together are the P positions in order.
 
-        `input_ids[i]` and `wanted[i]` have the same length n; position j's logits predict token j + 1. A chunk is
-        valid until the next is asked for.
+        `input_ids[i]` and `has_target[i]` have the same length n; position j's logits predict token j + 1. A chunk is
+        valid until the next one is requested.
         """
 
 
@@ -59,7 +59,7 @@ class LoadTeacher(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineKind:
-    """What a registry holds: what the engine gives, and `load`, the `module:function` (a LoadTeacher) that loads it.
+    """An entry of the registry: what the engine gives, and `load`, the `module:function` (a LoadTeacher) that loads it.
 
     `load` is text, so that planning knows what an engine gives without importing the library that runs it.
     """

@@ -1,7 +1,7 @@
-"""What the weights are, by their bytes: the same tensors have the same hash, however they are cut into files.
+"""Hashes of weights: the same tensors have the same hash, however they are split into files.
 
-Needs no torch: safetensors is a JSON header and raw bytes. Hashing is streamed, and kept in the user's cache by path,
-size and time of change, so that the second run of the night does not read the weights for it.
+Needs no torch: safetensors is a JSON header and raw bytes. Hashing is streamed. The user's cache stores the hashes by
+path, size and modification time, so that later runs do not read the weights again.
 """
 
 import contextlib
@@ -32,22 +32,22 @@ class TensorPrint:
 
 
 def cache_directory() -> Path:
-    """Where derived files are kept: LOGITLAKE_CACHE, else the user's cache directory. May be emptied at any time."""
+    """The directory of derived files: LOGITLAKE_CACHE, else the user's cache directory. Safe to delete."""
     return Path(os.environ.get("LOGITLAKE_CACHE") or platformdirs.user_cache_dir("logitlake"))
 
 
 def hash_weights(files: Sequence[Path]) -> tuple[str, int]:
-    """Hash and number of parameters of the tensors in `files`, in whatever order and number of files they come.
+    """Hash and number of parameters of the tensors in `files`; their order and number do not matter.
 
     Files that are not safetensors (pickles, allowed by name only) count as one opaque tensor each.
-    Raises SettingsError for a file that can't be read, or a tensor name that stands in two files.
+    Raises SettingsError for a file that can't be read, or a tensor name that is in two files.
     """
     tensors: dict[str, TensorPrint] = {}
     for path in files:
         for name, tensor in _tensors_of(path).items():
             if name in tensors:
                 raise SettingsError(
-                    f"weights {path}: tensor {name!r} stands in another file as well; keep one set of weight files"
+                    f"weights {path}: tensor {name!r} is in another file as well; keep one set of weight files"
                 )
             tensors[name] = tensor
     parts = [part for name in sorted(tensors) for part in (name.encode(), tensors[name].hash.encode())]
@@ -58,7 +58,7 @@ def hash_adapter(directory: Path, files: Sequence[Path]) -> str:
     """Hash of a PEFT adapter: its tensors, and the settings that say how they are applied."""
     weights, _ = hash_weights(files)
     config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
-    # Where the base model lay, and who wrote the file, change nothing.
+    # The base model's location and the writer's version do not change the adapter.
     for key in ("base_model_name_or_path", "revision", "peft_version", "inference_mode"):
         config.pop(key, None)
     return digest(b"adapter", weights.encode(), canonical_json(config))
@@ -69,15 +69,15 @@ def _tensors_of(path: Path) -> dict[str, TensorPrint]:
         status = path.stat()
         resolved = str(path.resolve())
         stamp = {"path": resolved, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        kept_at = cache_directory() / "fingerprints" / f"{digest(resolved.encode())}.json"
-        if (kept := _kept(kept_at, stamp)) is not None:
-            return kept
+        entry = cache_directory() / "fingerprints" / f"{digest(resolved.encode())}.json"
+        if (cached := _read_cache(entry, stamp)) is not None:
+            return cached
         with path.open("rb") as file:
             tensors = _hash_safetensors(file, path) if path.suffix == ".safetensors" else _hash_opaque(file, path)
     except OSError as error:
         raise SettingsError(f"weights {path}: can't be read ({error.strerror}); check teacher.model") from None
     content = {name: [tensor.hash, tensor.size] for name, tensor in tensors.items()}
-    _keep(kept_at, {**stamp, "tensors": content})
+    _write_cache(entry, {**stamp, "tensors": content})
     return tensors
 
 
@@ -90,7 +90,7 @@ def _hash_safetensors(file: BinaryIO, path: Path) -> dict[str, TensorPrint]:
         file.seek(begin + first)
         sha = hashlib.sha256(canonical_json([entry["dtype"], entry["shape"]]) + b"\0")
         if _update(sha, file, last - first) != last - first:
-            raise SettingsError(f"weights {path}: shorter than its header says; the file was cut, copy it again")
+            raise SettingsError(f"weights {path}: shorter than its header says: the file is incomplete, copy it again")
         elements = 1
         for length in entry["shape"]:
             elements *= length
@@ -126,18 +126,18 @@ def _update(sha: "hashlib._Hash", file: BinaryIO, length: int) -> int:
     return length - left
 
 
-def _kept(path: Path, stamp: Mapping[str, Any]) -> dict[str, TensorPrint] | None:
+def _read_cache(path: Path, stamp: Mapping[str, Any]) -> dict[str, TensorPrint] | None:
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if {key: kept[key] for key in stamp} != stamp:
+        cached = json.loads(path.read_text(encoding="utf-8"))
+        if {key: cached[key] for key in stamp} != stamp:
             return None
-        return {name: TensorPrint(hash=entry[0], size=entry[1]) for name, entry in kept["tensors"].items()}
+        return {name: TensorPrint(hash=entry[0], size=entry[1]) for name, entry in cached["tensors"].items()}
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
 
 
-def _keep(path: Path, content: Mapping[str, Any]) -> None:
-    """Best effort: a cache that can't be written costs time, not the run."""
+def _write_cache(path: Path, content: Mapping[str, Any]) -> None:
+    """Errors are ignored: without the cache the weights are hashed again."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""A GGUF file as an ordinary safetensors directory: dequantised once into the user's cache, atomically, then kept."""
+"""Converts a GGUF file to a safetensors directory in the user's cache, once and atomically."""
 
 import contextlib
 import shutil
@@ -15,9 +15,9 @@ from logitlake.storage.identity import digest
 
 
 def convert_gguf(path: Path) -> Path:
-    """The directory that holds the model and tokenizer of a GGUF file in bfloat16; made if it is not there yet.
+    """The directory that holds the model and tokenizer of a GGUF file in bfloat16; converts it if it is missing.
 
-    Keyed by path, size and time of change. Two processes that meet both convert, and the second finds the first's.
+    The key is path, size and modification time. Two processes may convert at once; both use the first result.
     Raises SettingsError for a file that transformers can't read.
     """
     path = path.resolve()
@@ -30,13 +30,13 @@ def convert_gguf(path: Path) -> Path:
     staging = Path(tempfile.mkdtemp(dir=final.parent, suffix=".tmp"))
     try:
         _save(path, staging)
-        # The loser of a race: an identical directory is there already.
+        # Another process has renamed its identical directory first.
         with contextlib.suppress(FileExistsError, OSError):
             staging.rename(final)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     if not (final / "config.json").is_file():
-        raise SettingsError(f"teacher {path}: its converted form could not be put at {final}; check the disk")
+        raise SettingsError(f"teacher {path}: could not write the converted model to {final}; check the disk")
     return final
 
 

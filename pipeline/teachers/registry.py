@@ -10,7 +10,7 @@ from logitlake.storage.errors import SettingsError
 
 
 def engine_kind(name: str) -> EngineKind:
-    """What is known of an engine before it is loaded. Raises SettingsError for an unknown or broken one."""
+    """The EngineKind of an engine. Raises SettingsError for an unknown or broken one."""
     kind = ENGINES.load(name)
     if not isinstance(kind, EngineKind):
         raise SettingsError(

@@ -1,7 +1,7 @@
 """transformers.Trainer on targets from the cache.
 
-The reader is rank-aware and resumable, so the dataloader is the trainer's own and accelerate never shards, wraps or
-fast-forwards it. A checkpoint holds the reader's state; it is written last, so a checkpoint without it is a torn one.
+The reader knows its rank and can resume, so the trainer uses its own dataloader, which accelerate does not shard, wrap
+or fast-forward. A checkpoint holds the reader's state; it is written last, so a checkpoint without it is incomplete.
 """
 
 import json
@@ -20,17 +20,13 @@ from logitlake.pipeline.training.model_loss import LossSettings, attach_loss, ba
 from logitlake.storage.errors import MismatchError
 
 READER_STATE = "reader.json"
-
-
 _STEP_TARGETS = "step_targets"
-
-
 _SEEN = "seen"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where training is: steps done of all, and every few steps the mean loss since it was last given."""
+    """Finished steps, all steps, and every few steps the mean loss since the last one reported."""
 
     step: int
     max_steps: int
@@ -42,8 +38,10 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(slots=True)
 class Seen:
-    """What a training has come to on this rank, legs before a resume included: tokens, seconds, and the sum of the
-    steps' losses, which stays on the device."""
+    """Totals of a training on this rank, before a resume included: tokens, seconds, and the sum of the steps' losses.
+
+    The sum of losses stays on the device.
+    """
 
     tokens: int = 0
     seconds: float = 0.0
@@ -51,7 +49,7 @@ class Seen:
 
 
 class DistillationTrainer(Trainer):
-    """Trainer of one student on one reader. The reader's `accumulation` must be the arguments' own.
+    """Trainer of one student on one reader. The reader's `accumulation` must equal that of the arguments.
 
     The divisor of the loss is the number of targets of the whole optimiser step: over accumulation and over all ranks.
     """
@@ -72,7 +70,7 @@ class DistillationTrainer(Trainer):
         self.reader = reader
         self.seen = Seen()
         self._began = time.monotonic()
-        # The loss comes divided by the targets of the whole step: nothing is left to scale.
+        # compute_loss divides by the targets of the whole step: Trainer must not scale it again.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.parts = attach_loss(model, loss)
@@ -108,15 +106,14 @@ class DistillationTrainer(Trainer):
         return loss
 
     def train(self, resume_from_checkpoint: str | None = None, **options: Any) -> Any:
-        """As Trainer.train; goes on at the very batch where the checkpoint was made. The model's forward is its own
-        again afterwards."""
+        """As Trainer.train; resumes at the batch after the checkpoint. Restores the model's own forward at the end."""
         if resume_from_checkpoint is not None:
             state = json.loads((Path(resume_from_checkpoint) / READER_STATE).read_text(encoding="utf-8"))
             self._check_same_batches(Path(resume_from_checkpoint), state)
             self.reader.load_state_dict(state)
             self.seen = Seen(**state.get(_SEEN, {}))
             if not self.is_world_process_zero():
-                self.seen.tokens = 0  # the sum over ranks has them once
+                self.seen.tokens = 0  # rank 0 has the tokens of all ranks before the resume
         self._began = time.monotonic() - self.seen.seconds
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
@@ -124,7 +121,7 @@ class DistillationTrainer(Trainer):
             detach_loss(self.model)
 
     def seen_by_all(self) -> dict[str, float]:
-        """What `seen` comes to on all ranks, as numbers; every rank must ask. Waits for the device."""
+        """The totals over all ranks, as numbers; every rank must call it. Waits for the device."""
         tokens = torch.tensor(self.seen.tokens, device=self.args.device)
         loss = torch.as_tensor(self.seen.loss, dtype=torch.float32, device=self.args.device)
         return {
@@ -135,23 +132,23 @@ class DistillationTrainer(Trainer):
         }
 
     def _check_same_batches(self, checkpoint: Path, state: dict[str, Any]) -> None:
-        """The reader can go on with batches of any size, but optimiser and schedule count steps."""
-        before, now = (found["global_batch_sequences"] for found in (state, self.reader.state_dict()))
+        """Refuse another batch size: the reader could resume with it, but optimiser and schedule count steps."""
+        before, now = (position["global_batch_sequences"] for position in (state, self.reader.state_dict()))
         if before != now:
             raise MismatchError(
-                f"{checkpoint} was made with {before} sequences a batch on all ranks together, now there are {now}: "
-                f"start as many ranks as then, or remove {checkpoint.parent} and train from the start"
+                f"{checkpoint}: expected {before} sequences a batch over all ranks, as in the checkpoint, found {now}; "
+                f"start the same number of ranks, or remove {checkpoint.parent} and train from the start"
             )
 
 
 def last_checkpoint(directory: Path) -> Path | None:
-    """The newest whole checkpoint in a training directory, or None."""
-    whole = [path.parent for path in directory.glob(f"checkpoint-*/{READER_STATE}")]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    """The newest complete checkpoint in a training directory, or None."""
+    complete = [path.parent for path in directory.glob(f"checkpoint-*/{READER_STATE}")]
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 class _Batches:
-    """What the trainer takes for a dataloader."""
+    """The reader in the interface of a dataloader."""
 
     def __init__(self, trainer: DistillationTrainer) -> None:
         self._trainer = trainer
@@ -169,7 +166,7 @@ class _Batches:
 
 
 class _ReaderState(TrainerCallback):
-    """Keeps the reader's state with each checkpoint, and the fraction of the epoch right after a resume."""
+    """Saves the reader's state with each checkpoint, and corrects the epoch after a resume."""
 
     def __init__(self, trainer: DistillationTrainer) -> None:
         self._trainer = trainer
@@ -178,17 +175,17 @@ class _ReaderState(TrainerCallback):
         state.epoch = state.global_step * args.gradient_accumulation_steps / len(self._trainer.reader)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        kept = {**self._trainer.reader.state_dict(), _SEEN: self._trainer.seen_by_all()}
+        reader_state = {**self._trainer.reader.state_dict(), _SEEN: self._trainer.seen_by_all()}
         if not state.is_world_process_zero:
             return
         path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / READER_STATE
         staged = path.with_suffix(".tmp")
-        staged.write_text(json.dumps(kept), encoding="utf-8")
+        staged.write_text(json.dumps(reader_state), encoding="utf-8")
         staged.rename(path)
 
 
 class _Bar(ProgressCallback):
-    """The usual bar, with the loss beside it: standard output belongs to the command that trains."""
+    """The usual bar with the loss beside it; ProgressCallback would print to standard output."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and self.training_bar is not None and logs and "loss" in logs:
@@ -196,7 +193,7 @@ class _Bar(ProgressCallback):
 
 
 class _Report(TrainerCallback):
-    """Passes each step, and what the trainer logs, on to whoever shows progress."""
+    """Calls `on_progress` at each step and at each logged loss."""
 
     def __init__(self, on_progress: OnProgress) -> None:
         self._on_progress = on_progress
@@ -211,24 +208,20 @@ class _Report(TrainerCallback):
 
 
 POINTS = 200
-
-
 _MOST_STEPS_A_POINT = 10
-
-
 _LEAST_POINTS = 50
 
 
 def logging_steps(total_steps: int) -> int:
-    """Steps between two records of the loss: ten, and fewer where the training is so short that ten would hide it."""
+    """Steps between two records of the loss: ten, or fewer for a training of less than 500 steps."""
     return max(1, min(_MOST_STEPS_A_POINT, total_steps // _LEAST_POINTS))
 
 
 def training_curve(log_history: Sequence[Mapping[str, Any]], *, points: int = POINTS) -> list[list[float]]:
-    """`[step, mean loss of the steps up to it]`, at most `points` of them: neighbours are averaged, never left out.
+    """Points `[step, mean loss since the previous point]`, at most `points` of them: neighbours are averaged.
 
-    `log_history` is that of transformers' TrainerState; what a resumed training logged before it was stopped is in it.
-    Where the loss is no number there is no point.
+    `log_history` is that of transformers' TrainerState, which includes the steps before a resume. Losses that are not
+    finite are left out.
     """
     entries = [entry for entry in log_history if math.isfinite(entry.get("loss", math.nan))]
     logged = [(int(entry["step"]), float(entry["loss"])) for entry in entries]

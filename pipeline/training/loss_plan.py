@@ -1,4 +1,4 @@
-"""From the targets of a batch and the names of losses to the terms that are summed."""
+"""Plans the loss of a batch: the terms to sum, from targets and the names of losses."""
 
 from dataclasses import replace
 
@@ -23,9 +23,9 @@ def plan_loss(
     n_positions: int,
     loss: str = DEFAULT_LOSS,
 ) -> LossPlan:
-    """What the loss of these targets consists of: the named loss, mixed with the cross-entropy of the real next tokens.
+    """The terms of the loss: the named loss, mixed with the cross-entropy of the real next tokens.
 
-    Raises ValueError for shapes and weights that do not fit, MismatchError for ids outside the vocabulary.
+    Raises ValueError for wrong shapes and weights, MismatchError for ids outside the vocabulary.
     """
     _check(targets, next_ids_N, cross_entropy_weight, temperature, n_positions)
     counts = targets.offsets.diff()
@@ -73,7 +73,7 @@ def _check(
     n_positions: int,
 ) -> None:
     if targets.n_positions != n_positions:
-        raise ValueError(f"targets speak of {targets.n_positions} positions, the student of {n_positions}")
+        raise ValueError(f"targets: expected {n_positions} positions, as the student has, found {targets.n_positions}")
     if not 0 <= cross_entropy_weight <= 1:
         raise ValueError(f"cross_entropy_weight must be in [0, 1], found {cross_entropy_weight}")
     if temperature <= 0:
@@ -90,6 +90,6 @@ def _check_vocabulary(name: str, ids: torch.Tensor, vocab_size: int) -> None:
     low, high = (int(bound) for bound in ids.aminmax())
     if low < 0 or high >= vocab_size:
         raise MismatchError(
-            f"{name} ids run from {low} to {high}, the student's output layer has ids 0 to {vocab_size - 1}: "
-            "the student needs the vocabulary of the recipe's tokenizer"
+            f"{name} ids: expected 0 to {vocab_size - 1}, the student's ids, found {low} to {high}; "
+            "use a student with the vocabulary of the recipe's tokenizer"
         )

@@ -1,8 +1,8 @@
-"""The arithmetic of the loss on sparse targets: what is summed, block by block, and its gradient in the logits.
+"""Computes the loss on sparse targets block by block, with its gradient in the logits.
 
 A term is one softmax: Σ over positions of T²·(Σw·logsumexp(x/T) - Σ w_i x_i/T), with gradient T·(Σw·softmax(x/T) - w)
-in x. The divergence is one, with the target's probabilities as w; cross-entropy is one, with the real next token as the
-only entry. At temperature 1 both share a softmax.
+in x. For the divergence, w are the target's probabilities; for cross-entropy, the real next token is the only entry. At
+temperature 1 both share a softmax.
 
 Ghost bucket: mass r = 1 - Σp̂ stands for all ids outside the stored set K together. The loss gains
 r·(logsumexp(x) - logsumexp(x outside K)), so the gradient is q - p̂ inside K and q·(1 - r/m) outside, where q is the
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-# Element-wise work runs over blocks that stay in a CPU's cache; an accelerator wants few, large kernels.
+# Blocks for element-wise work: small enough for a CPU's cache; large on accelerators, for few kernel launches.
 _BLOCK_ELEMENTS = {"cpu": 2**21}
 _BLOCK_ELEMENTS_ELSEWHERE = 2**25
 
@@ -51,7 +51,7 @@ class LossTerm:
 
 @dataclass(frozen=True, slots=True)
 class LossPlan:
-    """What is to be computed: which positions have a target, and the terms of their loss."""
+    """The positions that have a target, and the terms of their loss."""
 
     positions: torch.Tensor  # int64 [P]
     terms: tuple[LossTerm, ...]
@@ -81,14 +81,14 @@ def make_term(
 
 
 def exact_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What softmax and sums are computed in, for logits of `dtype`."""
+    """The dtype of softmax and sums for logits of `dtype`."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def divergence(
     logits_PV: torch.Tensor, plan: LossPlan, exact: torch.dtype, grad_PV: torch.Tensor | None
 ) -> torch.Tensor:
-    """Sum of the loss; its gradient goes to `grad_PV`, which may be the logits' own memory."""
+    """Sum of the loss; writes its gradient to `grad_PV`, which may share memory with the logits."""
     P, V = logits_PV.shape
     limit = _BLOCK_ELEMENTS.get(logits_PV.device.type, _BLOCK_ELEMENTS_ELSEWHERE)
     rows = min(max(limit // V, 1), max(P, 1))
@@ -113,10 +113,10 @@ def divergence(
 
 
 def _term_block(logits_SV: torch.Tensor, soft_SV: torch.Tensor, term: LossTerm, wants_grad: bool) -> torch.Tensor:
-    """Sum of one term's loss over a block; overwrites both arguments, `soft_SV` with the gradient if it is wanted.
+    """Sum of one term's loss over a block; overwrites both arguments, `soft_SV` with the gradient if `wants_grad`.
 
-    logsumexp is max(x) - log max(softmax): the largest probability is at least 1/V, so nothing is lost, and softmax is
-    the one pass that torch fuses on every device.
+    logsumexp = max(x) - log max(softmax) is precise, because the largest probability is at least 1/V, and fast, because
+    torch fuses softmax on every device.
     """
     T = term.temperature
     if T != 1.0:

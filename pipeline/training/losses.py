@@ -1,4 +1,4 @@
-"""Divergence of a student from sparse targets, made chunk by chunk so that the logits of a batch never exist.
+"""Divergence of a student from sparse targets, computed in chunks: the logits of a whole batch never exist.
 
 For one position with target p̂ and student logits x the loss is Σp̂·logsumexp(x) - Σ p̂_i x_i, which is the cross-entropy
 of the student under p̂, and its gradient in x is Σp̂·softmax(x) - p̂. It is bounded below whatever Σp̂ is. At temperature
@@ -35,15 +35,14 @@ def sparse_divergence(
 ) -> torch.Tensor:
     """Mean divergence, in nats, of a student whose logits are hidden_ND · weight_VDᵀ.
 
-    The gradient is made in the forward pass, for at most `chunk` positions at once, and only for positions that have a
-    target; with gradients off, or for a frozen weight, its part is not computed. Matrix products run in the autocast
-    dtype if autocast is on; softmax, loss and the sum of the weight's gradient are float32 (float64 for float64 input).
+    The forward pass computes the gradient, for at most `chunk` positions at once, and only for positions that have a
+    target; not with gradients off, and not for a frozen weight. Matrix products run in the autocast dtype if autocast
+    is on; softmax, loss and the sum of the weight's gradient are float32 (float64 for float64 input).
 
-    `next_ids_N` int64 [N] is the real next token of each position (anything where there is no target); it is needed for
-    `cross_entropy_weight` w, which mixes (1-w)·loss + w·cross-entropy; `loss` is a name in LOSSES. `divisor` is what
-    the sum is divided by: by default the number of targets here; over gradient accumulation or ranks give the number of
-    targets in the whole step. Raises MismatchError for ids outside the vocabulary, ValueError for shapes that do not
-    fit.
+    `next_ids_N` int64 [N] is the real next token of each position (any id where there is no target), needed for
+    `cross_entropy_weight` w: (1-w)·loss + w·cross-entropy. `loss` is a name in LOSSES. The sum is divided by `divisor`,
+    by default the number of targets; with gradient accumulation or several ranks, pass the number of targets in the
+    whole step. Raises MismatchError for ids outside the vocabulary, ValueError for wrong shapes.
     """
     plan = plan_loss(
         targets, next_ids_N, weight_VD.shape[0], cross_entropy_weight, temperature, hidden_ND.shape[0], loss
@@ -66,7 +65,7 @@ def sparse_divergence_of_logits(
     loss: str = DEFAULT_LOSS,
     divisor: float | torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The same loss for logits that exist already, for instance because they are few. Arguments as above."""
+    """The loss of `sparse_divergence` from logits. Arguments as there."""
     plan = plan_loss(
         targets, next_ids_N, logits_NV.shape[1], cross_entropy_weight, temperature, logits_NV.shape[0], loss
     )
@@ -89,9 +88,9 @@ def sparse_divergence_through(
     chunk: int = DEFAULT_CHUNK,
     divisor: float | torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The same loss through any output layer [P, D] → [P, V]: bias, adapter, soft cap, scale.
+    """The loss of `sparse_divergence` through any output layer [P, D] → [P, V]: bias, adapter, soft cap, scale.
 
-    Each chunk is computed twice, once for the loss and once for the gradient, so that its logits are never kept.
+    Each chunk is computed twice, for the loss and for the gradient, so that no logits are stored between the two.
     """
     plan = plan_loss(targets, next_ids_N, vocab_size, cross_entropy_weight, temperature, hidden_ND.shape[0], loss)
     hidden_PD = hidden_ND.index_select(0, plan.positions)
@@ -100,7 +99,7 @@ def sparse_divergence_through(
         logits_CV = output_layer(hidden_CD)
         return _FromLogits.apply(logits_CV, part, torch.is_grad_enabled() and logits_CV.requires_grad)
 
-    # Zero, and joined to the graph: a sum of all would overflow in float16, and infinity times zero is NaN.
+    # A zero in the graph. `hidden_PD.sum() * 0` would be NaN if the sum overflows in float16.
     total = hidden_PD[:0].sum()
     for begin in range(0, plan.n_positions, chunk):
         part = plan.part(begin, min(begin + chunk, plan.n_positions))
@@ -113,7 +112,7 @@ def sparse_divergence_through(
 
 
 def _divisor(divisor: float | torch.Tensor | None, plan: LossPlan) -> float | torch.Tensor:
-    """A step without any target has loss zero, not 0/0. A rank's share of a step's targets may be less than one."""
+    """The divisor, with 1 in place of 0: a step without targets has loss 0. It may be a fraction of a target."""
     if divisor is None:
         return max(plan.n_positions, 1)
     return torch.where(divisor > 0, divisor, 1) if isinstance(divisor, torch.Tensor) else divisor or 1
@@ -125,7 +124,7 @@ def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:
 
 
 class _FromHidden(torch.autograd.Function):
-    """Sum of the loss over P positions, with its gradients in hidden states and output layer made on the way."""
+    """Sum of the loss over P positions, with its gradients in hidden states and output layer."""
 
     @staticmethod
     def forward(
@@ -155,7 +154,7 @@ class _FromHidden(torch.autograd.Function):
                     grad_hidden_PD[begin:end] = logits_CV @ small_VD
                 if wants[1]:
                     product_VD = logits_CV.t() @ hidden_CD
-                    # The first chunk's is the sum so far: zeros as large as the vocabulary are not free.
+                    # Start from the first chunk's product: allocating zeros of this size takes time.
                     grad_weight_VD = product_VD.to(exact) if grad_weight_VD is None else grad_weight_VD.add_(product_VD)
         ctx.save_for_backward(grad_hidden_PD, grad_weight_VD)
         ctx.dtypes = hidden_PD.dtype, weight_VD.dtype

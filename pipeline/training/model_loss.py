@@ -1,8 +1,7 @@
-"""The cached loss as a model's own `forward`, so that whatever wraps the model (DDP, FSDP, autocast, compile) sees it.
+"""Replaces a model's `forward` by the cached loss, so that it works under DDP, FSDP, autocast and compile.
 
-DDP and FSDP do their work around the forward of the module that they wrap: a loss computed beside it would train on
-gradients that were never synchronised, or on weights that were never gathered. The model stays what it is: the same
-class, the same parameters under the same names, saved as an ordinary checkpoint.
+DDP and FSDP synchronise gradients and gather weights around the forward of the module that they wrap: a loss computed
+outside of it would miss both. The model keeps its class and its parameters' names, and saves as an ordinary checkpoint.
 """
 
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from logitlake.pipeline.training.output_layer import ModelParts, take_apart
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossSettings:
-    """What the loss is: see losses.py. `temperature` is the recipe's."""
+    """Options of the loss, see losses.py. `temperature` is the recipe's."""
 
     loss: str = DEFAULT_LOSS
     cross_entropy_weight: float = 0.0
@@ -46,7 +45,7 @@ def model_loss(
 
 
 def attach_loss(model: Any, settings: LossSettings) -> ModelParts:
-    """Make `model(**batch_inputs(batch), divisor=…)` return the loss; `detach_loss` gives its forward back."""
+    """Make `model(**batch_inputs(batch), divisor=…)` return the loss; `detach_loss` restores its forward."""
     parts = take_apart(model)
 
     def forward(
@@ -66,7 +65,7 @@ def attach_loss(model: Any, settings: LossSettings) -> ModelParts:
 
 
 def detach_loss(model: Any) -> None:
-    """Undo `attach_loss`, and what a trainer laid around it."""
+    """Undo `attach_loss`, and a trainer's wrapper around it."""
     model.__dict__.pop("forward", None)
     model.__dict__.pop("_original_forward", None)
 

@@ -1,8 +1,8 @@
-"""Where a causal language model's hidden states become logits, so that a loss can do it for the positions it needs.
+"""Splits a causal language model into decoder and output layer, so that a loss makes logits for some positions only.
 
-Most models end in a plain matrix, which the loss multiplies by itself. An output layer that is more (bias, adapter,
-soft cap, scale) is found by watching one small forward, and then the model's own code makes the logits of each chunk.
-A tolerance on logits would not do: a soft cap changes small logits by less than rounding does.
+Most models end in a plain matrix, which the loss multiplies itself. For any other output layer (bias, adapter, soft
+cap, scale) the model's own code makes the logits of each chunk. One small forward with a hook tells the two apart;
+comparing logits would not, because a soft cap changes small logits by less than rounding.
 
 Shapes: P positions; D hidden size; V vocabulary.
 """
@@ -22,9 +22,9 @@ _PROBE_TOKENS = 8
 
 @dataclass(frozen=True, slots=True)
 class ModelParts:
-    """A causal language model taken apart: `decoder` gives hidden states, `weight` [V, D] or `logits` the rest.
+    """A causal language model taken apart: `decoder` gives hidden states, `weight` [V, D] or `logits` gives logits.
 
-    `head` is None where the output layer is more than a matrix; `logits` works for every model.
+    `head` is None if the output layer is not a plain matrix; `logits` works for every model.
     """
 
     model: torch.nn.Module
@@ -34,11 +34,11 @@ class ModelParts:
 
     @property
     def weight(self) -> torch.Tensor | None:
-        """The output layer's matrix as it is now: FSDP puts other parameters in the place of those that it wrapped."""
+        """The output layer's current matrix: FSDP replaces the parameters that it wraps."""
         return None if self.head is None else self.head.weight
 
     def hidden(self, input_ids_BT: torch.Tensor) -> torch.Tensor:
-        """Hidden states [B, T, D]. Padding stands on the right, where causal attention never looks."""
+        """Hidden states [B, T, D]. Padding must be on the right, where causal attention ignores it."""
         return self.decoder(input_ids=input_ids_BT, use_cache=False).last_hidden_state
 
     def logits(self, hidden_PD: torch.Tensor) -> torch.Tensor:
@@ -46,7 +46,7 @@ class ModelParts:
         if self.weight is not None:
             return torch.nn.functional.linear(hidden_PD, self.weight)
         ids_1P = torch.zeros((1, len(hidden_PD)), dtype=torch.long, device=hidden_PD.device)
-        with _answering(self.decoder, hidden_PD.unsqueeze(0)):
+        with _decoder_returns(self.decoder, hidden_PD.unsqueeze(0)):
             # The class's own forward: the instance's may be wrapped to give a loss.
             return type(self.model).forward(self.model, input_ids=ids_1P, use_cache=False).logits.squeeze(0)
 
@@ -54,7 +54,7 @@ class ModelParts:
 def take_apart(model: Any) -> ModelParts:
     """The parts of a causal language model, PEFT-wrapped or not, checked against its own logits.
 
-    Raises MismatchError for a model whose logits can't be had from its decoder's hidden states.
+    Raises MismatchError if its logits do not follow from its decoder's hidden states.
     """
     inner = model.get_base_model() if hasattr(model, "peft_config") else model
     decoder, head = inner.get_decoder(), inner.get_output_embeddings()
@@ -83,7 +83,7 @@ def _probed(inner: Any, decoder: Any, head: Any) -> ModelParts:
     parts = ModelParts(inner, decoder, None, logits.shape[-1])
     hidden = parts.hidden(ids)
     plain = type(head) is torch.nn.Linear and head.bias is None and len(seen) == 1
-    # A student whose training diverged says NaN: it is to be measured and turned down, not to be called another kind.
+    # NaN equals NaN here: a student whose training diverged must be evaluated, not refused.
     if plain and _same(seen[0][1], logits, rtol=0, atol=0) and _same(seen[0][0], hidden):
         return ModelParts(inner, decoder, head, logits.shape[-1])
     if not _same(parts.logits(hidden[0]), logits[0], rtol=1e-2, atol=1e-3):
@@ -99,8 +99,8 @@ def _same(one: torch.Tensor, other: torch.Tensor, **tolerances: float) -> bool:
 
 
 @contextmanager
-def _answering(decoder: torch.nn.Module, hidden: torch.Tensor) -> Iterator[None]:
-    """While it lasts, the decoder answers with `hidden` whatever it is asked."""
+def _decoder_returns(decoder: torch.nn.Module, hidden: torch.Tensor) -> Iterator[None]:
+    """Inside this context the decoder returns `hidden` for any input."""
     before = decoder.__dict__.get("forward")
     decoder.__dict__["forward"] = lambda *_, **__: BaseModelOutputWithPast(last_hidden_state=hidden)
     try:

@@ -1,7 +1,7 @@
-"""From settings and a row set to a student on disk: an ordinary Hugging Face directory that states its lineage.
+"""Trains a student on a row set and writes it as a Hugging Face model directory that states its lineage.
 
-The directory appears whole or not at all. Training that was killed goes on from its last whole checkpoint; a student
-that exists already is not trained again.
+The directory is written in one step: it is complete or absent. Killed training resumes from its last complete
+checkpoint; an existing student is not trained again.
 """
 
 import logging
@@ -45,12 +45,12 @@ _KEPT_CHECKPOINTS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedStudent:
-    """A student on disk. `known`: it was there already and nothing was trained. `facts` is its logitlake.json."""
+    """A student on disk. `existed`: it was trained before, by an earlier call. `facts` is its logitlake.json."""
 
     student_id: str
     parent_id: str
     directory: Path
-    known: bool
+    existed: bool
     facts: dict[str, Any]
 
     @property
@@ -59,7 +59,7 @@ class TrainedStudent:
 
     @property
     def curve(self) -> list[list[float]]:
-        """Loss over steps (see training_curve); empty for a student that was trained before it was kept."""
+        """Loss over steps (see training_curve); empty for students of older versions, which did not store it."""
         return list(self.facts.get("curve", ()))
 
 
@@ -77,22 +77,24 @@ def train_student(
     on_progress: OnProgress | None = None,
     local_copy: LocalCopy | None = None,
 ) -> TrainedStudent:
-    """Train one student on one row set, in this process or in all that `accelerate launch` started.
+    """Train one student on one row set, in this process or in all processes of `accelerate launch`.
 
-    `fetch(unit_ids, columns)` reads rows and is called by one background thread at a time; `local_copy` keeps them
-    decoded for later epochs. `recipe` is the stored recipe of the rows. `teacher` is needed only to cut the student
-    from it, or for its tokenizer. `parent` is what `find_parent` gives, if the caller has it already. Raises
-    MismatchError where recipe and student do not fit together, SettingsError where the settings do not.
+    `fetch(unit_ids, columns)` reads rows; one background thread at a time calls it; `local_copy` stores decoded rows for
+    later epochs. `recipe` is the stored recipe of the rows. `teacher` is needed only for its layers or its tokenizer.
+    `parent` is the result of `find_parent`, if the caller has it already. Raises MismatchError if recipe and student do
+    not match, SettingsError for wrong settings.
     """
-    LOSSES.load(training.loss)  # a broken plug-in is an error before anything is read
+    LOSSES.load(training.loss)  # a broken plug-in must fail before any row is read
     parent = parent or find_parent(student, recipe, teacher)
-    own_id = student_id(parent, row_set, student, training)
+    this_id = student_id(parent, row_set, student, training)
     output = training.output.expanduser().absolute()
-    if (facts := _existing(output, own_id)) is not None:
-        return TrainedStudent(student_id=own_id, parent_id=parent.parent_id, directory=output, known=True, facts=facts)
+    if (facts := _existing(output, this_id)) is not None:
+        return TrainedStudent(
+            student_id=this_id, parent_id=parent.parent_id, directory=output, existed=True, facts=facts
+        )
     tokenizer = _tokenizer_directory(student, parent, teacher)
     check_tokenizer(tokenizer, recipe, chat_template=chat_template)
-    work = output.with_name(f".{output.name}.{own_id[:12]}")
+    work = output.with_name(f".{output.name}.{this_id[:12]}")
     args = training_arguments(training, work / "checkpoints", show_progress=show_progress)
     reader = RowSetReader(
         row_set,
@@ -116,19 +118,19 @@ def train_student(
     model = make_student(student, parent, recipe, teacher=teacher, seed=training.seed)
     trainer = DistillationTrainer(model, args, reader=reader, loss=loss, on_progress=on_progress)
     resumed = last_checkpoint(work / "checkpoints")
-    log.info("student %s: %d steps an epoch%s", own_id[:12], len(reader), f", from {resumed.name}" if resumed else "")
+    log.info("student %s: %d steps an epoch%s", this_id[:12], len(reader), f", from {resumed.name}" if resumed else "")
     result = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    facts = _facts(own_id, parent, student, training, row_set, recipe) | {
+    facts = _facts(this_id, parent, student, training, row_set, recipe) | {
         "metrics": _metrics(trainer, result, args),
         "curve": training_curve(trainer.state.log_history),
         "versions": _versions(),
     }
     _save(trainer, work / "student", output, facts, tokenizer, chat_template)
-    return TrainedStudent(student_id=own_id, parent_id=parent.parent_id, directory=output, known=False, facts=facts)
+    return TrainedStudent(student_id=this_id, parent_id=parent.parent_id, directory=output, existed=False, facts=facts)
 
 
 def training_arguments(training: TrainingSettings, directory: Path, *, show_progress: bool) -> TrainingArguments:
-    """The settings in the words of transformers."""
+    """The settings as transformers' TrainingArguments."""
     use_cpu = training.device == "cpu" or resolve_device("auto").type == "cpu"
     precision = _precision(training, use_cpu)
     schedule = "constant_with_warmup" if training.schedule == "constant" else training.schedule
@@ -152,7 +154,7 @@ def training_arguments(training: TrainingSettings, directory: Path, *, show_prog
         save_strategy="steps" if training.save_steps else "no",
         save_steps=training.save_steps or 500,
         save_total_limit=_KEPT_CHECKPOINTS,
-        # A loss of NaN is said as it is, and looking for one would wait for the device at every batch.
+        # Report NaN losses unchanged; filtering them would wait for the device at every batch.
         logging_nan_inf_filter=False,
         disable_tqdm=not show_progress,
         report_to="none",
@@ -161,7 +163,7 @@ def training_arguments(training: TrainingSettings, directory: Path, *, show_prog
     )
     if args.n_gpu > 1:
         # DataParallel would copy the model's forward without its weights: one process a device, by accelerate launch.
-        log.warning("%d devices in sight, one is used: start by `accelerate launch` to use all", args.n_gpu)
+        log.warning("%d devices found, using one; start with `accelerate launch` to use all", args.n_gpu)
         args._n_gpu = 1
     return args
 
@@ -179,16 +181,16 @@ def _precision(training: TrainingSettings, use_cpu: bool) -> str:
     return "fp16" if device.type == "cuda" else "fp32"
 
 
-def _existing(output: Path, own_id: str) -> dict[str, Any] | None:
-    """Facts of the student if it is there already; None if the place is free. Raises SettingsError if it is not."""
+def _existing(output: Path, this_id: str) -> dict[str, Any] | None:
+    """Facts of the student if `output` holds it, None if `output` is missing or empty; else raises SettingsError."""
     facts = read_facts(output)
-    if facts.get("student_id") == own_id:
+    if facts.get("student_id") == this_id:
         return facts
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        found = f"student {facts['student_id'][:12]}" if facts else "something that is no student"
+        content = f"student {facts['student_id'][:12]}" if facts else "files that are not a student"
         raise SettingsError(
-            f"training.output {output}: holds {found}, and student {own_id[:12]} would go there; "
-            "name another directory, or move that one away"
+            f"training.output {output}: expected an empty directory for student {this_id[:12]}, found {content}; "
+            "set another directory, or move that one away"
         )
     return None
 
@@ -197,14 +199,14 @@ def _tokenizer_directory(student: StudentSettings, parent: Parent, teacher: Teac
     directory = parent.tokenizer_directory or (teacher.directory if teacher else None)
     if directory is None:
         raise SettingsError(
-            f"student.source {student.source}: no tokenizer.json there, and no teacher at hand to take it from; "
-            "put the tokenizer's files beside the config, or name the teacher"
+            f"student.source {student.source}: expected tokenizer.json beside the student's config, found none, and no "
+            "teacher is set whose tokenizer could be used; add the tokenizer's files, or set the teacher"
         )
     return directory
 
 
 def _facts(
-    own_id: str,
+    this_id: str,
     parent: Parent,
     student: StudentSettings,
     training: TrainingSettings,
@@ -215,7 +217,7 @@ def _facts(
     counts = ("n_sequences", "n_tokens", "n_targets")
     described = "cut from the teacher" if student.source == "teacher" else f"{student.source} {student.model}"
     return {
-        "student_id": own_id,
+        "student_id": this_id,
         "parent_id": parent.parent_id,
         "parent": described,
         "row_set": {name: getattr(row_set, name) for name in (*names, *counts)},
@@ -255,7 +257,7 @@ def _save(
     tokenizer: Path,
     chat_template: Path | None,
 ) -> None:
-    """Write everything beside `output`, then rename: every rank takes part, the first one writes."""
+    """Write to `staging`, then rename to `output`. Every rank must call it; the first one writes."""
     if trainer.args.should_save:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
@@ -280,7 +282,7 @@ def _save(
 
 
 def _sync(directory: Path) -> None:
-    """Bytes on the disk before the name: a crash after the rename must not leave empty files."""
+    """Flush all files to disk: a crash after the rename must not leave empty files."""
     for path in [*directory.rglob("*"), directory]:
         descriptor = os.open(path, os.O_RDONLY)
         try:

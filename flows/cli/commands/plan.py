@@ -74,7 +74,7 @@ def _plan(config: Config, tokens_per_second: float | None) -> dict[str, Any]:
     names = {"recipe_id": recipe_id, "teacher": prepared.files.name}
     counts = {
         "documents_seen": summary.documents,
-        "documents_known": summary.known,
+        "documents_known": summary.stored,
         "documents_repeated": summary.repeated,
         "documents_rejected": summary.rejected,
         "documents_new": summary.new,

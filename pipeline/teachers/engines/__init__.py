@@ -1,4 +1,4 @@
-"""Engines, one a file. What planning must know of each stands here, so that planning loads no torch.
+"""Engines, one a file. The EngineKinds are here, so that planning loads no torch.
 
 A new engine is one file, its EngineKind here, and one line in `ENGINES`.
 """

@@ -1,10 +1,10 @@
 """The transformers engine: any causal language model of the library, from safetensors.
 
-The body runs on right-padded batches; the output layer only on the positions that are wanted, chunk by chunk. Where an
+The body runs on right-padded batches; the output layer only on the positions with a target, chunk by chunk. If an
 output layer is more than a matrix and a bias (soft-cap, scale, logits processors of a custom class), a probe at load
-time finds that the short cut differs from `model(...).logits`, and the engine takes the long way.
+time detects it, and the engine calls `model(...)` for the logits of all positions.
 
-Shapes: B sequences, L tokens of the longest, D hidden size, P wanted positions, V vocabulary.
+Shapes: B sequences, L tokens of the longest, D hidden size, P positions with a target, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -73,37 +73,37 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def forward(
-        self, input_ids: Sequence[NDArray[np.int32]], wanted: Sequence[NDArray[np.bool_]]
+        self, input_ids: Sequence[NDArray[np.int32]], has_target: Sequence[NDArray[np.bool_]]
     ) -> Iterator[torch.Tensor]:
-        """Logits `[p, V]` of the wanted positions of a batch, chunk by chunk; see Engine."""
-        if not any(mask.any() for mask in wanted):
+        """Logits `[p, V]` of the positions with a target of a batch, chunk by chunk; see Engine."""
+        if not any(mask.any() for mask in has_target):
             return
         if not self._direct:
-            yield from self._forward_whole(input_ids, wanted)
+            yield from self._forward_whole(input_ids, has_target)
             return
         hidden_BLD = self._body(**self._padded(input_ids), use_cache=False).last_hidden_state
-        hidden_PD = hidden_BLD.flatten(0, 1)[self._flat_positions(wanted, hidden_BLD.shape[1])]
+        hidden_PD = hidden_BLD.flatten(0, 1)[self._flat_positions(has_target, hidden_BLD.shape[1])]
         del hidden_BLD
         for chunk_pD in hidden_PD.split(self._chunk_rows()):
             yield self._logits(chunk_pD)
 
     def _forward_whole(
-        self, input_ids: Sequence[NDArray[np.int32]], wanted: Sequence[NDArray[np.bool_]]
+        self, input_ids: Sequence[NDArray[np.int32]], has_target: Sequence[NDArray[np.bool_]]
     ) -> Iterator[torch.Tensor]:
-        """Through `model(...)`, as few sequences at a time as keep the logits small."""
+        """Logits by `model(...)`, with few sequences at a time to bound the memory of the logits."""
         step = max(1, self._chunk_rows() // max(len(ids) for ids in input_ids))
         for begin in range(0, len(input_ids), step):
-            ids, masks = input_ids[begin : begin + step], wanted[begin : begin + step]
+            ids, masks = input_ids[begin : begin + step], has_target[begin : begin + step]
             if not any(mask.any() for mask in masks):
                 continue
             logits_BLV = self._model(**self._padded(ids), use_cache=False).logits
-            places_P = self._flat_positions(masks, logits_BLV.shape[1])
-            yield logits_BLV.flatten(0, 1)[places_P][:, : self._vocab_size].contiguous()
+            positions_P = self._flat_positions(masks, logits_BLV.shape[1])
+            yield logits_BLV.flatten(0, 1)[positions_P][:, : self._vocab_size].contiguous()
 
     def _logits(self, hidden_pD: torch.Tensor) -> torch.Tensor:
-        """Only the tokenizer's rows of a plain output matrix are multiplied at all, and always into the same memory.
+        """Multiply only the tokenizer's rows of a plain output matrix, always into the same buffer.
 
-        Fresh memory for every chunk costs a fifth of the product itself on a CPU: each page is a fault.
+        A new buffer for every chunk would add a fifth to the time on a CPU, by page faults.
         """
         head, n = self._head, self._vocab_size
         if type(head) is not torch.nn.Linear:
@@ -126,9 +126,9 @@ class TransformersEngine:
             inputs["attention_mask"] = torch.from_numpy(real_BL.astype(np.int64)).to(self.device)
         return inputs
 
-    def _flat_positions(self, wanted: Sequence[NDArray[np.bool_]], length: int) -> torch.Tensor:
-        places = [np.flatnonzero(mask) + row * length for row, mask in enumerate(wanted)]
-        return torch.from_numpy(np.concatenate(places)).to(self.device)
+    def _flat_positions(self, has_target: Sequence[NDArray[np.bool_]], length: int) -> torch.Tensor:
+        positions = [np.flatnonzero(mask) + row * length for row, mask in enumerate(has_target)]
+        return torch.from_numpy(np.concatenate(positions)).to(self.device)
 
     def _chunk_rows(self) -> int:
         elements = _CPU_CHUNK_ELEMENTS if self.device.type == "cpu" else _CHUNK_ELEMENTS
@@ -136,10 +136,10 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _head_is_direct(self) -> bool:
-        """Whether the body feeds the output layer and the output layer's result is the logits, bit for bit.
+        """Whether the output layer gets the body's hidden states and its output is the logits, bit for bit.
 
-        Seen by watching the output layer during one forward: a soft-cap or a scale changes too little at small logits
-        to be told from rounding by a tolerance.
+        A hook on the output layer compares them in one forward. A tolerance on logits would not detect a soft-cap or a
+        scale, which change small logits by less than rounding.
         """
         if self._head is None or self._body is None or self._body is self._model:
             return False
@@ -160,7 +160,7 @@ class TransformersEngine:
 
 
 def load_teacher(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: int) -> TransformersEngine:
-    """The teacher of `files` on its device: no dropout, no gradient, and no code from the hub unless trusted by name.
+    """The teacher of `files` on its device, without dropout and gradients, without hub code unless trusted by name.
 
     Raises SettingsError if it can't be loaded, MismatchError if it has fewer rows than the tokenizer.
     """
@@ -182,13 +182,13 @@ def load_teacher(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: 
 
 
 def _with_adapter(model: Any, files: TeacherFiles, *, allow_pickle: bool) -> Any:
-    """The same model with the adapter's layers in place. Not merged: a small change is lost in bfloat16's rounding."""
+    """The model with the adapter's layers. They are not merged: bfloat16 would round small changes away."""
     assert files.adapter_directory is not None
     config = PeftConfig.from_pretrained(str(files.adapter_directory))
     if config.is_prompt_learning:
         raise SettingsError(
             f"teacher.adapter {files.adapter_directory}: {config.peft_type} adds virtual tokens, which a cached "
-            "sequence can't hold; use an adapter that changes layers (LoRA and its kin)"
+            "sequence can't hold; use an adapter that changes layers, such as LoRA"
         )
     try:
         adapted = PeftModel.from_pretrained(

@@ -7,7 +7,7 @@ from logitlake.pipeline.training.objectives import LossInputs
 
 
 def cross_entropy(inputs: LossInputs) -> LossTerm:
-    """One entry a position, the real next token. ValueError where these are not given."""
+    """One entry a position, the real next token. Raises ValueError if these are not given."""
     if inputs.next_ids is None:
         raise ValueError("cross_entropy needs next_ids_N, the real next token of each position")
     weights_P = torch.full(inputs.next_ids.shape, inputs.share, dtype=inputs.probs.dtype, device=inputs.counts.device)

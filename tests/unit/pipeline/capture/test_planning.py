@@ -83,7 +83,7 @@ def test_known_documents_are_never_planned_and_their_sources_are_reported(tokeni
         Sighting(document_id("the fox"), "corpus", "a.jsonl", 1),
         Sighting(document_id("the fox"), "corpus", "b.jsonl", 9),
     )
-    assert (plan.summary.known, plan.summary.new, plan.summary.documents) == (2, 1, 3)
+    assert (plan.summary.stored, plan.summary.new, plan.summary.documents) == (2, 1, 3)
 
 
 def test_document_met_twice_in_a_run_is_computed_once_in_one_lookup_or_two(tokenizer):

@@ -111,8 +111,8 @@ def test_a_known_student_is_not_trained_again(train, lake):
     first = train()
     lake.fetched.clear()
     again = train()
-    assert again.known
-    assert not first.known
+    assert again.existed
+    assert not first.existed
     assert again.facts == json.loads(json.dumps(first.facts))
     assert lake.fetched == []
 
@@ -169,7 +169,7 @@ def test_another_student_is_never_overwritten(train, tmp_path):
         train(seed=1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(SettingsError, match="something that is no student"):
+    with pytest.raises(SettingsError, match="found files that are not a student"):
         train(output=tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
@@ -177,8 +177,11 @@ def test_another_student_is_never_overwritten(train, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tokenizer": "f" * 32}, f"fingerprint [0-9a-f]{{32}}, the recipe's is {'f' * 32}"),
-        ({"chat": {"template": "e" * 32, "targets": "all"}}, f"fingerprint None, the recipe's is {'e' * 32}"),
+        ({"tokenizer": "f" * 32}, f"expected fingerprint {'f' * 32} of the recipe, found [0-9a-f]{{32}}"),
+        (
+            {"chat": {"template": "e" * 32, "targets": "all"}},
+            f"expected fingerprint {'e' * 32} of the recipe, found None",
+        ),
         ({"vocabulary": 300}, "has 300 ids"),
     ],
 )
@@ -245,7 +248,7 @@ def test_a_checkpoint_of_batches_of_another_size_is_refused(train, tmp_path, lak
     path = last_checkpoint(work) / READER_STATE
     state = json.loads(path.read_text())
     path.write_text(json.dumps(state | {"global_batch_sequences": 4, "batch": 0}))
-    with pytest.raises(MismatchError, match="4 sequences a batch on all ranks together, now there are 2"):
+    with pytest.raises(MismatchError, match="expected 4 sequences a batch over all ranks.*found 2"):
         train(save_steps=1, epochs=2)
 
 
