@@ -163,7 +163,7 @@ def test_a_student_of_a_student_names_it_as_its_parent(train, tmp_path):
 
 def test_another_student_is_never_overwritten(train, tmp_path):
     first = train()
-    with pytest.raises(SettingsError, match=f"holds student {first.student_id[:12]}"):
+    with pytest.raises(SettingsError, match=f"found student {first.student_id[:12]}"):
         train(seed=1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
@@ -180,7 +180,7 @@ def test_another_student_is_never_overwritten(train, tmp_path):
             {"chat": {"template": "e" * 32, "targets": "all"}},
             f"expected fingerprint {'e' * 32} of the recipe, found None",
         ),
-        ({"vocabulary": 300}, "has 300 ids"),
+        ({"vocabulary": 300}, "at least 300 rows"),
     ],
 )
 def test_a_student_that_does_not_fit_the_recipe_is_refused_before_anything_is_read(train, lake, changes, message):
