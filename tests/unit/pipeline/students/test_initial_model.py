@@ -118,7 +118,7 @@ def test_a_checkpoint_is_taken_as_it_is(teacher):
 def test_a_vocabulary_smaller_than_the_recipes_is_refused(teacher):
     settings = StudentSettings(layers=3)
     parent = Parent(parent_id="p", content_id="p", directory=None, tokenizer_directory=None)
-    with pytest.raises(MismatchError, match="at least 212 rows.*found 211"):
+    with pytest.raises(MismatchError, match=r"at least 212 rows.*found 211"):
         make_student(settings, parent, RECIPE | {"vocabulary": 212}, teacher=teacher, seed=0)
 
 

@@ -407,7 +407,7 @@ def test_wrong_arguments_are_named(inputs, targets, options, message):
 
 def test_targets_of_another_number_of_positions_are_refused(inputs):
     hidden, weight, _ = inputs
-    with pytest.raises(ValueError, match="expected 11 positions.*found 1"):
+    with pytest.raises(ValueError, match=r"expected 11 positions.*found 1"):
         sparse_divergence(hidden, weight, csr([{1: 1.0}]))
 
 

@@ -246,7 +246,7 @@ def test_a_checkpoint_of_batches_of_another_size_is_refused(train, tmp_path, lak
     path = last_checkpoint(work) / READER_STATE
     state = json.loads(path.read_text())
     path.write_text(json.dumps(state | {"global_batch_sequences": 4, "batch": 0}))
-    with pytest.raises(MismatchError, match="expected 4 sequences a batch over all ranks.*found 2"):
+    with pytest.raises(MismatchError, match=r"expected 4 sequences a batch over all ranks.*found 2"):
         train(save_steps=1, epochs=2)
 
 
