@@ -48,7 +48,7 @@ class Stopwatch:
         self._began = time.perf_counter(), time.process_time()
 
     def measurements(self, n_tokens: int) -> Measurements:
-        """Of so many tokens."""
+        """Speeds for `n_tokens` since the start."""
         seconds, cpu_seconds = time.perf_counter() - self._began[0], time.process_time() - self._began[1]
         return {
             "tokens": n_tokens,
@@ -71,7 +71,7 @@ def capture_config(quick: bool, lake: Path) -> Config:
 
 
 def measure_capture(quick: bool) -> Measurements:
-    """As the teacher flow does it: a unit is committed while the next one is computed."""
+    """The whole capture as in the teacher flow: a unit is committed while the next one is computed."""
     watch, n_tokens = Stopwatch(), 0
     with (
         tempfile.TemporaryDirectory(prefix="logitlake-bench-") as directory,
@@ -94,7 +94,7 @@ def measure_capture(quick: bool) -> Measurements:
 
 
 def measure_forward(quick: bool) -> Measurements:
-    """The least that any capture must do."""
+    """The teacher's forward alone: the minimum of any capture."""
     model = _teacher(quick)
 
     def forward(sequences: Sequence[TokenSequence], batch_tokens: int) -> None:
@@ -105,10 +105,10 @@ def measure_forward(quick: bool) -> Measurements:
 
 
 def measure_script(quick: bool) -> Measurements:
-    """A page of code that does the job once."""
+    """The script that a user would write."""
     model = _teacher(quick)
     with tempfile.TemporaryDirectory(prefix="logitlake-bench-") as directory:
-        found: list[tuple[torch.Tensor, torch.Tensor]] = []
+        positions: list[tuple[torch.Tensor, torch.Tensor]] = []
 
         def script(sequences: Sequence[TokenSequence], _: int) -> None:
             for begin in range(0, len(sequences), _SCRIPT_BATCH):
@@ -117,12 +117,12 @@ def measure_script(quick: bool) -> Measurements:
                 values, ids = torch.topk(logprobs, _SCRIPT_TOP_K, dim=-1)
                 for row, sequence in enumerate(batch):
                     n = len(sequence.input_ids)
-                    found.append((ids[row, :n].clone(), values[row, :n].clone()))
+                    positions.append((ids[row, :n].clone(), values[row, :n].clone()))
 
         def write() -> None:
-            ids, values = (torch.cat([part[column] for part in found]).numpy() for column in (0, 1))
+            ids, values = (torch.cat([part[column] for part in positions]).numpy() for column in (0, 1))
             table = pa.table({"ids": list(ids.astype(np.int32)), "logprobs": list(values)})
-            found.clear()
+            positions.clear()
             pq.write_table(table, Path(directory) / "logprobs.parquet")
 
         return _over_units(quick, script, write)
@@ -182,7 +182,7 @@ def summarise(runs: Runs, quick: bool) -> Summary:
         },
         tables=[speed_table("A capture from plan to committed shard", runs)],
         plot=partial(plot_speed, runs),
-        notes=[f"By processor time, which a busy machine changes less, the capture has {by_cpu:.2f} of the forward."],
+        notes=[f"By processor time, which other load changes less: {by_cpu:.2f} of the forward's speed."],
     )
 
 

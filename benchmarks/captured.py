@@ -1,7 +1,7 @@
 """One captured lake for all benchmarks: the demo's teacher over the demo's corpus, by the real capture path.
 
-Made once under .cache/benchmarks and kept. Its directory is named for the settings and the format that decide what is
-in it, so that newer ones make a newer lake.
+Made once under .cache/benchmarks. The name of its directory has a hash of the settings and of the format version, so
+that other settings make another lake.
 """
 
 import os

@@ -52,7 +52,7 @@ class HeldOutGradient:
         return {"angle_deg": angle_degrees(dot, norm, reference), "norm_ratio": norm / reference}
 
     def full(self) -> dict[str, torch.Tensor]:
-        """The gradient of full distributions by parameter; made once and kept."""
+        """The gradient of full distributions by parameter, computed once."""
         ids = (sequence.input_ids.tobytes() for sequence in self._sequences)
         weights = (self._student / "logitlake.json").read_bytes()
         path = CACHE / f"gradient-{digest(weights, str(self.n_positions).encode(), *ids)[:16]}.pt"

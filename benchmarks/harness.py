@@ -55,7 +55,7 @@ class Runs:
     def ratio(self, key: str, arm: str, over: str) -> float:
         """Median of the rounds' ratios of one arm's number to another's of the same round."""
         pairs = zip(self.of_arm[arm], self.of_arm[over], strict=True)
-        return float(median(mine[key] / theirs[key] for mine, theirs in pairs))
+        return float(median(run[key] / reference[key] for run, reference in pairs))
 
     def spread(self, arm: str, key: str) -> float:
         """Largest over smallest of the rounds: how quiet the machine was."""

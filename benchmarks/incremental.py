@@ -45,7 +45,7 @@ def sizes_of(quick: bool) -> tuple[int, ...]:
 
 
 def plan_known(documents: int) -> Measurements:
-    """Plan a corpus of documents that are all known. Fails if one of them is planned."""
+    """Plan a corpus whose documents are all stored. Fails if one of them is planned."""
     prepared = _prepared(documents)
     began = time.perf_counter()
     with Lake.open(LakeLocation.resolve(_directory(documents) / "lake")) as lake:
@@ -144,13 +144,13 @@ def _batches(doc_ids: list[str], recipe_id: str) -> Iterator[tuple[pa.Table, pa.
             "n_tokens": pa.array(np.full(len(some), 500), pa.int64()),
             "n_sequences": pa.array(np.ones(len(some)), pa.int32()),
         }
-        places = {
+        sources = {
             "doc_id": some,
             "corpus": ["passages"] * len(some),
             "source": [_CORPUS] * len(some),
             "line": pa.array(range(first + 1, first + 1 + len(some)), pa.int64()),
         }
-        yield pa.table(rows), pa.table(places)
+        yield pa.table(rows), pa.table(sources)
 
 
 def _directory(documents: int) -> Path:

@@ -116,7 +116,7 @@ def play(stage: Stage, config: Config, arrive: Callable[[int], None]) -> dict[st
 
 
 def run_seconds(api: str, at: datetime) -> float:
-    """How long the run of Prefect's took that was going on at this moment, from its start to its end."""
+    """Seconds from start to end of the Prefect run that was active at this time."""
     body = json.dumps(
         {
             "sort": "START_TIME_DESC",
@@ -135,13 +135,13 @@ def run_seconds(api: str, at: datetime) -> float:
                 if start <= at <= end:
                     return (end - start).total_seconds()
         time.sleep(_POLL_SECONDS)
-    raise RuntimeError(f"Prefect knows no run that was going on at {at}")
+    raise RuntimeError(f"expected a Prefect run that was active at {at}, found none")
 
 
 def computed_twice(config: Config) -> int:
-    """Sequences that stand twice, and documents that were paid for beyond those that are stored."""
+    """Sequences stored twice, plus documents captured more often than stored."""
     with Lake.open(location_of(config)) as lake:
-        found = lake.row(
+        counts = lake.row(
             """
             SELECT
                 (SELECT count(*) FROM sequences)
@@ -149,7 +149,7 @@ def computed_twice(config: Config) -> int:
                 (SELECT coalesce(sum(n_documents), 0) FROM commits) - (SELECT count(*) FROM documents) AS paid_twice
             """
         )
-    return int(found["twice"]) + int(found["paid_twice"])
+    return int(counts["twice"]) + int(counts["paid_twice"])
 
 
 def finished_nights(config: Config) -> list[dict[str, Any]]:
@@ -170,20 +170,20 @@ def finished_nights(config: Config) -> list[dict[str, Any]]:
     return [{**json.loads(row["detail"])["report"], **row} for row in rows]
 
 
-def _next_night(config: Config, known: set[str], wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Wait for the next night that is wanted. Raises RuntimeError with what the last one said if it failed."""
-    if not known:
-        known.add("")
+def _next_night(config: Config, seen: set[str], accept: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Wait for the next night that `accept` accepts. Raises RuntimeError with the detail of a night that failed."""
+    if not seen:
+        seen.add("")
     else:
-        known.update(night["run_id"] for night in finished_nights(config))
+        seen.update(night["run_id"] for night in finished_nights(config))
     deadline = time.monotonic() + _NIGHT_SECONDS
     while time.monotonic() < deadline:
         for night in finished_nights(config):
-            if night["run_id"] not in known:
-                known.add(night["run_id"])
+            if night["run_id"] not in seen:
+                seen.add(night["run_id"])
                 if night["status"] != "finished":
                     raise RuntimeError(f"a night {night['status']}: {night['detail']}")
-                if wanted(night):
+                if accept(night):
                     return night
         time.sleep(_POLL_SECONDS)
     raise RuntimeError(f"no night within {_NIGHT_SECONDS} s; see worker.log and prefect/server.log")

@@ -1,9 +1,9 @@
-"""How good students are at equal bytes: one student per arm and seed, judged by the teacher on held-out documents.
+"""Quality of students at equal bytes: a student per arm and seed, evaluated against the teacher on held-out documents.
 
-Hours of work, done in cells: each finished one is a JSON file, and a run that was killed, or stopped by --hours, goes
-on where it was; what it shows and writes is of the seeds that all arms have so far. All arms share one learning rate:
-the one that serves full logits best on the same held-out documents, which favours full logits. Seeds are paired: the
-same order of batches in all arms.
+It takes hours, in cells: each finished cell is a JSON file, and a run that was killed, or stopped by --hours, resumes.
+Tables and figures use the seeds that all arms have finished. All arms share one learning rate: the best one for full
+logits on the same held-out documents, which favours full logits. Seeds are paired: the same order of batches in all
+arms.
 """
 
 import argparse
@@ -48,13 +48,13 @@ def mean_with_interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 def paired_ratios(runs: Mapping[str, Sequence[Mapping[str, Any]]], arm: str, over: str, key: str = "kl") -> list[float]:
     """One ratio per seed."""
-    return [own[key] / other[key] for own, other in zip(runs[arm], runs[over], strict=True)]
+    return [run[key] / reference[key] for run, reference in zip(runs[arm], runs[over], strict=True)]
 
 
 def best_within(runs: Mapping[str, Sequence[Mapping[str, Any]]], sparsifier: str, most_bytes: float) -> str:
     """The arm of a sparsifier with the largest budget within so many bytes per token; else its smallest."""
     sizes = {
-        arm: mean(run["bytes_per_token"] for run in found) for arm, found in runs.items() if arm.startswith(sparsifier)
+        arm: mean(run["bytes_per_token"] for run in seeds) for arm, seeds in runs.items() if arm.startswith(sparsifier)
     }
     within = [arm for arm, size in sizes.items() if size <= most_bytes]
     return max(within, key=sizes.__getitem__) if within else min(sizes, key=sizes.__getitem__)
@@ -67,11 +67,11 @@ def summarise(runs: Mapping[str, Sequence[Mapping[str, Any]]], learning_rate: fl
     rows = [
         [
             arm,
-            _bytes(found) or "",
-            *(_with_interval(mean_with_interval([run[key] for run in found])) for key in _METRICS),
+            _bytes(seeds) or "",
+            *(_with_interval(mean_with_interval([run[key] for run in seeds])) for key in _METRICS),
             _with_interval(over_full[arm]),
         ]
-        for arm, found in runs.items()
+        for arm, seeds in runs.items()
     ]
     first = runs[FULL][0]
     differences = [
@@ -99,8 +99,8 @@ def summarise(runs: Mapping[str, Sequence[Mapping[str, Any]]], learning_rate: fl
     )
 
 
-def _bytes(found: Sequence[Mapping[str, Any]]) -> float | None:
-    sizes = [run["bytes_per_token"] for run in found]
+def _bytes(seeds: Sequence[Mapping[str, Any]]) -> float | None:
+    sizes = [run["bytes_per_token"] for run in seeds]
     return None if None in sizes else mean(sizes)
 
 
@@ -111,9 +111,9 @@ def _with_interval(value: tuple[float, float | None]) -> str:
 
 def _plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], figure: Figure) -> None:
     axes = figure.subplots()
-    for arm, found in runs.items():
-        middle, half = mean_with_interval([run["kl"] for run in found])
-        size = _bytes(found)
+    for arm, seeds in runs.items():
+        middle, half = mean_with_interval([run["kl"] for run in seeds])
+        size = _bytes(seeds)
         if size is None:
             axes.axhline(middle, linestyle="--" if arm == FULL else ":", color="grey")
             axes.annotate(arm, (1, middle), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
@@ -124,7 +124,7 @@ def _plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], figure: Figure) -> No
 
 
 def _work(results: Results, hours: float | None, jobs: int) -> None:
-    """Train what is left, `jobs` cells at a time in processes of their own, until all is done or time is up."""
+    """Train the unfinished cells, `jobs` at a time in processes of their own, until all are finished or time is up."""
     import benchmarks.quality_training as training
 
     training.Stage(results.plan).prepare()
@@ -142,9 +142,9 @@ def _work(results: Results, hours: float | None, jobs: int) -> None:
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                found = future.result()
-                results.write(running.pop(future), {**found, "machine": describe_machine()})
-                took.append(found["seconds"])
+                result = future.result()
+                results.write(running.pop(future), {**result, "machine": describe_machine()})
+                took.append(result["seconds"])
 
 
 def _name(cell: Cell) -> str:

@@ -67,12 +67,12 @@ class Results:
         self.directory = directory
 
     def read(self, cell: Cell) -> dict[str, Any] | None:
-        """What came out; None if the cell is not finished."""
+        """The result of a cell; None if it is not finished."""
         path = self.directory / cell.file_name
         if not path.exists():
             return None
-        found = dict(json.loads(path.read_text(encoding="utf-8")))
-        return found if found["plan"] == self.plan.key else None
+        result = dict(json.loads(path.read_text(encoding="utf-8")))
+        return result if result["plan"] == self.plan.key else None
 
     def ready(self) -> list[Cell]:
         """Cells that can be trained now: until the learning rate is settled, only those that settle it."""
@@ -80,11 +80,11 @@ class Results:
         return left if self.learning_rate() is not None else [cell for cell in left if cell in self.tuning()]
 
     def of(self, cell: Cell) -> dict[str, Any]:
-        """What came out of a cell that is finished. Raises KeyError for one that is not."""
-        found = self.read(cell)
-        if found is None:
+        """The result of a finished cell. Raises KeyError if it is not finished."""
+        result = self.read(cell)
+        if result is None:
             raise KeyError(f"{cell} is not finished")
-        return found
+        return result
 
     def whole_seeds(self) -> list[int]:
         """The seeds that every arm is finished for, at the settled learning rate."""
@@ -93,33 +93,35 @@ class Results:
             return []
         return [seed for seed in self.plan.seeds if all(self.read(Cell(arm, seed, rate)) for arm in self.plan.arms)]
 
-    def write(self, cell: Cell, found: Mapping[str, Any]) -> None:
-        """Keep a finished cell; the file appears whole."""
+    def write(self, cell: Cell, result: Mapping[str, Any]) -> None:
+        """Write the result of a finished cell in one step."""
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / cell.file_name
         staged = path.with_suffix(".tmp")
         content = {"arm": cell.arm, "seed": cell.seed, "learning_rate": cell.learning_rate, "plan": self.plan.key}
-        staged.write_text(json.dumps({**content, **found}, indent=1) + "\n", encoding="utf-8")
+        staged.write_text(json.dumps({**content, **result}, indent=1) + "\n", encoding="utf-8")
         staged.rename(path)
 
     def learning_rate(self) -> float | None:
-        """The one that serves full logits best (lowest KL, first seed); None while one is untried."""
+        """The rate with the lowest KL on full logits (first seed); None until every rate was tried."""
         cells = self.tuning()
-        found = {cell.learning_rate: self.read(cell) for cell in cells}
-        kls = {rate: result["kl"] for rate, result in found.items() if result is not None}
-        return min(kls, key=lambda rate: kls[rate]) if len(kls) == len(found) else None
+        results = {cell.learning_rate: self.read(cell) for cell in cells}
+        kls = {rate: result["kl"] for rate, result in results.items() if result is not None}
+        return min(kls, key=lambda rate: kls[rate]) if len(kls) == len(results) else None
 
     def tuning(self) -> list[Cell]:
         """Full logits at every learning rate."""
         return [Cell(FULL, self.plan.seeds[0], rate) for rate in self.plan.learning_rates]
 
     def left(self) -> list[Cell]:
-        """Cells that are still to do, those that settle the learning rate first; the rest by seed, so that a run that
-        is cut short has whole pairs. While the rate is not settled, the others are listed at the first of the rates."""
+        """Unfinished cells: first those that choose the learning rate, then the others seed by seed.
+
+        Seed by seed, so that a stopped run has complete pairs. Until then, the others have the first rate.
+        """
         rate = self.learning_rate() or self.plan.learning_rates[0]
         paired = [Cell(arm, seed, rate) for seed in self.plan.seeds for arm in self.plan.arms]
-        wanted = dict.fromkeys([*self.tuning(), *paired])
-        return [cell for cell in wanted if self.read(cell) is None]
+        cells = dict.fromkeys([*self.tuning(), *paired])
+        return [cell for cell in cells if self.read(cell) is None]
 
 
 def results_of(quick: bool) -> Results:

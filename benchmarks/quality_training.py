@@ -62,7 +62,7 @@ class Stage:
         return replayed_teacher(sequences_of(self.held_out), _DTYPE)
 
     def prepare(self) -> None:
-        """Run the teacher over everything, if it has not been kept yet, so that no two processes do."""
+        """Run the teacher over all sequences before the workers start, so that it runs once."""
         _ = self.teacher, self.held_out_teacher
 
     @cached_property

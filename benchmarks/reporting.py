@@ -1,4 +1,4 @@
-"""What a benchmark found, and the three forms it takes: a table on the terminal, a PNG and a JSON file."""
+"""Results of a benchmark, written as a table on the terminal, a PNG and a JSON file."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -37,9 +37,9 @@ class Reach:
 
     def is_met(self, figures: Mapping[str, float]) -> bool:
         """Whether the figure reaches the bound."""
-        found = figures[self.key]
+        figure = figures[self.key]
         bound = self.bound if self.over is None else self.bound * figures[self.over]
-        return found >= bound if self.kind == "at least" else found <= bound
+        return figure >= bound if self.kind == "at least" else figure <= bound
 
     @property
     def text(self) -> str:

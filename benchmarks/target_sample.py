@@ -38,7 +38,7 @@ def target_sample(quick: bool) -> tuple[pa.Table, list[TokenSequence], ReplayedT
 
 
 def kept_draws(quick: bool) -> int:
-    """The number of draws with replacement that gives 12 unique ids on average in the sample: found once and kept."""
+    """The number of draws with replacement that gives 12 unique ids on average in the sample, computed once."""
     path = CACHE / f"draws-{benchmark_config().lake.path.name}{'-quick' if quick else ''}.json"
     if not path.exists():
         _, sequences, teacher = target_sample(quick)

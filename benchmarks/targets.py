@@ -61,8 +61,10 @@ def summarise(runs: Runs, quick: bool) -> Summary:
     curve = [(arm["noise"], arm["bytes_per_token"]) for name, arm in arms.items() if name.startswith("varopt")]
     at_rs12 = value_at(rs12["noise"], curve)
     rows = [_row(name, arm) for name, arm in arms.items()]
-    theirs = [[label, peers["bytes_per_target"][label], peers["noise"][label]] for label in peers["bytes_per_target"]]
-    theirs.append([f"RS-KD as published, {kept_draws(quick)} draws", PUBLISHED_BYTES, rs12["noise"]])
+    published = [
+        [label, peers["bytes_per_target"][label], peers["noise"][label]] for label in peers["bytes_per_target"]
+    ]
+    published.append([f"RS-KD as published, {kept_draws(quick)} draws", PUBLISHED_BYTES, rs12["noise"]])
     figures = {
         "varopt_bytes_per_token": default["bytes_per_token"],
         "varopt_noise": default["noise"],
@@ -77,9 +79,9 @@ def summarise(runs: Runs, quick: bool) -> Summary:
         figures=figures,
         tables=[
             Table("Targets of logitlake; bytes of the whole shard", _COLUMNS, rows),
-            Table("Published layouts; bytes of the targets alone", ["layout", "bytes/target", "noise"], theirs),
+            Table("Published layouts; bytes of the targets alone", ["layout", "bytes/target", "noise"], published),
         ],
-        plot=partial(_plot, arms, theirs),
+        plot=partial(_plot, arms, published),
         notes=[
             f"{RS12}: {kept_draws(quick)} draws. Bias² may come out below 0 by chance: it is an estimate without bias."
         ],

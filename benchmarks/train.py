@@ -90,7 +90,7 @@ def reference_errors() -> tuple[float, float]:
     n_rows, width, n_ids = batch.input_ids.numel(), 64, 49_152
     generator = torch.Generator().manual_seed(0)
     keep = batch.targets.offsets[: _CHECKED_POSITIONS + 1]
-    found = []
+    results = []
     for dense in (False, True):
         hidden = torch.randn(len(keep) - 1, width, generator=generator.manual_seed(0)).requires_grad_()
         weight = torch.randn(n_ids, width, generator=generator.manual_seed(1)).mul_(0.3).requires_grad_()
@@ -104,10 +104,10 @@ def reference_errors() -> tuple[float, float]:
             targets = type(batch.targets)(offsets=keep, ids=ids, probs=probs)
             loss = sparse_divergence(hidden, weight, targets)
         loss.backward()
-        found.append((loss.detach(), hidden.grad, weight.grad))
+        results.append((loss.detach(), hidden.grad, weight.grad))
     assert n_rows >= _CHECKED_POSITIONS
-    (loss, *grads), (reference, *expected) = found
-    errors = [float((own - real).norm() / real.norm()) for own, real in zip(grads, expected, strict=True)]
+    (loss, *grads), (reference, *expected) = results
+    errors = [float((grad - exact).norm() / exact.norm()) for grad, exact in zip(grads, expected, strict=True)]
     return abs(float(loss / reference) - 1), max(errors)
 
 
@@ -121,8 +121,8 @@ def _prepare(quick: bool) -> None:
 
 def summarise(runs: Runs, quick: bool) -> Summary:
     """Speeds and memory; what a larger teacher would make of the online arm; the loss against its reference."""
-    larger = [theirs["seconds"] + (_LARGER - 1) * theirs["teacher_seconds"] for theirs in runs.of_arm["online"]]
-    ratios = [slow / own["seconds"] for slow, own in zip(larger, runs.of_arm["cache"], strict=True)]
+    larger = [online["seconds"] + (_LARGER - 1) * online["teacher_seconds"] for online in runs.of_arm["online"]]
+    ratios = [seconds / cache["seconds"] for seconds, cache in zip(larger, runs.of_arm["cache"], strict=True)]
     vs_larger = sorted(ratios)[len(ratios) // 2]
     by_cpu = runs.ratio("tokens_per_cpu_s", "cache", "cross-entropy")
     loss_error, grad_error = reference_errors()
@@ -135,8 +135,8 @@ def summarise(runs: Runs, quick: bool) -> Summary:
         tables=[speed_table("A student's training steps", runs)],
         plot=partial(plot_speed, runs),
         notes=[
-            f"With a teacher {_LARGER} times as large, online distillation would take {vs_larger:.1f} x our time: "
-            "its own, and that of so much more of the teacher's forward.",
+            f"With a teacher {_LARGER} times as large, online distillation would take {vs_larger:.1f} x the time "
+            "from the cache: its measured time plus the additional time of the teacher's forward.",
             f"Against a dense float32 reference on {_CHECKED_POSITIONS} real positions: loss off by {loss_error:.1e}, "
             f"gradients by {grad_error:.1e} of their norm.",
             f"By processor time, which a busy machine changes less: {by_cpu:.2f} x cross-entropy.",

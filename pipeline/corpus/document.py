@@ -1,4 +1,4 @@
-"""What a corpus is made of: documents, and rejects for lines, rows and files that are none."""
+"""Documents of a corpus, and rejects for lines, rows and files that can't be used."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ DocumentBuilder = Callable[[Mapping[str, Any], str, int | None], Document | Reje
 
 
 class _UnusableError(Exception):
-    """Carries a reason from deep inside a record to the builder."""
+    """The reason why a record can't be used; the builder makes a Reject of it."""
 
     def __init__(self, reason: RejectReason, detail: str) -> None:
         super().__init__(detail)
@@ -86,14 +86,14 @@ def fields_of(settings: CorpusSettings) -> tuple[str, ...]:
 
 
 def document_builder(settings: CorpusSettings) -> DocumentBuilder:
-    """A function from one record, its source and its line to a document, or to the reason why there is none."""
+    """A function of a record, its source and its line that returns a document, or a reject with the reason."""
     corpus = settings.name
-    content_of, identity_of = _content_reader(settings), _identity
+    content_of = _content_reader(settings)
 
     def build(record: Mapping[str, Any], source: str, line: int | None) -> Document | Reject:
         try:
             content = content_of(record)
-            return Document(identity_of(content), content, corpus, source, line)
+            return Document(_identity(content), content, corpus, source, line)
         except _UnusableError as unusable:
             return Reject(corpus, source, line, unusable.reason, unusable.detail)
 
@@ -191,7 +191,7 @@ def _messages(value: Any, name: str) -> tuple[dict[str, Any], ...]:
 
 
 def _without_nulls(value: Any) -> Any:
-    """A null says the same as an absent key, and Parquet can't tell them apart: one chat has one id in both."""
+    """Remove keys that hold null: Parquet can't distinguish them from absent keys, and a chat needs one id."""
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):

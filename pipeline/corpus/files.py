@@ -1,4 +1,4 @@
-"""Which files of a directory belong to a corpus: patterns in, a sorted stream of paths out.
+"""Finds the files of a corpus by patterns, as a sorted stream of paths.
 
 Patterns are matched against the path below the corpus root, in posix form. `*`, `?` and `[...]` stay inside one name,
 `**` is any number of directories, a leading `!` excludes. As in a shell, a wildcard does not match a name that starts
@@ -16,16 +16,16 @@ from logitlake.storage.errors import CorpusError
 
 
 class CorpusFile(NamedTuple):
-    """One file: where it is, and its name relative to the corpus root."""
+    """One file: its path, and its name relative to the corpus root."""
 
     path: Path
     source: str
 
 
 def corpus_files(name: str, path: str, patterns: tuple[str, ...], default: tuple[str, ...]) -> Iterator[CorpusFile]:
-    """The files of the corpus `name`: `path` itself, or what the patterns choose below it, sorted by directory.
+    """The files of the corpus `name`: `path` itself, or the files below it that match, sorted by directory.
 
-    Patterns that only exclude choose from `default`. Raises CorpusError if nothing is there, or it can't be listed.
+    Patterns that only exclude choose from `default`. Raises CorpusError if no file matches or a listing fails.
     """
     root = Path(path).expanduser()
     try:

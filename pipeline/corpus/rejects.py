@@ -1,4 +1,4 @@
-"""When too much of a corpus is unusable to go on."""
+"""Stops the reading of a corpus with too many rejects."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -9,10 +9,10 @@ from logitlake.storage.errors import CorpusError
 
 
 class RejectGuard:
-    """Counts what one corpus gave and refuses it once its rejects pass `max_reject_share`.
+    """Counts documents and rejects of one corpus, and raises CorpusError if rejects exceed `max_reject_share`.
 
-    The share is judged once `reject_grace` documents and rejects were read, so that one bad line does not stop a small
-    corpus; a corpus with rejects and no usable document at all is refused at its end, whatever its size.
+    The share is checked after `reject_grace` documents and rejects, so that one bad line does not stop a small corpus.
+    A corpus with rejects and without any usable document is refused at its end, whatever its size.
     """
 
     def __init__(self, settings: CorpusSettings) -> None:
@@ -23,7 +23,7 @@ class RejectGuard:
         self._ended = False
 
     def watch(self, stream: Iterable[Document | Reject]) -> Iterator[Document | Reject]:
-        """The stream unchanged, counted. Raises CorpusError."""
+        """Yield the stream unchanged and count it. Raises CorpusError."""
         for item in stream:
             if isinstance(item, Reject):
                 self._count(item)
@@ -34,7 +34,7 @@ class RejectGuard:
         self._judge_end()
 
     def refuse(self, reject: Reject) -> None:
-        """A document that was read turns out to be of no use, such as one that is too short. Raises CorpusError."""
+        """Count a document that was read as a reject, for example because it is too short. Raises CorpusError."""
         self._n_documents -= 1
         self._count(reject)
         if self._ended:

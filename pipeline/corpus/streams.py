@@ -1,4 +1,4 @@
-"""Bytes of a file as lines: plain, gzip or Zstandard, with a bound on what one line may take of memory."""
+"""Lines of a plain, gzip or Zstandard file, with a limit on the memory of one line."""
 
 import gzip
 import io
@@ -11,7 +11,7 @@ import zstandard
 
 MAX_LINE_BYTES = 256 * 2**20
 _READ_BYTES = 2**20
-# Frames made by `zstd --long` ask for more than the library's default; memory is taken only if a frame needs it.
+# Frames of `zstd --long` need more than the library's default; memory is used only if a frame needs it.
 _MAX_ZSTD_WINDOW = 2**31
 
 CORRUPT_STREAM = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
@@ -20,10 +20,10 @@ CORRUPT_STREAM = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 def open_stream(path: Path) -> IO[bytes]:
     """The uncompressed bytes of a file, by its suffix: .gz, .zst, else as it is.
 
-    Raises OSError if it can't be opened; reading raises one of CORRUPT_STREAM where the compressed data is torn.
+    Raises OSError if it can't be opened; reading raises one of CORRUPT_STREAM if the compressed data is damaged.
     """
     if path.suffix == ".gz":
-        # Not behind a second buffer: that would lose, at a torn place, what it had filled before.
+        # Without a second buffer: at damaged data it would lose the bytes read before.
         return cast(IO[bytes], gzip.open(path, "rb"))
     if path.suffix in (".zst", ".zstd"):
         return io.BufferedReader(_ZstdStream(path), _READ_BYTES)
@@ -31,7 +31,7 @@ def open_stream(path: Path) -> IO[bytes]:
 
 
 def lines(stream: IO[bytes], max_bytes: int = MAX_LINE_BYTES) -> Iterator[bytes | int]:
-    """Each line with its ending; for a line over `max_bytes` its length instead, read past and never held."""
+    """Each line with its ending; for a line over `max_bytes` its length instead, without holding it in memory."""
     while line := stream.readline(max_bytes + 1):
         if len(line) <= max_bytes:
             yield line

@@ -1,1 +1,1 @@
-"""From documents to token ids, and back to text."""
+"""Documents to token ids, and token ids to text."""

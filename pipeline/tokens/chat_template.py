@@ -1,8 +1,8 @@
 """Chat templates: messages to text, by the rules of transformers, without importing it.
 
-Templates come with models and are untrusted: they render in Jinja's immutable sandbox. Unlike in transformers there is
-no clock in there: the same chat must be the same text on any day, so templates that ask whether `strftime_now` is
-defined take their fixed date, and a template that can't do without is refused by name.
+Templates come with models and are untrusted: they render in Jinja's immutable sandbox. Unlike in transformers,
+`strftime_now` is not defined, so that the same chat gives the same text on any day: templates that check for it use
+their fixed date, and a template that requires it is refused.
 """
 
 import json
@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from logitlake.storage.errors import MismatchError
 from logitlake.storage.identity import digest
 
-# Around what a template puts between {% generation %} and {% endgeneration %}. U+FDD0 is no character of any text.
+# Marks around the text between {% generation %} and {% endgeneration %}. U+FDD0 is no character of any text.
 _GENERATION_START = "\ufdd0generation\ufdd0"
 _GENERATION_END = "\ufdd0endgeneration\ufdd0"
 _TRACKS_GENERATION = "endgeneration"
@@ -29,7 +29,7 @@ class UnusableChatError(Exception):
 
 
 class RenderedChat(NamedTuple):
-    """A chat as text, and the half-open character spans [start, end) that the assistant wrote."""
+    """A chat as text, and the character spans [start, end) of the assistant's text."""
 
     text: str
     assistant_spans: tuple[tuple[int, int], ...]
@@ -39,7 +39,7 @@ class ChatTemplate:
     """One Jinja template with the tokenizer's tokens; `origin` names it in errors.
 
     `special_tokens` are those that a template may name, such as `bos_token`; `control_tokens` are the texts of all
-    tokens that the vocabulary marks as special, among them the ones that close a turn.
+    tokens that the vocabulary marks as special, such as the end of a turn.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class ChatTemplate:
             self._template = _environment().from_string(source)
         except jinja2.TemplateError as error:
             raise MismatchError(
-                f"chat template {origin}: not valid Jinja ({error}); mend it, or name another by "
+                f"chat template {origin}: not valid Jinja ({error}); correct it, or set another by "
                 f"tokenization.chat_template"
             ) from None
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> RenderedChat:
         """The chat as text, with the spans of every assistant turn.
 
-        A template that marks {% generation %} states the spans itself. For others they are found by rendering the chat
-        up to each turn, which must give a prefix of the whole: if not, MismatchError. Raises UnusableChatError if the
-        template refuses the chat.
+        A template with {% generation %} marks the spans. For other templates, rendering the chat up to each turn gives
+        them: that text must be a prefix of the whole, else MismatchError. Raises UnusableChatError if the template
+        refuses the chat.
         """
         if _TRACKS_GENERATION in self.source:
             return _take_out_marks(self._render(messages))
@@ -98,8 +98,8 @@ class ChatTemplate:
         except jinja2.UndefinedError as error:
             if "strftime_now" in str(error):
                 raise MismatchError(
-                    f"chat template {self.origin}: it reads the clock (strftime_now), so that the same chat would be "
-                    f"another text tomorrow; copy it with a fixed date and name the copy by tokenization.chat_template"
+                    f"chat template {self.origin}: it reads the clock (strftime_now), so the text of a chat would "
+                    f"change every day; copy it with a fixed date and set tokenization.chat_template to the copy"
                 ) from None
             raise UnusableChatError(str(error)) from None
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
@@ -118,19 +118,21 @@ class ChatTemplate:
         )
 
     def _after_first_header(self, text: str) -> int:
-        """Where the assistant begins in a chat that begins with it: there is no earlier turn to render, so its header
-        is what the template adds after a user's turn to ask for an answer."""
+        """Start of the assistant's text in a chat that begins with the assistant.
+
+        No earlier turn can be rendered, so its header is the generation prompt after a user's turn.
+        """
         asked = [{"role": "user", "content": "?"}]
         before, prompted = (self._render(asked, add_generation_prompt=add) for add in (False, True))
         header = prompted.removeprefix(before)
         if not header or header == prompted or header not in text:
             raise UnusableChatError(
-                "the chat begins with the assistant, and what it wrote can't be told from what the template puts before"
+                "the chat begins with the assistant, and the end of the template's header before its text is unknown"
             )
         return text.index(header) + len(header)
 
     def _end_of_turn(self, text: str, start: int, end: int) -> int:
-        """White space after the token that closes a turn is the template's, not the assistant's."""
+        """The end of the assistant's text: white space after the token that closes a turn is the template's."""
         written = text[start:end].rstrip()
         return start + len(written) if written.endswith(self._control_tokens) else end
 
@@ -146,7 +148,7 @@ def _take_out_marks(marked: str) -> RenderedChat:
 
 
 class _GenerationMarks(jinja2.ext.Extension):
-    """The tag {% generation %} of transformers' templates: marks around its body."""
+    """The tag {% generation %} of transformers' templates: writes marks around its body."""
 
     tags: set[str] = {"generation"}  # noqa: RUF012 (Jinja's own interface)
 
@@ -160,7 +162,7 @@ class _GenerationMarks(jinja2.ext.Extension):
 
 
 def _environment() -> jinja2.Environment:
-    """The environment that transformers renders chat templates in, less the clock."""
+    """The environment of transformers for chat templates, without the clock."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationMarks, jinja2.ext.loopcontrols]
     )
@@ -180,5 +182,5 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja's own filter escapes HTML characters, which no template for a model means."""
+    """Jinja's own filter would escape HTML characters."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

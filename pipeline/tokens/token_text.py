@@ -1,9 +1,9 @@
-"""The text of a document from the texts of its tokens, where tokens may be parts of characters.
+"""Text of a document from its tokens, where a token may be a part of a character.
 
-The vocabulary of a lake keeps a token that is no whole character as the tokenizer's own piece: in the alphabet in
-which byte-level tokenizers write bytes (U+0120 for a space, `Ã` for the byte C3), or as `<0xC3>`. Such pieces are put
-together again here. A piece may look like text (`é` is also how the byte E9 is written), so a token is taken for bytes
-only where it and its neighbours then make whole characters, which parts of a document's text always do.
+The vocabulary of a lake stores such a token as the tokenizer's own piece: in the alphabet of byte-level tokenizers
+(U+0120 for a space, `Ã` for the byte C3), or as `<0xC3>`. This module joins such pieces. A piece may also be text (`é`
+is also the byte E9), so a token is read as bytes only if it and its neighbours make whole characters, which parts of a
+document's text always do.
 """
 
 import re
@@ -15,7 +15,7 @@ _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def decoded(tokens: Sequence[str]) -> list[str]:
-    """What each token adds to the text: the parts of a character add nothing but for the last, which adds it whole.
+    """The text of each token; the last part of a character gets the whole character, its other parts are empty.
 
     Joined, the result is the text. Cost: linear.
     """
@@ -42,9 +42,9 @@ def _run(tokens: Sequence[str], begin: int) -> list[str]:
 
 
 def _partial_bytes(token: str) -> bytes | None:
-    """The bytes that a token may stand for, if they are no whole characters by themselves."""
-    if found := _BYTE_PIECE.fullmatch(token):
-        return bytes.fromhex(found[1])
+    """The bytes of a token, or None if they are whole characters by themselves."""
+    if match := _BYTE_PIECE.fullmatch(token):
+        return bytes.fromhex(match[1])
     if token.isascii() or any(character not in _BYTE_OF for character in token):
         return None
     written = bytes(_BYTE_OF[character] for character in token)
@@ -56,7 +56,7 @@ def _partial_bytes(token: str) -> bytes | None:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """How byte-level tokenizers write bytes: printable Latin-1 as itself, the others from U+0100 on in their order."""
+    """The alphabet of byte-level tokenizers: printable Latin-1 as itself, the others from U+0100 on in their order."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(0x100) if byte not in set(plain)]
     return {chr(byte): byte for byte in plain} | {chr(0x100 + n): byte for n, byte in enumerate(others)}

@@ -1,4 +1,4 @@
-"""A Hugging Face tokenizer directory, read by `tokenizers` alone: no torch, no transformers, a tenth of a second."""
+"""Reads a Hugging Face tokenizer directory with `tokenizers` alone: no torch, no transformers, 0.1 s."""
 
 import json
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from logitlake.pipeline.tokens.chat_template import ChatTemplate
 from logitlake.storage.errors import MismatchError, SettingsError
 from logitlake.storage.identity import canonical_json, digest
 
-# The padding token is left out: training code sets it at will, and no cached token depends on it.
+# Without the padding token: training code may change it, and no cached token depends on it.
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _REPLACEMENT = "\ufffd"
 
 
 class TextTokenizer:
-    """Text to token ids, exactly as the teacher's own tokenizer does it, with nothing cut and nothing padded.
+    """Text to token ids, as the teacher's own tokenizer, without truncation and padding.
 
-    `fingerprint` identifies it: all that decides a token id, and the directory's own chat template. `chat_template` is
-    the one in effect, which may be another file; `template_hash` is its hash, None without one.
+    `fingerprint` is a hash of everything that decides a token id, and of the directory's own chat template.
+    `chat_template` is the template in effect, which may be another file; `template_hash` is its hash or None.
     """
 
     def __init__(
@@ -56,14 +56,16 @@ class TextTokenizer:
         except Exception as error:  # tokenizers raises the bare class
             raise SettingsError(f"tokenizer {path}: not a tokenizer ({error}); save it again") from None
         config = _read_config(directory)
-        own = _own_template(directory, config)
+        directory_template = _own_template(directory, config)
         special = _special_tokens(config)
         control = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
-        source, origin = (own, str(directory)) if chat_template is None else (_read(chat_template), str(chat_template))
+        source, origin = directory_template, str(directory)
+        if chat_template is not None:
+            source, origin = _read(chat_template), str(chat_template)
         template = None
         if source is not None:
             template = ChatTemplate(source, special_tokens=special, control_tokens=control, origin=origin)
-        return cls(backend, config=config, own_template=own, template=template)
+        return cls(backend, config=config, own_template=directory_template, template=template)
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without the tokens that the tokenizer's own template would add."""
@@ -74,14 +76,16 @@ class TextTokenizer:
         return self.backend.encode_batch(list(texts), add_special_tokens=False)
 
     def encode_continuation(self, text: str) -> list[int]:
-        """Token ids of a text that follows another: tokenizers that put a space before a text put none here."""
+        """Token ids of a text that follows another: without the space that some tokenizers put before a text."""
         if self._adds_prefix_space and (ids := self._after_anchor(text)) is not None:
             return ids
         return list(self.backend.encode(text, add_special_tokens=False).ids)
 
     def token_texts(self) -> list[str]:
-        """The text of every id in [0, vocab_size), for people to read: ids that are no whole characters, and ids that
-        no token has, stand as the vocabulary's own piece or as nothing."""
+        """The text of every id in [0, vocab_size), for people to read.
+
+        An id that is not a whole character has the vocabulary's own piece; an id without a token is empty.
+        """
         anchor = self.backend.encode("a", add_special_tokens=False).ids
         before = self.backend.decode(anchor, skip_special_tokens=False)
         decoded = self.backend.decode_batch(
@@ -99,23 +103,23 @@ class TextTokenizer:
         return frozenset(i for i, token in self.backend.get_added_tokens_decoder().items() if token.special)
 
     def require_chat_template(self) -> ChatTemplate:
-        """The chat template in effect, or MismatchError: the corpus holds chats and the tokenizer can't write them."""
+        """The chat template in effect. Raises MismatchError if there is none."""
         if self.chat_template is None:
             raise MismatchError(
-                "the corpus holds chats, but the teacher's tokenizer has no chat template: name a Jinja file by "
-                "tokenization.chat_template, or read the corpus as text"
+                "the corpus holds chats, but the teacher's tokenizer has no chat template: set "
+                "tokenization.chat_template to a Jinja file, or read the corpus as text"
             )
         return self.chat_template
 
     def _after_anchor(self, text: str) -> list[int] | None:
-        """Ids of the text after a new line, or None where the two do not come apart."""
+        """Ids of the text after a new line, or None if a token spans both."""
         anchor = self.backend.encode("\n", add_special_tokens=False).ids
         ids = self.backend.encode("\n" + text, add_special_tokens=False).ids
         return list(ids[len(anchor) :]) if anchor and ids[: len(anchor)] == anchor else None
 
 
 def _fingerprint(backend: Tokenizer, special: dict[str, str], adds_bos: bool, template: str | None) -> str:
-    """The post-processor is left out: it only adds BOS and EOS, and saving a tokenizer may write it anew."""
+    """Without the post-processor: it only adds BOS and EOS, and saving a tokenizer may change it."""
     content = json.loads(backend.to_str())
     content.pop("post_processor", None)
     settings = {"special_tokens": special, "adds_bos": adds_bos, "template": template}
@@ -123,9 +127,9 @@ def _fingerprint(backend: Tokenizer, special: dict[str, str], adds_bos: bool, te
 
 
 def _adds_bos(backend: Tokenizer, config: dict[str, Any], bos_id: int) -> bool:
-    """Whether the tokenizer starts a text with BOS: its settings say so, else its post-processor is asked.
+    """Whether the tokenizer starts a text with BOS, by its settings, else by its post-processor.
 
-    As transformers has it: either of the two settings rules, and the other is then off unless it is set.
+    As in transformers: if one of the two settings is present, a missing one is off.
     """
     if "add_bos_token" in config or "add_eos_token" in config:
         return bool(config.get("add_bos_token", False))
@@ -146,13 +150,13 @@ def _id_of(backend: Tokenizer, special: dict[str, str], name: str) -> int | None
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
-    found = {}
+    texts = {}
     for name in _SPECIAL_TOKENS:
         token = config.get(name)
         text = token.get("content") if isinstance(token, dict) else token
         if isinstance(text, str):
-            found[name] = text
-    return found
+            texts[name] = text
+    return texts
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def _open(settings: HuggingfaceCorpus) -> Iterable[Mapping[str, Any]]:
                 name, settings.subset, split=settings.split, revision=settings.revision, streaming=True
             )
         columns = dataset.column_names or []
-        # Other columns may be images or sound, which must not be decoded.
+        # Only these columns: others may be images or sound, which are slow to decode.
         if fields := [field for field in fields_of(settings) if field in columns]:
             dataset = dataset.select_columns(fields)
     except CorpusError:

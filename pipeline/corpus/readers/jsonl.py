@@ -26,7 +26,7 @@ class JsonlCorpus(CorpusSettings):
 def read_jsonl(settings: CorpusSettings, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Document | Reject]:
     """The documents and rejects of a JSON Lines corpus, streamed: memory is one line.
 
-    Blank lines are skipped, though counted. A file whose compression is torn gives what came before and one reject.
+    Blank lines are counted and skipped. A file with damaged compression gives the lines before it and one reject.
     Raises CorpusError if the corpus or one of its files can't be opened.
     """
     build = document_builder(settings)

@@ -22,8 +22,8 @@ class ParquetCorpus(CorpusSettings):
     def read(self) -> Iterator[Document | Reject]:
         """The documents and rejects of a Parquet corpus; a line is the number of the row in its file, from 1.
 
-        A file that is not Parquet, or torn, gives what came before and one reject. Raises CorpusError if the corpus or
-        one of its files can't be opened.
+        A file that is not Parquet, or is damaged, gives the rows before the damage and one reject. Raises CorpusError
+        if the corpus or one of its files can't be opened.
         """
         build = document_builder(self)
         for file in corpus_files(self.name, self.path, self.glob, _DEFAULT_GLOB):
@@ -48,7 +48,7 @@ def _rows(settings: CorpusSettings, file: CorpusFile) -> Iterator[Mapping[str, A
         columns = parquet.schema_arrow.names
         fields = [field for field in fields_of(settings) if field in columns]
         if len(fields) < len(fields_of(settings)):
-            # Every row lacks the field: rejected one by one, so that the share of rejects counts documents.
+            # Every row lacks the field: one reject per row, so that the share of rejects counts documents.
             lacking = dict.fromkeys(columns, "")
             yield from (lacking for _ in range(parquet.metadata.num_rows))
             return
@@ -57,7 +57,7 @@ def _rows(settings: CorpusSettings, file: CorpusFile) -> Iterator[Mapping[str, A
 
 
 def _plain_rows(batch: pa.RecordBatch) -> Iterator[Mapping[str, Any] | UnicodeDecodeError]:
-    """Rows as Python values. Parquet does not check that its strings are UTF-8: such a row is its error."""
+    """Rows as Python values. A row that is not UTF-8, which Parquet does not check, gives its error."""
     try:
         yield from batch.to_pylist()
     except UnicodeDecodeError:

@@ -118,7 +118,7 @@ def test_a_checkpoint_is_taken_as_it_is(teacher):
 def test_a_vocabulary_smaller_than_the_recipes_is_refused(teacher):
     settings = StudentSettings(layers=3)
     parent = Parent(parent_id="p", content_id="p", directory=None, tokenizer_directory=None)
-    with pytest.raises(MismatchError, match="has 212 ids, the student's output layer 211"):
+    with pytest.raises(MismatchError, match=r"at least 212 rows.*found 211"):
         make_student(settings, parent, RECIPE | {"vocabulary": 212}, teacher=teacher, seed=0)
 
 
@@ -158,5 +158,5 @@ def test_a_cut_that_would_be_saved_as_another_model_is_refused(tmp_path):
     )
     DeepseekV3ForCausalLM(config).save_pretrained(tmp_path / "teacher")
     files = TeacherFiles(directory=tmp_path / "teacher", teacher_hash="w" * 32, name="moe")
-    with pytest.raises(SettingsError, match=r"saved as another one .*layers\.2\.mlp"):
+    with pytest.raises(SettingsError, match=r"load with other tensors .*layers\.2\.mlp"):
         make(StudentSettings(layers=4), files)

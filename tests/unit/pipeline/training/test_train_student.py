@@ -165,7 +165,7 @@ def test_a_student_of_a_student_names_it_as_its_parent(train, tmp_path):
 
 def test_another_student_is_never_overwritten(train, tmp_path):
     first = train()
-    with pytest.raises(SettingsError, match=f"holds student {first.student_id[:12]}"):
+    with pytest.raises(SettingsError, match=f"found student {first.student_id[:12]}"):
         train(seed=1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
@@ -182,7 +182,7 @@ def test_another_student_is_never_overwritten(train, tmp_path):
             {"chat": {"template": "e" * 32, "targets": "all"}},
             f"expected fingerprint {'e' * 32} of the recipe, found None",
         ),
-        ({"vocabulary": 300}, "has 300 ids"),
+        ({"vocabulary": 300}, "at least 300 rows"),
     ],
 )
 def test_a_student_that_does_not_fit_the_recipe_is_refused_before_anything_is_read(train, lake, changes, message):
@@ -248,7 +248,7 @@ def test_a_checkpoint_of_batches_of_another_size_is_refused(train, tmp_path, lak
     path = last_checkpoint(work) / READER_STATE
     state = json.loads(path.read_text())
     path.write_text(json.dumps(state | {"global_batch_sequences": 4, "batch": 0}))
-    with pytest.raises(MismatchError, match="expected 4 sequences a batch over all ranks.*found 2"):
+    with pytest.raises(MismatchError, match=r"expected 4 sequences a batch over all ranks.*found 2"):
         train(save_steps=1, epochs=2)
 
 
