@@ -79,10 +79,10 @@ def train_student(
 ) -> TrainedStudent:
     """Train one student on one row set, in this process or in all processes of `accelerate launch`.
 
-    `fetch(unit_ids, columns)` reads rows; one background thread at a time calls it; `local_copy` stores decoded rows for
-    later epochs. `recipe` is the stored recipe of the rows. `teacher` is needed only for its layers or its tokenizer.
-    `parent` is the result of `find_parent`, if the caller has it already. Raises MismatchError if recipe and student do
-    not match, SettingsError for wrong settings.
+    `fetch(unit_ids, columns)` reads rows; one background thread at a time calls it. `local_copy` stores decoded rows
+    for later epochs. `recipe` is the stored recipe of the rows. `teacher` is needed only for its layers or its
+    tokenizer. `parent` is the result of `find_parent`, if the caller has it already. Raises MismatchError if recipe and
+    student do not match, SettingsError for wrong settings.
     """
     LOSSES.load(training.loss)  # a broken plug-in must fail before any row is read
     parent = parent or find_parent(student, recipe, teacher)

@@ -160,7 +160,7 @@ def test_a_lost_corpus_is_told_and_what_was_committed_stays(
 def test_a_probe_is_asked_once_and_its_answer_is_the_recipe_from_then_on(
     config: Config, run_capture: CaptureCall
 ) -> None:
-    wish = config.model_copy(update={"target": config.target.model_copy(update={"target_bytes": 14.0})})
+    wish = config.model_copy(update={"target": config.target.model_copy(update={"target_bytes": 18.0})})
     first = run_capture(wish)
     again = run_capture(wish)
     assert first.n_documents == 30
