@@ -29,6 +29,7 @@ from logitlake.pipeline.training.distillation_trainer import DistillationTrainer
 from logitlake.pipeline.training.model_loss import LossSettings
 from logitlake.pipeline.training.train_student import training_arguments
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.schema import HASHES, SEQUENCES, complete_rows
 from logitlake.storage.row_sets.row_set import RowSet
 from logitlake.storage.shards.writing import encode_shard
 from logitlake.storage.writing.recipes import find_recipe
@@ -163,6 +164,8 @@ def memory_reader(rows: pa.Table, *, batch_sequences: int, seed: int) -> RowSetR
     )
 
     def read(unit_ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
-        return rows.select(list(columns))
+        # Rows whose targets were drawn anew here have no hash: it is null.
+        unhashed = rows.select([name for name in rows.column_names if name not in HASHES])
+        return complete_rows(unhashed, pa.schema([SEQUENCES.field(name) for name in columns]))
 
     return RowSetReader(row_set, read, batch_sequences=batch_sequences, seed=seed)
