@@ -129,7 +129,7 @@ TargetBytes = Annotated[
     flag(
         "target.target_bytes",
         "--target-bytes",
-        help="Choose the sparsifier's knob so that a token takes this many bytes",
+        help="Choose the sparsifier's setting so that a token takes this many bytes",
     ),
 ]
 Where = Annotated[str | None, flag("training.where", "--where", help="SQL condition over the view sequences")]

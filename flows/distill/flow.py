@@ -61,6 +61,7 @@ def distill(config: Config, job: StudentJob | None = None) -> DistillReport:
     shown = _Shown()
     with DistillRun(config, job, on_progress=shown.update) as run:
         if not run.student_exists:
+            get_run_logger().info(run.job.line())
             with progress_bar("train", unit="steps", logged=False) as shown.bar:
                 train(run)
             evaluate(run)

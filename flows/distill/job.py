@@ -32,6 +32,16 @@ class StudentJob:
     parent: Parent
     teacher: TeacherFiles | None
 
+    def line(self) -> str:
+        """One line for a log: what is trained, and on which rows."""
+        rows = self.rows
+        chosen = f" where {rows.where}" if rows.where else " chosen by a query" if rows.query else ""
+        return (
+            f"student {self.student_id} from {self.parent.parent_id}: recipe {self.recipe_id}, row set "
+            f"{rows.row_set_id} ({rows.n_sequences:,} sequences of commits up to {rows.up_to_commit}{chosen}), "
+            f"learning rate {self.training.learning_rate:g}, to {self.directory}"
+        )
+
     @property
     def directory(self) -> Path:
         """The student's directory."""

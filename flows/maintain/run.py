@@ -140,9 +140,9 @@ class MaintainRun:
             )
         if due and not self.report.dry_run:
             note_removed(self._lake, self.report.run_id, kind=KIND, forgotten=self._n_forgotten)
-        if self._local_copy is not None and not self.report.dry_run:
-            LocalCopy.open(self._local_copy, self._lake)  # removes copies of forgotten rows
         self._count(holdings(self._lake), "after")
+        if self._local_copy is not None and not self.report.dry_run:
+            LocalCopy.clean(self._local_copy, self._lake)
 
     def _count(self, now: Holdings, when: str) -> None:
         counts: dict[str, Any] = {

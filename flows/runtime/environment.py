@@ -31,6 +31,8 @@ _DEFAULTS = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # What runs log reaches the Prefect server too.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "logitlake",
+    # Some lines come before the flow run starts or after it ends: these are not for the server.
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
 # Identifies our runs on a shared server: notifications and the automation for crashed runs match it.
 TAG = "logitlake"

@@ -4,6 +4,7 @@ Each run reads the settings file again, so a change takes effect at the next run
 replace whole sections of it, by a validated form.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -37,6 +38,9 @@ from logitlake.pipeline.settings.models import (
 )
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.lake.location import LakeLocation
+
+# Prefect sends our log lines to its server (PREFECT_LOGGING_EXTRA_LOGGERS), but leaves the level at WARNING.
+logging.getLogger("logitlake").setLevel(logging.INFO)
 
 # How long a scheduled run waits for another one of its kind.
 _PATIENCE = 24 * 3600.0

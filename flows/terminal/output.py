@@ -46,12 +46,13 @@ class _MessageHandler(logging.Handler):
         say(self.format(record))
 
 
-_LOGGER = logging.getLogger("logitlake.flows")
+# The logger that Prefect sends to its server too (PREFECT_LOGGING_EXTRA_LOGGERS).
+_LOGGER = logging.getLogger("logitlake")
 
 
 @contextmanager
 def printed_messages() -> Iterator[None]:
-    """For the time of the block, print the log messages of the flows (INFO and above) on stderr."""
+    """For the time of the block, print our log messages (INFO and above) on stderr."""
     handler, level, propagate = _MessageHandler(), _LOGGER.level, _LOGGER.propagate
     _LOGGER.addHandler(handler)
     _LOGGER.setLevel(logging.INFO)

@@ -1,8 +1,9 @@
-"""Finds the files of a corpus by patterns, as a sorted stream of paths.
+"""Which files of a directory belong to a corpus: patterns in, a sorted stream of paths out.
 
 Patterns are matched against the path below the corpus root, in posix form. `*`, `?` and `[...]` stay inside one name,
 `**` is any number of directories, a leading `!` excludes. As in a shell, a wildcard does not match a name that starts
-with a dot, so `.git` stays out unless it is named. Linked directories are not followed: they may form a circle.
+with a dot, so `.git` stays out unless it is named, and a backslash takes the next character as it is. Linked
+directories are not followed: they may form a circle.
 """
 
 import os
@@ -78,4 +79,4 @@ def _walk(name: str, root: Path, below: str) -> Iterator[str]:
 def _any_of(patterns: list[str], *, hidden: bool) -> glob.WcMatcher[str]:
     """Matches a relative path against the patterns; wildcards match names with a leading dot only if `hidden`."""
     flags = glob.GLOBSTAR | glob.FORCEUNIX | (glob.DOTGLOB if hidden else 0)
-    return glob.compile([pattern.strip("/") for pattern in patterns], flags=flags)
+    return glob.compile([pattern.strip("/") for pattern in patterns], flags=flags, limit=0)

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from logitlake.pipeline.evaluation.tally import Tally, document_losses
 from logitlake.pipeline.reading.batches import TARGET_COLUMNS, TargetBatch, make_batch
-from logitlake.pipeline.reading.blocks import Fetch
+from logitlake.pipeline.reading.blocks import Fetch, check_targets
 from logitlake.pipeline.targets.arrow_lists import flat_lists
 from logitlake.pipeline.targets.decoding import RaggedTargets, decode_targets
 from logitlake.pipeline.teachers.dtype import resolve_dtype
@@ -31,7 +31,7 @@ from logitlake.storage.lake.schema import STEPS_PER_NAT
 from logitlake.storage.row_sets.row_set import RowSet
 from logitlake.storage.target_facts import target_facts
 
-EVALUATION_COLUMNS = (*TARGET_COLUMNS, "doc_id", "entropy_codes", "nll_codes", "nll_steps_per_nat")
+EVALUATION_COLUMNS = (*TARGET_COLUMNS, "targets_hash", "doc_id", "entropy_codes", "nll_codes", "nll_steps_per_nat")
 
 _CHUNK_ELEMENTS = 2**24
 
@@ -84,6 +84,7 @@ def held_out_rows(
     left = max_tokens
     for unit_id in row_set.units["unit_id"].to_pylist():
         rows = fetch([unit_id], EVALUATION_COLUMNS)
+        check_targets(rows, unit_id)
         if left is not None:
             used = np.cumsum(rows["n_tokens"].to_numpy())
             keep = max(int(np.searchsorted(used, left, side="right")), 1 if left == max_tokens else 0)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from logitlake.pipeline.reading.batches import TARGET_COLUMNS
 from logitlake.pipeline.reading.local_copy import KEY_COLUMNS, LocalCopy
@@ -40,6 +41,19 @@ def lake_fetch(lake: Lake, row_set: RowSet) -> Fetch:
         return fetch(own.lake, row_set, unit_ids, columns)
 
     return read
+
+
+def check_targets(rows: pa.Table, unit_id: str) -> None:
+    """Compare rows of one unit (TARGET_COLUMNS and `targets_hash`) with their hashes.
+
+    Raises IntegrityError for a row that was changed.
+    """
+    for batch in rows.to_batches():
+        if pc.any(differing_targets(pa.Table.from_batches([batch]))).as_py():
+            raise IntegrityError(
+                f"unit {unit_id}: a row does not match its hash, so its targets were changed on disk; "
+                "`logitlake verify` names the file: restore it from a backup, or forget the document"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +148,8 @@ class EpochRows:
     def _target_rows(self, units: Sequence[int]) -> pa.Table:
         """The rows of some units, compared with their hashes. Raises IntegrityError for a row that was changed."""
         rows = self._rows_of(units, (*TARGET_COLUMNS, "targets_hash"))
-        for first, batch in _with_first_rows(rows):
-            damaged = np.flatnonzero(differing_targets(pa.Table.from_batches([batch])).to_numpy(zero_copy_only=False))
-            if len(damaged):
-                row = first + int(damaged[0])
-                unit = next(unit for unit, begin, count in self._places(units) if begin <= row < begin + count)
-                raise IntegrityError(
-                    f"unit {self._unit_ids[unit]}: a row does not match its hash, so its targets were changed on disk; "
-                    "`logitlake verify` names the file: restore it from a backup, or forget the document"
-                )
+        for unit, first, count in self._places(units):
+            check_targets(rows.slice(first, count), self._unit_ids[unit])
         return rows
 
     def _places(self, units: Sequence[int]) -> Iterator[tuple[int, int, int]]:
@@ -160,7 +167,7 @@ class EpochRows:
         if rows.num_rows != expected:
             raise LakeError(
                 f"units {', '.join(unit_ids[:3])}…: the row set has {expected} rows of them, the lake has "
-                f"{rows.num_rows}: documents were forgotten since; start again, and the row set is found anew"
+                f"{rows.num_rows}: documents were forgotten since: run the command again, it selects the rows again"
             )
         return rows
 
@@ -173,14 +180,6 @@ class EpochRows:
                 sums.extend(float(part.sum()) for part in self._by_unit(units, weights))
             self._weights = UnitWeights.of(sums, self._row_set.n_sequences)
         return self._weights
-
-
-def _with_first_rows(rows: pa.Table) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The record batches of a table, each with the number of its first row."""
-    first = 0
-    for batch in rows.to_batches():
-        yield first, batch
-        first += batch.num_rows
 
 
 def _checked_weights(rows: pa.Table) -> np.ndarray:

@@ -7,11 +7,14 @@ document is never used, and the next `LocalCopy.open` removes it.
 """
 
 import json
+import logging
 import mmap
 import os
 import secrets
+import stat
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,8 @@ from logitlake.pipeline.targets.decoding import CutMass, DecodedRows
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.identity import digest
 from logitlake.storage.lake.lake import Lake
+
+log = logging.getLogger(__name__)
 
 # Raise this number whenever decoding gives other arrays, or the file another layout.
 COPY_VERSION = 1
@@ -52,6 +57,7 @@ class LocalCopy:
         self._documents = documents
         self._max_bytes = max_bytes
         self._checked: set[str] = set()
+        self._warned = False
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -71,10 +77,20 @@ class LocalCopy:
             "FROM store.documents GROUP BY unit_id"
         )
         documents = dict(zip(rows["unit_id"].to_pylist(), rows["documents"].to_pylist(), strict=True))
-        of_lake = digest(b"local copy", lake.location.catalog.encode(), lake.location.data.encode())[:16]
-        copy = cls(directory.expanduser().absolute() / of_lake, documents, max_bytes=max_bytes)
+        copy = cls(cls._folder(directory, lake), documents, max_bytes=max_bytes)
         copy.remove_outdated()
         return copy
+
+    @classmethod
+    def clean(cls, directory: Path, lake: Lake) -> None:
+        """Remove the copies of units that lost a document. Does nothing where this machine has no copy of the lake."""
+        if cls._folder(directory, lake).is_dir():
+            cls.open(directory, lake)
+
+    @staticmethod
+    def _folder(directory: Path, lake: Lake) -> Path:
+        of_lake = digest(b"local copy", lake.location.catalog.encode(), lake.location.data.encode())[:16]
+        return directory.expanduser().absolute() / of_lake
 
     def name(self, unit_id: str, keys: pa.Table, cut_mass: CutMass) -> str:
         """The file's name for these rows (KEY_COLUMNS) of a unit: the unit, its documents today, and the rows."""
@@ -88,18 +104,22 @@ class LocalCopy:
         try:
             with path.open("rb") as file:
                 content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            os.utime(path)
         except (OSError, ValueError):  # not there, removed by another process, or empty
             return None
+        with suppress(OSError):  # a read-only folder
+            os.utime(path)
         view = memoryview(content)
         if name not in self._checked and xxhash.xxh3_128_digest(view[16:]) != view[:16]:
-            path.unlink(missing_ok=True)
+            _remove(path)
             return None
         self._checked.add(name)
         return _decoded(view)
 
     def save(self, name: str, chunks: Sequence[DecodedRows]) -> None:
-        """Keep the rows of one unit, decoded in one or several chunks. A full disk is no error: nothing is kept."""
+        """Store the rows of one unit, decoded in one or several chunks.
+
+        A full disk or a read-only folder is no error: nothing is stored, and the log says so once.
+        """
         header, arrays = _arrays(chunks)
         hasher = xxhash.xxh3_128(header)
         for array in arrays:
@@ -114,8 +134,13 @@ class LocalCopy:
                     file.write(_padding(array.nbytes))
                 size = file.tell()
             staged.replace(self.directory / name)
-        except OSError:
-            staged.unlink(missing_ok=True)
+        except OSError as error:
+            _remove(staged)
+            if not self._warned:
+                log.warning(
+                    "local copy: can't write to %s (%s); training reads the shards instead", staged.parent, error
+                )
+                self._warned = True
             return
         self._checked.add(name)
         self._bytes += size
@@ -128,7 +153,7 @@ class LocalCopy:
             unit_id, _, rest = path.name.partition("-")
             stale = path.suffix == ".tmp" and changed < time.time() - _STALE_SECONDS
             if stale or rest.partition("-")[0] != self._state(unit_id):
-                path.unlink(missing_ok=True)
+                _remove(path)
 
     def _state(self, unit_id: str) -> str:
         return digest(b"documents", self._documents.get(unit_id, _NO_DOCUMENTS).encode())[:16]
@@ -139,19 +164,18 @@ class LocalCopy:
         for path, size, _ in files:
             if self._bytes <= self._max_bytes:
                 return
-            path.unlink(missing_ok=True)
+            _remove(path)
             self._bytes -= size
 
     def _files(self) -> list[tuple[Path, int, float]]:
         """Path, size and time of last use of every file."""
-        found = []
+        files = []
         for path in self.directory.iterdir():
-            try:
+            with suppress(FileNotFoundError):  # removed by another process
                 status = path.stat()
-            except FileNotFoundError:  # removed by another process
-                continue
-            found.append((path, status.st_size, status.st_mtime))
-        return found
+                if stat.S_ISREG(status.st_mode):
+                    files.append((path, status.st_size, status.st_mtime))
+        return files
 
 
 def _arrays(chunks: Sequence[DecodedRows]) -> tuple[bytes, list[np.ndarray]]:
@@ -200,6 +224,12 @@ def _narrow(values: np.ndarray) -> np.ndarray:
     """The same values of 0 and above in one, two or four bytes."""
     highest = int(values.max(initial=0))
     return values.astype(np.uint8 if highest < 2**8 else np.uint16 if highest < 2**16 else np.int32)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, unless it is gone already or this user may not."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def _padding(size: int) -> bytes:

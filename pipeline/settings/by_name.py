@@ -87,14 +87,14 @@ class SettingsByName(Settings):
         for key in values:
             if key in cls.model_fields:
                 continue
-            owners = [name for name in cls.registry.names() if key in _own_fields_of(cls, name)]
+            owners = [name for name in cls.registry.names() if key in own_fields_of(cls, name)]
             if owners:
                 chosen = f"{cls.name_field} {cls.model_fields[cls.name_field].default}"
                 message = f"a setting of {cls.name_field} {' and '.join(owners)}, but here is {chosen}: remove it"
                 raise _refusal(cls, str(key), "setting_of_another", message, values[key])
 
 
-def _own_fields_of(model: type[SettingsByName], name: str) -> list[str]:
+def own_fields_of(model: type[SettingsByName], name: str) -> list[str]:
     """The settings that only this name has; none for a broken plug-in, which is an error only when it is chosen."""
     try:
         return model.section().model_of(name).own_fields()

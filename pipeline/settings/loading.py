@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from logitlake.pipeline.settings.by_name import SettingsByName
+from logitlake.pipeline.settings.by_name import SettingsByName, own_fields_of
 from logitlake.pipeline.settings.models import Config
+from logitlake.pipeline.settings.target import TargetSettings
 from logitlake.pipeline.settings.yaml_file import inner_settings
 from logitlake.storage.errors import SettingsError
 
@@ -19,12 +20,17 @@ _MESSAGE_SAYS_IT_ALL = ("missing", "unknown_name", "setting_of_another")
 def load_config(path: Path | None, overrides: Sequence[str] = (), flags: Mapping[str, object] | None = None) -> Config:
     """The settings of a YAML file, then `section.key=value` overrides (the values are YAML), then flags.
 
-    `flags` are values by dotted key, such as `lake.path`; they are set as they are. Raises SettingsError for a file
-    that can't be read, a key that does not exist, or a value out of bounds.
+    `flags` are values by dotted key, such as `lake.path`; they are set as they are. An override of the sparsifier
+    removes the settings of the file that only the former sparsifier has. Raises SettingsError for a file that can't be
+    read, a key that does not exist, or a value out of bounds.
     """
     raw = _read_yaml(path) if path else {}
-    for override in overrides:
-        _set(raw, *_parsed(override), f"override {override!r}")
+    parsed = [(*_parsed(override), f"override {override!r}") for override in overrides]
+    for key, value, _ in parsed:
+        if key == "target.sparsifier":
+            _remove_settings_of_other_sparsifiers(raw.get("target"), value)
+    for key, value, origin in parsed:
+        _set(raw, key, value, origin)
     for key, value in (flags or {}).items():
         _set(raw, key, value, f"flag for {key}")
     try:
@@ -78,12 +84,20 @@ def _set(raw: dict[str, Any], key: str, value: object, origin: str) -> None:
         node[last] = value
 
 
+def _remove_settings_of_other_sparsifiers(target: Any, name: Any) -> None:
+    if not isinstance(target, dict) or name not in TargetSettings.registry:
+        return
+    for other in TargetSettings.registry.names():
+        for field in set(own_fields_of(TargetSettings, other)) - set(own_fields_of(TargetSettings, name)):
+            target.pop(field, None)
+
+
 def _list_item(items: list[Any], name: str, origin: str) -> Any:
     """An item of a list by its number or, for corpora, by its name."""
     for number, item in enumerate(items):
         if name == str(number) or (isinstance(item, dict) and item.get("name") == name):
             return item
-    raise SettingsError(f"{origin}: no item {name!r}; there are {len(items)}, named or counted from 0")
+    raise SettingsError(f"{origin}: expected a name, or a number from 0 to {len(items) - 1}, found {name!r}")
 
 
 def _explain(error: ValidationError, raw: dict[str, Any], path: Path | None) -> str:

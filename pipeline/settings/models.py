@@ -138,10 +138,11 @@ class TrainingSettings(Settings):
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    loss: Annotated[str, NameIn(LOSSES)] = Field("divergence", description="what the student is pulled to")
+    loss: Annotated[str, NameIn(LOSSES)] = Field("divergence", description="name of the loss function")
     cross_entropy_weight: float = Field(0.0, ge=0, le=1, description="share of the loss on the real next tokens")
     tail: Literal["renormalise", "ghost"] = Field(
-        "renormalise", description="mass that was cut: scale the heads to 1, or give it to all other ids together"
+        "renormalise",
+        description="probability that top_k or top_p removed: scale heads to 1, or give it to the other ids",
     )
     loss_chunk: int = Field(1024, ge=1, description="positions whose logits exist at once")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"

@@ -75,7 +75,7 @@ def read_again(lake: Lake, row_set_id: str) -> Reread:
     """
     then = lake.row("SELECT * FROM row_sets WHERE starts_with(row_set_id, ?) ORDER BY created_at DESC", [row_set_id])
     if not then:
-        raise LakeError(f"no row set {row_set_id!r} in this lake; `logitlake show row-sets` lists those there are")
+        raise LakeError(f"no row set {row_set_id!r} in this lake; `logitlake show row-sets` lists them")
     rows = resolve_row_set(
         lake,
         recipe_id=then["recipe_ids"],

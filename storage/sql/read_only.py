@@ -41,7 +41,7 @@ def check_query(sql: str, *, catalogs: frozenset[str] = frozenset({NAME})) -> No
     sql = sql[explained.end() :] if explained else sql
     _check_kind(sql)
     for name in sorted(_forbidden(sql, catalogs)):
-        raise QueryError(f"{name}: not available here, since it reaches outside the lake's views")
+        raise QueryError(f"{name}: not available here, because it can read or change what is outside the lake")
 
 
 def _check_kind(sql: str) -> None:

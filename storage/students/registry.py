@@ -49,9 +49,7 @@ def named_student(lake: Lake, name: str) -> dict[str, Any]:
     matches = lake.sql("SELECT student_id FROM students WHERE starts_with(student_id, ?) ORDER BY created_at", [named])
     ids = matches["student_id"].to_pylist()
     if not ids or not named:
-        raise LakeError(
-            f"no student and no alias {name!r} in this lake; `logitlake show students` lists those there are"
-        )
+        raise LakeError(f"no student and no alias {name!r} in this lake; `logitlake show students` lists them")
     if len(ids) > 1:
         raise LakeError(f"{name!r} matches {len(ids)} students: {', '.join(ids[:5])}; give more of the id")
     return find_student(lake, ids[0])

@@ -41,12 +41,12 @@ def find_recipe(lake: Lake, prefix: str | None = None) -> tuple[str, dict[str, A
         "SELECT recipe_id, recipe FROM recipes WHERE starts_with(recipe_id, ?) ORDER BY created_at", [prefix or ""]
     )
     matches = [(row["recipe_id"], json.loads(row["recipe"])) for row in rows.to_pylist()]
-    if len(matches) != 1:
-        expected = f"recipe {prefix!r}" if prefix else "one recipe"
-        have = ", ".join(recipe_id[:12] for recipe_id, _ in matches) or "none"
-        raise LakeError(
-            f"expected {expected} in the lake, found {have}: name one by a longer prefix (`logitlake show recipes`)"
-        )
+    if not matches:
+        start = f" whose id starts with {prefix!r}" if prefix else ""
+        raise LakeError(f"expected one recipe{start} in the lake, found none: `logitlake show recipes` lists them")
+    if len(matches) > 1:
+        candidates = ", ".join(recipe_id[:12] for recipe_id, _ in matches)
+        raise LakeError(f"expected one recipe, found {candidates}: give more of the id (`logitlake show recipes`)")
     return matches[0]
 
 

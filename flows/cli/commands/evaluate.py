@@ -12,6 +12,7 @@ from logitlake.flows.distill.directories import directory_of
 from logitlake.flows.run_ids import new_run_id
 from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.output import print_rows, say
+from logitlake.flows.terminal.progress import quiet_transformers
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import LakeError, LogitlakeError, SettingsError
 from logitlake.storage.lake.lake import Lake
@@ -100,6 +101,7 @@ def _measure(
     from logitlake.pipeline.evaluation.evaluate import load_student
     from logitlake.pipeline.students.identity import read_facts
 
+    quiet_transformers()
     ids = read_facts(directory).get("row_set", {}).get("recipe_ids", [None])
     recipe_id, recipe = find_recipe(lake, recipe_name or ids[0])
     rows = resolve_row_set(lake, recipe_id=recipe_id, where=where) if where else held_out_row_set(lake, recipe_id)
