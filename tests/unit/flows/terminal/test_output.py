@@ -109,8 +109,11 @@ def test_nothing_in_a_table_is_obeyed_by_a_terminal(capsys: pytest.CaptureFixtur
     assert "\x1b" not in written.out + written.err
 
 
-def test_what_flows_log_is_printed_while_a_command_runs_and_at_no_other_time(capfd: pytest.CaptureFixture[str]) -> None:
-    log = logging.getLogger("logitlake.flows.capture.run")
+@pytest.mark.parametrize("name", ["logitlake.flows.capture.run", "logitlake.pipeline.reading.local_copy"])
+def test_what_a_run_logs_is_printed_while_a_command_runs_and_at_no_other_time(
+    capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    log = logging.getLogger(name)
     log.warning("before")
     with printed_messages():
         log.info("the teacher is loaded \x1b[2J")

@@ -67,3 +67,8 @@ def test_linked_directory_is_not_followed_and_a_linked_file_is(tree):
     (tree / "circle").symlink_to(tree)
     (tree / "sub" / "link.md").symlink_to(tree / "b.txt")
     assert sources(tree, "**/*.md") == ["sub/link.md"]
+
+
+def test_thousands_of_patterns_are_taken(tree):
+    every = sources(tree, "**/*")
+    assert sources(tree, "**/*", *(f"!x{number}" for number in range(2000))) == every

@@ -1,5 +1,6 @@
 """A local copy changes how rows are read, but not their order, their content, or what is forgotten."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -263,3 +264,27 @@ def test_a_copy_in_use_does_not_stop_another_lake_from_having_its_own(real_lake,
         _, copy_of_other = read_all(other, tmp_path / "copies")
     assert len(files(copy)) == 2
     assert len(files(copy_of_other)) == 1
+
+
+def test_a_copy_that_can_not_be_written_is_logged_once_and_training_reads_the_shards(lake, copy, caplog):
+    copy.directory.rmdir()
+    assert_same(two_epochs(lake, local_copy=copy), two_epochs(lake))
+    assert [record.getMessage() for record in caplog.records if "can't write" in record.getMessage()] != []
+    assert len(caplog.records) == 1
+
+
+def test_a_copy_that_can_not_be_touched_is_read_all_the_same(lake, copy, monkeypatch):
+    epochs = two_epochs(lake, local_copy=copy)
+
+    def read_only(path):
+        raise OSError(errno.EROFS, "read-only file system")
+
+    monkeypatch.setattr("logitlake.pipeline.reading.local_copy.os.utime", read_only)
+    assert_same(two_epochs(lake, local_copy=copy), epochs)
+    assert copy.load(files(copy)[0].name) is not None
+
+
+def test_cleaning_makes_no_folder_where_no_copy_is(tmp_path):
+    with Lake.create(LakeLocation.resolve(tmp_path / "lake"), held_out_salt="s", held_out_share=0.0) as lake:
+        LocalCopy.clean(tmp_path / "copy", lake)
+        assert not (tmp_path / "copy").exists()
