@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.error import URLError
 
+from logitlake.flows.serve import server_process
+from logitlake.flows.serve.live_runs import remove_leases
 from logitlake.storage.errors import LogitlakeError, SettingsError
 
 _START_SECONDS = 300
@@ -30,13 +32,27 @@ def local_server(home: Path, host: str, port: int) -> Iterator[str]:
             "otherwise choose another port"
         )
     home.mkdir(parents=True, exist_ok=True)
+    remove_leases(home)
     log = home / "server.log"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
-    environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    command = [sys.executable, "-m", server_process.__name__, "server", "start", "--host", host, "--port", str(port)]
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # The web page asks this API; a profile may name another one.
+        "PREFECT_UI_API_URL": url,
+        # Prefect's default keeps the leases of concurrency slots in memory: after a restart nobody frees the slots.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    }
     with log.open("ab") as file:
         # In its own session: Ctrl-C reaches only `serve`, which stops the server at its end.
         server = subprocess.Popen(
-            command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             _wait(server, url, log)

@@ -35,7 +35,9 @@ def serve(options: ServeOptions) -> None:
         config_file = DEFAULT_CONFIG
     with ExitStack() as stack:
         home = Path(os.environ.get("PREFECT_HOME") or prefect_home(location))
-        if not os.environ.get("PREFECT_API_URL") and ("PREFECT_HOME" in os.environ or not server_is_configured()):
+        in_lake_folder = "PREFECT_HOME" not in os.environ
+        own_server = not os.environ.get("PREFECT_API_URL") and (not in_lake_folder or not server_is_configured())
+        if own_server:
             say(f"starting a Prefect server with its state in {home}")
             host, number = config.schedule.host, config.schedule.port
             os.environ["PREFECT_API_URL"] = stack.enter_context(local_server(home, host, number))
@@ -46,12 +48,17 @@ def serve(options: ServeOptions) -> None:
 
         from logitlake.flows.runtime.limits import ensure_limit
         from logitlake.flows.serve.automations import arrange_automations
-        from logitlake.flows.serve.deployments import deployments, refuse_another_lake
+        from logitlake.flows.serve.dead_runs import crash_dead_runs, subflows_watched
+        from logitlake.flows.serve.deployments import deployments, remove_other_deployments
 
         served = deployments(config, config_file, options.overrides or (), options.lake)
-        refuse_another_lake(served, location)
         ensure_limit(config.schedule.teachers)
         arrange_automations(config.schedule)
+        if own_server:
+            crash_dead_runs()
+            if in_lake_folder:
+                remove_other_deployments(served)
+        stack.enter_context(subflows_watched())
         api = get_current_settings().api.url or ""
         say(f"serving lake {location.data}, time zone {config.schedule.timezone}; web page: {api.removesuffix('/api')}")
         serve_forever(*served, print_starting_message=False)
