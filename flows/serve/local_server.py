@@ -64,6 +64,8 @@ def local_server(home: Path, host: str, port: int) -> Iterator[str]:
             if server.poll() is None:
                 server.kill()
                 server.wait()
+            assert server.stdin is not None
+            server.stdin.close()
 
 
 def answers(url: str) -> bool:
