@@ -1,6 +1,7 @@
 """`logitlake serve`: every flow on its schedule, on one machine."""
 
 import os
+import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Annotated
 
 from logitlake.flows.cli.options import LakeOptions, flag
 from logitlake.flows.runtime.environment import arrange_prefect, prefect_home, server_is_configured
+from logitlake.flows.runtime.termination import TerminatedError
 from logitlake.flows.serve.local_server import local_server
 from logitlake.flows.settings import DEFAULT_CONFIG, location_of, require_capture_settings
 from logitlake.flows.terminal.output import say
@@ -33,6 +35,8 @@ def serve(options: ServeOptions) -> None:
     location = location_of(config)
     if config_file is None and DEFAULT_CONFIG.is_file():
         config_file = DEFAULT_CONFIG
+    # Until Prefect's own handler is there: Python's default would end the process at once, and its server later.
+    signal.signal(signal.SIGTERM, _terminate)
     with ExitStack() as stack:
         home = Path(os.environ.get("PREFECT_HOME") or prefect_home(location))
         in_lake_folder = "PREFECT_HOME" not in os.environ
@@ -62,3 +66,7 @@ def serve(options: ServeOptions) -> None:
         api = get_current_settings().api.url or ""
         say(f"serving lake {location.data}, time zone {config.schedule.timezone}; web page: {api.removesuffix('/api')}")
         serve_forever(*served, print_starting_message=False)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise TerminatedError

@@ -164,6 +164,19 @@ def test_the_server_ends_with_a_command_that_is_killed_alone(service: Service) -
     service.start()
 
 
+@pytest.mark.parametrize("moment", ["starting", "serving"])
+def test_the_command_ends_with_an_error_when_its_server_dies(service: Service, moment: str) -> None:
+    """Then systemd starts both again; without a server nothing would run, and nobody would hear of it."""
+    service.start()
+    if moment == "serving":
+        service.wait(lambda: len(service.deployments()) == 3, "the deployments")
+    (server,) = [process for process in service.processes() if "server" in process.cmdline()]
+    server.kill()
+    assert service.process is not None
+    assert service.process.wait(PATIENCE_SECONDS) == 1
+    assert b"Prefect's server has ended with code -9" in service.log()
+
+
 def _ui_settings(service: Service) -> Any:
     with urllib.request.urlopen(f"{service.api.removesuffix('/api')}/ui-settings", timeout=60) as answer:
         return json.loads(answer.read())
