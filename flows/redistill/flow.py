@@ -16,7 +16,7 @@ from logitlake.flows.distill.flow import distill
 from logitlake.flows.redistill.run import Attempt, RedistillRun
 from logitlake.flows.report.link import link_report
 from logitlake.flows.reports import DistillReport, RedistillReport
-from logitlake.flows.runtime.artifacts import link_artifact, table_artifact
+from logitlake.flows.runtime.artifacts import file_artifact, table_artifact
 from logitlake.flows.runtime.events import PROMOTED, REJECTED, tell
 from logitlake.flows.runtime.metrics import record_redistill
 from logitlake.flows.runtime.retries import worth_retrying
@@ -71,4 +71,6 @@ def _report(report: RedistillReport, students: Path) -> None:
     ]
     if compared and report.candidate:
         table_artifact("redistill", compared, f"{report.outcome}: {report.reason}")
-        link_artifact("student", students / report.candidate / "README.md", f"Card of student {report.candidate}")
+        card = students / report.candidate / "README.md"
+        decision = {"decision": report.outcome, "reason": report.reason}
+        file_artifact("student", card, f"Student {report.candidate}", {**decision, **(figures.get("candidate") or {})})

@@ -1,21 +1,23 @@
-"""Write the report after a run that changed the lake, and link it on Prefect's web page."""
+"""Write the report after a run that changed the lake, and show its key figures on Prefect's web page."""
 
 from prefect import get_run_logger
 from prefect.context import FlowRunContext
 
 from logitlake.flows.report.default_path import FILE_NAME
-from logitlake.flows.runtime.artifacts import link_artifact
+from logitlake.flows.runtime.artifacts import file_artifact
 from logitlake.flows.settings import location_of
+from logitlake.flows.terminal.quantities import bytes_text
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import LogitlakeError
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.upkeep.sweeping import holdings
 
 
 def link_report(config: Config) -> None:
-    """Write the page into the lake's folder and link it; does nothing in a flow that another flow called.
+    """Write the page into the lake's folder and show its path and key figures.
 
-    A lake whose catalog is a server has no folder: only `logitlake report` writes its page. An error of the page is a
-    warning in the log, not a failure of the run.
+    Does nothing in a flow that another flow called. A lake whose catalog is a server has no folder: only `logitlake
+    report` writes its page. An error of the page is a warning in the log, not a failure of the run.
     """
     location = location_of(config)
     context = FlowRunContext.get()
@@ -29,7 +31,9 @@ def link_report(config: Config) -> None:
             from logitlake.flows.report.page import write_report
 
             write_report(lake, path)
+            size = holdings(lake)
+            figures = {"commit_number": lake.commit_number, "shards": size.n_shards, "size": bytes_text(size.n_bytes)}
     except (LogitlakeError, OSError) as error:
         get_run_logger().warning("could not write the report (%s); run `logitlake report`", error)
         return
-    link_artifact("report", path, "Report of the lake")
+    file_artifact("report", path, "Report of the lake", figures)

@@ -1,8 +1,9 @@
-"""Artifacts of a run on Prefect's web page: one progress bar, keyed tables, links. Outside of a run they do nothing.
+"""Artifacts of a run on Prefect's web page: one progress bar, keyed tables, files with key figures.
 
-If the server can't be reached the run logs a warning and continues.
+Outside of a run they do nothing. If the server can't be reached the run logs a warning and continues.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from uuid import UUID
 import httpx
 from prefect import get_run_logger
 from prefect.artifacts import (
-    create_link_artifact,
+    create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
@@ -56,11 +57,17 @@ def table_artifact(key: str, rows: Sequence[Mapping[str, Any]], description: str
             create_table_artifact(table=table, key=key, description=description)
 
 
-def link_artifact(key: str, path: Path, text: str) -> None:
-    """A link to a file on the machine that ran the flow."""
+def file_artifact(key: str, path: Path, title: str, figures: Mapping[str, Any]) -> None:
+    """The key figures of a file, and its path on the machine that ran the flow.
+
+    The path is text: browsers refuse links from a web page to files.
+    """
     if _in_a_run():
+        lines = [f"- {name.replace('_', ' ')}: {readable(value)}" for name, value in figures.items()]
+        fence = "`" * (1 + max((len(run) for run in re.findall("`+", str(path))), default=0))
+        text = "\n".join([f"## {title}", "", *lines, "", f"File: {fence}{path}{fence}"])
         with _unless_unreachable():
-            create_link_artifact(link=path.as_uri(), link_text=text, key=key)
+            create_markdown_artifact(markdown=text, key=key, description=title)
 
 
 def named_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,21 +1,31 @@
 """Teacher slots: how many teachers may run at once on one Prefect server, over all lakes."""
 
 import logging
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, FlowRunFilterTags
+from prefect.client.schemas.objects import StateType
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
+
+from logitlake.flows.runtime.environment import TAG
+from logitlake.storage.errors import LakeBusyError
 
 log = logging.getLogger(__name__)
 
 TEACHERS = "logitlake-teachers"
 # The slot of a killed run is free again after this time.
 _LEASE_SECONDS = 60
+_REPORT_SECONDS = 60.0
+_BOUND_SECONDS = 24 * 3600.0
+_SHOWN_RUNS = 5
 
 
 @contextmanager
@@ -23,16 +33,14 @@ def one_teacher(limit: int) -> Iterator[None]:
     """Wait for one of `limit` teacher slots, and hold it for the time of the block.
 
     An existing limit on the server is not changed by `limit`. Without a server there is nothing to wait for. If the
-    server goes away while the teacher runs, the slot is lost and the run goes on.
+    server goes away while the teacher runs, the slot is lost and the run goes on. Raises LakeBusyError after a day
+    without a free slot.
     """
     if not get_current_settings().api.url:
         yield
         return
     ensure_limit(limit)
-    slot = concurrency(
-        TEACHERS, occupy=1, strict=True, lease_duration=_LEASE_SECONDS, raise_on_lease_renewal_failure=False
-    )
-    slot.__enter__()
+    slot = _slot()
     try:
         yield
     finally:
@@ -52,3 +60,46 @@ def ensure_limit(limit: int) -> None:
             client.read_global_concurrency_limit_by_name(TEACHERS)
         except ObjectNotFound:
             client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=TEACHERS, limit=limit))
+
+
+def _slot() -> AbstractContextManager[None]:
+    """A teacher slot that is taken. Logs every minute what it waits for; raises LakeBusyError after the bound."""
+    began = time.monotonic()
+    while True:
+        slot = concurrency(
+            TEACHERS,
+            occupy=1,
+            strict=True,
+            timeout_seconds=_REPORT_SECONDS,
+            lease_duration=_LEASE_SECONDS,
+            raise_on_lease_renewal_failure=False,
+        )
+        try:
+            slot.__enter__()
+            return slot
+        except TimeoutError:
+            waited = time.monotonic() - began
+            reason = _reason()
+            if waited >= _BOUND_SECONDS:
+                raise LakeBusyError(f"no teacher slot was free within {_BOUND_SECONDS:.0f} s: {reason}") from None
+            log.warning("waiting for a teacher slot for %.0f s: %s", waited, reason)
+
+
+def _reason() -> str:
+    """Who holds the slots, and the command that frees them."""
+    begun = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING]))
+    try:
+        with get_client(sync_client=True) as client:
+            found = client.read_global_concurrency_limit_by_name(TEACHERS)
+            runs = client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[TAG]), state=begun), limit=100
+            )
+    except (httpx.HTTPError, PrefectException, OSError) as error:
+        return f"Prefect's server does not answer ({error})"
+    own = {flow_run.get_id(), flow_run.get_parent_flow_run_id(), flow_run.get_root_flow_run_id()}
+    others = [f"{run.name} ({run.id})" for run in runs if str(run.id) not in own]
+    return (
+        f"{found.active_slots} of {found.limit} slots of {TEACHERS} are taken; other runs: "
+        f"{', '.join(others[:_SHOWN_RUNS]) or 'none'}. If their processes are dead, run "
+        f"`prefect gcl update {TEACHERS} --active-slots 0`"
+    )

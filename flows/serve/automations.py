@@ -1,7 +1,7 @@
 """Automations of the Prefect server: mark runs whose process died as crashed, and send notifications."""
 
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 from prefect.automations import Automation
@@ -28,7 +28,7 @@ _TEXT = "{{ flow.name }}, run {{ flow_run.name }}: {{ flow_run.state.name }}. {{
 
 
 def arrange_automations(settings: ScheduleSettings) -> None:
-    """Create or update the automations. Raises SettingsError if the notification block does not exist."""
+    """Create the automations, or update those that differ. Raises SettingsError for an unknown notification block."""
     automations = [crash_zombies(settings.zombie_seconds)]
     if settings.notify is not None:
         automations += notifications(settings.notify)
@@ -110,5 +110,15 @@ def _put(automation: Automation) -> None:
     except ValueError:
         automation.create()
         return
-    automation.id = existing.id
-    automation.update()
+    # Prefect forgets what it waits for when an automation is updated: an unchanged one is left alone.
+    if _content(existing) != _content(automation):
+        automation.id = existing.id
+        automation.update()
+
+
+def _content(automation: Automation) -> dict[str, Any]:
+    """What an automation does, without the ids that the server gives to it and to its trigger."""
+    content = automation.model_dump(mode="json", exclude={"id": True, "trigger": {"id"}})
+    for name in ("after", "expect"):
+        content["trigger"][name] = sorted(content["trigger"][name])
+    return content

@@ -5,17 +5,18 @@ replace whole sections of it, by a validated form.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from prefect import flow, tags
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events import DeploymentEventTrigger
-from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
 from prefect.runtime import flow_run
 from prefect.types.entrypoint import EntrypointType
@@ -36,7 +37,6 @@ from logitlake.pipeline.settings.models import (
     Settings,
     TrainingSettings,
 )
-from logitlake.storage.errors import SettingsError
 from logitlake.storage.lake.location import LakeLocation
 
 # Prefect sends our log lines to its server (PREFECT_LOGGING_EXTRA_LOGGERS), but leaves the level at WARNING.
@@ -143,6 +143,12 @@ def deployments(
     ]
 
 
+def deployment_name(step: str, location: LakeLocation) -> str:
+    """The name of a step's deployment for this lake: lakes that share a Prefect server have different names."""
+    folder = re.sub(r"[^A-Za-z0-9]+", "-", Path(location.data.rstrip("/")).parent.name).strip("-") or "lake"
+    return f"{step}-{folder}-{resource_of(location).rpartition('.')[2]}"
+
+
 def _deployment(
     entry: Flow[..., Any],
     cron: str | None,
@@ -154,7 +160,7 @@ def _deployment(
 ) -> RunnerDeployment:
     # Outside of a coroutine Prefect answers at once; its signature allows both.
     deployment = entry.to_deployment(
-        entry.fn.__name__,
+        deployment_name(entry.fn.__name__, location_of(config)),
         schedules=[CronSchedule(cron=cron, timezone=config.schedule.timezone)] if cron else [],
         parameters=parameters,
         triggers=[*(triggers or [])],
@@ -174,26 +180,14 @@ def _settings(
     return config.model_copy(update={name: section for name, section in sections.items() if section is not None})
 
 
-_PREFIX = "logitlake.lake."
+def remove_other_deployments(served: Sequence[RunnerDeployment]) -> None:
+    """Remove our deployments that are not in `served`, from the server in the lake's own folder.
 
-
-def refuse_another_lake(served: Iterable[RunnerDeployment], location: LakeLocation) -> None:
-    """Raises SettingsError if the server runs one of these deployments for another lake, unless it is paused.
-
-    The tag of a deployment names its lake (`resource_of`).
+    They remain from the former place of a lake that was moved, and from an older logitlake.
     """
-    this_lake = resource_of(location)
+    names = {(deployment.flow_name, deployment.name) for deployment in served}
     with get_client(sync_client=True) as client:
-        for deployment in served:
-            name = f"{deployment.flow_name}/{deployment.name}"
-            try:
-                existing = client.read_deployment_by_name(name)
-            except ObjectNotFound:
-                continue
-            others = [tag for tag in existing.tags if tag.startswith(_PREFIX) and tag != this_lake]
-            if others and not existing.paused:
-                raise SettingsError(
-                    f"the Prefect server at {client.api_url} runs {name} for another lake ({others[0]}): "
-                    f"use another server for {this_lake}, or stop the other `serve`; if that is not running, run "
-                    f"`prefect deployment delete {name}`"
-                )
+        ours = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
+        for deployment in client.read_deployments(deployment_filter=ours):
+            if (client.read_flow(deployment.flow_id).name, deployment.name) not in names:
+                client.delete_deployment(deployment.id)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.error import URLError
 
+from logitlake.flows.serve import server_process
+from logitlake.flows.serve.live_runs import remove_leases
 from logitlake.storage.errors import LogitlakeError, SettingsError
 
 _START_SECONDS = 300
@@ -21,7 +25,8 @@ _STOP_SECONDS = 20
 def local_server(home: Path, host: str, port: int) -> Iterator[str]:
     """Run a server for the time of the block; yields the URL of its API. `home` holds its database and its log.
 
-    Raises SettingsError if the port is taken, LogitlakeError with the end of the log if the server does not start.
+    If the server ends before the block does, this process gets SIGTERM. Raises SettingsError if the port is taken,
+    LogitlakeError with the end of the log if the server does not start or has ended.
     """
     url = f"http://{host}:{port}/api"
     if answers(url):
@@ -30,24 +35,46 @@ def local_server(home: Path, host: str, port: int) -> Iterator[str]:
             "otherwise choose another port"
         )
     home.mkdir(parents=True, exist_ok=True)
+    remove_leases(home)
     log = home / "server.log"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
-    environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    command = [sys.executable, "-m", server_process.__name__, "server", "start", "--host", host, "--port", str(port)]
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # The web page asks this API; a profile may name another one.
+        "PREFECT_UI_API_URL": url,
+        # Prefect's default keeps the leases of concurrency slots in memory: after a restart nobody frees the slots.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    }
+    stopping = threading.Event()
     with log.open("ab") as file:
         # In its own session: Ctrl-C reaches only `serve`, which stops the server at its end.
         server = subprocess.Popen(
-            command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             _wait(server, url, log)
+            threading.Thread(target=_end_with, args=(server, stopping), daemon=True).start()
             yield url
         finally:
+            ended = server.poll()
+            stopping.set()
             server.terminate()
             with suppress(subprocess.TimeoutExpired):
                 server.wait(_STOP_SECONDS)
             if server.poll() is None:
                 server.kill()
                 server.wait()
+            assert server.stdin is not None
+            server.stdin.close()
+            if ended is not None:
+                raise LogitlakeError(f"Prefect's server has ended with code {ended}; {_end_of(log)}")
 
 
 def answers(url: str) -> bool:
@@ -70,5 +97,15 @@ def _wait(server: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
             if json.loads(answer.read()) is True:
                 return
         time.sleep(0.5)
+    raise LogitlakeError(f"Prefect's server did not start within {_START_SECONDS} s; {_end_of(log)}")
+
+
+def _end_with(server: "subprocess.Popen[bytes]", stopping: threading.Event) -> None:
+    server.wait()
+    if not stopping.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _end_of(log: Path) -> str:
     end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-    raise LogitlakeError(f"Prefect's server did not start within {_START_SECONDS} s; the end of {log}:\n{end}")
+    return f"the end of {log}:\n{end}"

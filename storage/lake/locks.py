@@ -1,12 +1,21 @@
 """Locks of an embedded lake: one for commits, one for each task that must not run twice at once."""
 
+import logging
+import os
+import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import filelock
 
 from logitlake.storage.errors import LakeBusyError
 from logitlake.storage.lake.location import LakeLocation
+
+log = logging.getLogger(__name__)
+
+_REPORT_SECONDS = 60.0
 
 
 @contextmanager
@@ -28,16 +37,47 @@ def commit_lock(location: LakeLocation, timeout: float) -> Iterator[None]:
 
 @contextmanager
 def single_writer(location: LakeLocation, task: str, *, patience: float = 0.0) -> Iterator[None]:
-    """Raise LakeBusyError if `task` (such as "capture") still runs on an embedded lake after `patience` seconds."""
+    """Raise LakeBusyError if `task` (such as "capture") still runs on an embedded lake after `patience` seconds.
+
+    While it waits, it logs every minute which process it waits for.
+    """
     if location.state_directory is None:
         yield
         return
     location.state_directory.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(location.state_directory / f"{task}.lock")
+    holder = location.state_directory / f"{task}.holder"
+    _wait(lock, task, holder, patience)
     try:
-        with lock.acquire(timeout=patience):
-            yield
-    except filelock.Timeout:
-        raise LakeBusyError(
-            f"another {task} is running on this lake (it holds {lock.lock_file}): wait for it, or stop it"
-        ) from None
+        with suppress(OSError):  # only for the messages of others
+            holder.write_text(f"{os.getpid()} {socket.gethostname()}", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
+
+
+def _wait(lock: filelock.BaseFileLock, task: str, holder: Path, patience: float) -> None:
+    """Acquire the lock, or raise LakeBusyError after `patience` seconds."""
+    began = time.monotonic()
+    while True:
+        waited = time.monotonic() - began
+        try:
+            lock.acquire(timeout=max(0.0, min(_REPORT_SECONDS, patience - waited)))
+            return
+        except filelock.Timeout:
+            waited = time.monotonic() - began
+            held = f"{lock.lock_file} is held by {_holder(holder)}"
+            if waited >= patience:
+                raise LakeBusyError(
+                    f"another {task} is running on this lake: {held}; wait for it, or stop it"
+                ) from None
+            log.warning("waiting for another %s of this lake, %.0f s of %.0f s: %s", task, waited, patience, held)
+
+
+def _holder(path: Path) -> str:
+    """The process that holds the lock, and the command that stops it."""
+    try:
+        process, _, machine = path.read_text(encoding="utf-8")[:200].partition(" ")
+    except (OSError, UnicodeDecodeError):
+        return f"an unknown process (`fuser {path.with_suffix('.lock')}` shows it)"
+    return f"process {process} on {machine} (`kill {process}` stops it)"

@@ -1,6 +1,7 @@
 """`logitlake serve`: every flow on its schedule, on one machine."""
 
 import os
+import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Annotated
 
 from logitlake.flows.cli.options import LakeOptions, flag
 from logitlake.flows.runtime.environment import arrange_prefect, prefect_home, server_is_configured
+from logitlake.flows.runtime.termination import TerminatedError
 from logitlake.flows.serve.local_server import local_server
 from logitlake.flows.settings import DEFAULT_CONFIG, location_of, require_capture_settings
 from logitlake.flows.terminal.output import say
@@ -33,9 +35,13 @@ def serve(options: ServeOptions) -> None:
     location = location_of(config)
     if config_file is None and DEFAULT_CONFIG.is_file():
         config_file = DEFAULT_CONFIG
+    # Until Prefect's own handler is there: Python's default would end the process at once, and its server later.
+    signal.signal(signal.SIGTERM, _terminate)
     with ExitStack() as stack:
         home = Path(os.environ.get("PREFECT_HOME") or prefect_home(location))
-        if not os.environ.get("PREFECT_API_URL") and ("PREFECT_HOME" in os.environ or not server_is_configured()):
+        in_lake_folder = "PREFECT_HOME" not in os.environ
+        own_server = not os.environ.get("PREFECT_API_URL") and (not in_lake_folder or not server_is_configured())
+        if own_server:
             say(f"starting a Prefect server with its state in {home}")
             host, number = config.schedule.host, config.schedule.port
             os.environ["PREFECT_API_URL"] = stack.enter_context(local_server(home, host, number))
@@ -46,12 +52,21 @@ def serve(options: ServeOptions) -> None:
 
         from logitlake.flows.runtime.limits import ensure_limit
         from logitlake.flows.serve.automations import arrange_automations
-        from logitlake.flows.serve.deployments import deployments, refuse_another_lake
+        from logitlake.flows.serve.dead_runs import crash_dead_runs, subflows_watched
+        from logitlake.flows.serve.deployments import deployments, remove_other_deployments
 
         served = deployments(config, config_file, options.overrides or (), options.lake)
-        refuse_another_lake(served, location)
         ensure_limit(config.schedule.teachers)
         arrange_automations(config.schedule)
+        if own_server:
+            crash_dead_runs()
+            if in_lake_folder:
+                remove_other_deployments(served)
+        stack.enter_context(subflows_watched())
         api = get_current_settings().api.url or ""
         say(f"serving lake {location.data}, time zone {config.schedule.timezone}; web page: {api.removesuffix('/api')}")
         serve_forever(*served, print_starting_message=False)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise TerminatedError

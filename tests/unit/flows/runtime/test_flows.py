@@ -2,21 +2,30 @@
 
 import errno
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import flow, tags
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
+from prefect.settings import get_current_settings
 from prefect.testing.utilities import prefect_test_harness
 
 from logitlake.flows.capture.flow import capture, commit
 from logitlake.flows.capture.run import CaptureRun
 from logitlake.flows.distill.flow import distill
 from logitlake.flows.maintain.flow import maintain
+from logitlake.flows.runtime import limits
+from logitlake.flows.runtime.environment import TAG
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import LakeBusyError, MismatchError
 
@@ -104,7 +113,11 @@ def test_a_student_is_trained_once_and_its_run_says_where_it_comes_from(
     assert run.name.startswith("1 layers of the teacher at commit ")
     assert "after kl" in artifacts_of(run)["distill"].data
     page = tmp_path / "lake" / "report.html"
-    assert page.as_uri() in artifacts_of(run)["report"].data
+    shown = artifacts_of(run)["report"]
+    assert shown.type == "markdown"
+    assert f"`{page}`" in shown.data
+    assert "file://" not in shown.data, "browsers refuse links to files"
+    assert re.search(r"- commit number: \d+\n- shards: \d+\n- size: \d", shown.data)
     assert "Training curves" in page.read_text(encoding="utf-8")
     page.unlink()
     assert not distill(config).trained
@@ -179,3 +192,39 @@ def test_a_full_disk_is_said_and_the_lake_still_opens(
     assert result.exit_code == 5
     assert "disk is full" in result.stderr
     assert cli("show", "runs", "--config", config_file).exit_code == 0
+
+
+def test_who_waits_for_a_teacher_slot_says_for_what_and_gives_up_after_a_bound(
+    server: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(limits, "_REPORT_SECONDS", 0.2)
+    monkeypatch.setattr(limits, "_BOUND_SECONDS", 1.0)
+
+    @flow(name="capture", flow_run_name="the one that computes")
+    def holder() -> None:
+        with get_client(sync_client=True) as client:
+            change = GlobalConcurrencyLimitUpdate(active_slots=1)
+            client.update_global_concurrency_limit(limits.TEACHERS, change)
+        with pytest.raises(LakeBusyError, match="no teacher slot was free within 1 s"):
+            waiter()
+
+    @flow(name="capture", flow_run_name="the one that waits")
+    def waiter() -> None:
+        with limits.one_teacher(1):
+            raise AssertionError("the slot is taken")
+
+    limits.ensure_limit(1)
+    with caplog.at_level("WARNING", logger="logitlake"), tags(TAG):
+        holder()
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("waiting for a teacher")]
+    assert said
+    assert all("1 of 1 slots of logitlake-teachers are taken" in line for line in said)
+    command = re.findall(r"`prefect (gcl update .*?)`", said[0])[0]
+    subprocess.run([sys.executable, "-m", "prefect", *command.split()], check=True, env=server_environment())
+    with limits.one_teacher(1):
+        pass
+
+
+def server_environment() -> dict[str, str]:
+    """The environment in which a command speaks to the server of these tests."""
+    return {**os.environ, "PREFECT_API_URL": str(get_current_settings().api.url)}

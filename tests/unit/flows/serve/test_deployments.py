@@ -1,6 +1,7 @@
 """What runs by the clock says so to Prefect: schedules with their time zone, limits, the trigger, validated forms."""
 
 import asyncio
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ NAMES = ("capture", "redistill", "maintain")
 
 def made(config: Config) -> dict[str, Any]:
     found = deployments(config, Path("logitlake.yaml"), ["capture.max_hours=1"])
-    return {deployment.name: deployment for deployment in found}
+    return dict(zip(NAMES, found, strict=True))
 
 
 def test_each_flow_has_its_cron_schedule_in_the_time_zone_of_the_settings(config: Config) -> None:
@@ -66,6 +67,15 @@ def test_a_capture_of_this_lake_that_committed_starts_the_student(config: Config
     assert trigger.match.root == {"prefect.resource.id": resource_of(location_of(config))}
     quiet = config.model_copy(update={"schedule": ScheduleSettings(on_capture=False)})
     assert made(quiet)["redistill"].triggers == []
+
+
+def test_the_names_of_deployments_name_the_lake(config: Config, tmp_path: Path) -> None:
+    """One Prefect server can serve several lakes."""
+    other = config.model_copy(update={"lake": config.lake.model_copy(update={"path": tmp_path / "Ein anderer: See"})})
+    names = [deployment.name for found in (config, other) for deployment in made(found).values()]
+    assert len(set(names)) == 6
+    assert [re.sub(r"-[0-9a-f]{12}$", "", name) for name in names[3:]] == [f"{step}-Ein-anderer-See" for step in NAMES]
+    assert all(re.fullmatch("[A-Za-z0-9-]+", name) for name in names)
 
 
 def test_events_name_the_lake_without_its_path(config: Config) -> None:

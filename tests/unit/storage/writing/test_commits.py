@@ -1,5 +1,8 @@
 """Registered or invisible, once, and found again when the answer was lost."""
 
+import os
+import re
+import socket
 import threading
 import time
 from pathlib import Path
@@ -10,6 +13,7 @@ import pytest
 
 from logitlake.storage.errors import LakeBusyError, LakeError, LostRaceError
 from logitlake.storage.identity import document_id
+from logitlake.storage.lake import locks
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.lake.schema import CAPTURED, SEQUENCES, sequence_checksums
@@ -168,6 +172,17 @@ def test_a_patient_capture_waits_for_the_one_that_runs(location, lake):
         order.append("second")
     running.join()
     assert order == ["first", "second"]
+
+
+def test_a_capture_that_waits_says_for_whom_and_how_to_stop_it(location, lake, monkeypatch, caplog):
+    monkeypatch.setattr(locks, "_REPORT_SECONDS", 0.05)
+    holder = f"process {os.getpid()} on {socket.gethostname()} (`kill {os.getpid()}` stops it)"
+    given_up = pytest.raises(LakeBusyError, match=re.escape(holder))
+    with single_writer(location, "capture"), given_up, single_writer(location, "capture", patience=0.3):
+        pass
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) > 1
+    assert all("waiting for another capture of this lake" in line and holder in line for line in said)
 
 
 def test_a_full_disk_is_a_clear_error_and_the_lake_still_opens(location, lake, make_rows, recipe, monkeypatch):
