@@ -5,7 +5,6 @@ If no server is configured a flow uses an ephemeral one whose database is beside
 
 import logging
 import os
-import signal
 import sys
 import tomllib
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import TypeVar
 
 import platformdirs
 
-from logitlake.flows.runtime.termination import TerminatedError
+from logitlake.flows.runtime.termination import termination_raises
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import LogitlakeError, ServerStartError
 from logitlake.storage.lake.location import LakeLocation
@@ -56,12 +55,8 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(without_traceback)
 
-    def terminate(number: int, frame: object) -> None:
-        raise TerminatedError
-
-    before = signal.signal(signal.SIGTERM, terminate)
     try:
-        with tags(TAG):
+        with termination_raises(), tags(TAG):
             return flow(config)
     except RuntimeError as error:
         if "ephemeral" not in str(error):
@@ -70,8 +65,6 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
             f"Prefect's server did not start within {os.environ.get(_STARTUP, '20')} s: increase {_STARTUP}, or "
             "set PREFECT_API_URL to a running server"
         ) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def without_traceback(record: logging.LogRecord) -> bool:
