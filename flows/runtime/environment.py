@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import platformdirs
 
+from logitlake.flows.runtime.proxies import reach_this_machine
 from logitlake.flows.runtime.termination import termination_raises
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import LogitlakeError, ServerStartError
@@ -49,8 +50,10 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
     # Imported here: Prefect reads the variables that this module sets.
     from prefect import tags
 
+    from logitlake.flows.runtime.configured_server import require_server
     from logitlake.flows.runtime.ephemeral_server import shield_ephemeral_server
 
+    require_server()
     shield_ephemeral_server()
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(without_traceback)
@@ -81,6 +84,7 @@ def arrange_prefect(location: LakeLocation) -> None:
     """
     if "prefect" in sys.modules:
         return
+    reach_this_machine()
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     if sys.stderr.isatty():
