@@ -4,6 +4,7 @@ The commit of a unit runs beside the computation of the next, one at a time. The
 retries, limits and displays. No array is a task result: rows wait in the run until they are committed.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -60,13 +61,25 @@ def capture(config: Config, patience: float = 0.0) -> CaptureReport:
     `patience`: seconds to wait for another capture of this lake. The teacher slot is taken when the first unit needs
     the teacher: a run with nothing new does not wait for a slot.
     """
+    return _captured(CaptureRun(config, patience=patience))
+
+
+def rest_of_capture(run: CaptureRun) -> Callable[[Config], CaptureReport]:
+    """The same flow, for a run that is under way. The run is no parameter: Prefect would try to store it."""
+
+    @flow(name="capture", flow_run_name=_run_name)
+    def capture(config: Config) -> CaptureReport:
+        return _captured(run)
+
+    return capture
+
+
+def _captured(run: CaptureRun) -> CaptureReport:
+    config = run.config
     retries = config.capture.unit_retries
     cap = config.capture.max_tokens
-    with (
-        progress_bar("capture", total=cap, logged=False) as bar,
-        ExitStack() as slot,
-        CaptureRun(config, on_tokens=lambda n: _move(bar, run, n), patience=patience) as run,
-    ):
+    with progress_bar("capture", total=cap, logged=False) as bar, ExitStack() as slot, run:
+        run.on_tokens = lambda n: _move(bar, run, n)
         shown = ProgressArtifact(f"Capture by {run.report.teacher}")
         committing: PrefectFuture[int] | None = None
         waiting = True

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,8 @@ class CaptureRun:
 
     The lake's connection is used by one thread at a time. After an error, the exit waits for a running commit and
     commits the computed units that were not tried yet, so that no unit is computed twice.
+
+    A run that is under way can be entered again, by the flow that continues it: the first exit ends it.
     """
 
     def __init__(
@@ -66,7 +69,8 @@ class CaptureRun:
         self.config = config
         self.location = location_of(config)
         self.run_id = new_run_id()
-        self._on_tokens = on_tokens
+        self.on_tokens = on_tokens
+        self._under_way = self._is_closed = False
         self._planned_all = False
         self._began = time.monotonic()
         self._open = ExitStack()
@@ -79,6 +83,8 @@ class CaptureRun:
         self._introduced = False
 
     def __enter__(self) -> "CaptureRun":
+        if self._under_way:
+            return self
         try:
             self._open.enter_context(single_writer(self.location, "capture", patience=self._patience))
             self.prepared: Prepared = prepare(self.config)
@@ -95,15 +101,20 @@ class CaptureRun:
             )
             self._plan: Plan = self.prepared.plan(known)
             self._ahead = self._open.enter_context(PlanCount(self.prepared, known))
+            self._units_ahead = self._plan_units()
             self._note("started")
         except BaseException:
             self._open.close()
             raise
+        self._under_way = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
         with self._open:
             if error is not None:
                 self._commit_computed_units()
@@ -116,8 +127,20 @@ class CaptureRun:
             except LogitlakeError:
                 return  # the first error says more than the second
 
+    def commit_notes(self) -> bool:
+        """Commit the units before the first one that needs the teacher; returns whether there is such a unit."""
+        for number in self._units_ahead:
+            if self.needs_teacher(number):
+                self._units_ahead = chain([number], self._units_ahead)
+                return True
+            self.commit(self.compute(number))
+        return False
+
     def units(self) -> Iterator[int]:
         """Numbers of the work units, planned one by one, until the corpora end or a cap is reached."""
+        return self._units_ahead
+
+    def _plan_units(self) -> Iterator[int]:
         for number, unit in enumerate(self._plan):
             hours = (time.monotonic() - self._began) / 3600
             if unit.documents and self.config.capture.max_hours is not None and hours >= self.config.capture.max_hours:
@@ -156,7 +179,7 @@ class CaptureRun:
             unit,
             recipe=self.prepared.recipe,
             settings=self.config.capture,
-            on_progress=self._on_tokens,
+            on_progress=self.on_tokens,
         )
         self._waiting[number] = _Computed(unit, captured.rows, captured.seconds)
         reach("unit-computed")

@@ -40,6 +40,8 @@ _UsageError: type[Exception] = next(
 )
 
 
+# No room for the bytes: a full disk, a quota, the limit of a process (ulimit -f).
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Errors that mean a wrong path, not a defect of the program.
 _PATH_ERRORS = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.EEXIST}
 
@@ -80,11 +82,12 @@ class _Commands(TyperGroup):
             if error.filename is not None and error.errno in _PATH_ERRORS:
                 message = f"{error.filename}: {error.strerror}; choose another path, or correct this one"
                 raise _failed(ctx, error, message, SettingsError.exit_code) from None
-            if error.errno != errno.ENOSPC:
+            if error.errno not in _FULL:
                 raise
-            message = (
-                f"the disk is full ({error.filename or error}): free some space and run again; committed work is kept"
-            )
+            full = error.errno == errno.ENOSPC
+            reason = "the disk is full" if full else f"no room to write: {os.strerror(error.errno)}"
+            file = f" ({error.filename})" if error.filename else ""
+            message = f"{reason}{file}: free some space and run again; committed work is kept"
             raise _failed(ctx, error, message, LakeError.exit_code) from None
 
 

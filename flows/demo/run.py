@@ -6,7 +6,7 @@ A second run finds everything done: the documents by their content, the student 
 import logging
 import time
 
-from logitlake.flows.capture.flow import capture
+from logitlake.flows.capture.command import run_capture
 from logitlake.flows.capture.preparation import prepare
 from logitlake.flows.demo.closing_tables import print_demo_report
 from logitlake.flows.demo.settings import MAX_TOKENS, DemoPaths, demo_config
@@ -34,7 +34,7 @@ def run_demo(paths: DemoPaths) -> None:
     settings_file = paths.output / "logitlake.yaml"
     settings_file.write_text(documented_yaml(config), encoding="utf-8")
     log.info("2. Capture: the teacher's targets for the sources of the Python standard library.")
-    captured = run_flow(capture, config)
+    captured = run_capture(config)
     _log_capture(captured)
     log.info("3. Student: 10 of the teacher's 30 layers, trained for one epoch from the cache, without the teacher.")
     trained = run_flow(distill, config)

@@ -3,6 +3,7 @@
 It calls the teacher flow and the student flow. It can run at any time: the lake records what is done.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from logitlake.flows.capture.flow import capture
+from logitlake.flows.capture.flow import capture, rest_of_capture
+from logitlake.flows.capture.run import CaptureRun
 from logitlake.flows.distill.directories import students_directory
 from logitlake.flows.distill.flow import distill
 from logitlake.flows.redistill.run import Attempt, RedistillRun
@@ -54,11 +56,37 @@ def redistill(config: Config, patience: float = 0.0) -> RedistillReport:
     """
     with RedistillRun(config, patience=patience) as run:
         run.captured(capture(config, patience))
-        while (attempt := run.next()) is not None:
-            decide(run, attempt, distill(config, attempt.job))
-    _report(run.report, students_directory(config))
+        _train(run, run.next())
+    return _reported(run)
+
+
+def rest_of_redistill(
+    run: RedistillRun, capturing: CaptureRun | None, attempt: Attempt | None
+) -> Callable[[Config], RedistillReport]:
+    """The same flow, for a run that is under way: its capture, or after the capture its first candidate."""
+
+    @flow(name="redistill", flow_run_name=_run_name)
+    def redistill(config: Config) -> RedistillReport:
+        with run:
+            if capturing is not None:
+                run.captured(rest_of_capture(capturing)(config))
+            _train(run, attempt or run.next())
+        return _reported(run)
+
+    return redistill
+
+
+def _train(run: RedistillRun, attempt: Attempt | None) -> None:
+    """Train, measure and decide this candidate and those after it."""
+    while attempt is not None:
+        decide(run, attempt, distill(run.config, attempt.job))
+        attempt = run.next()
+
+
+def _reported(run: RedistillRun) -> RedistillReport:
+    _report(run.report, students_directory(run.config))
     if run.report.candidate:
-        link_report(config)
+        link_report(run.config)
     return run.report
 
 

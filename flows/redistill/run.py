@@ -47,7 +47,10 @@ def require_redistill_settings(config: Config) -> None:
 
 
 class RedistillRun:
-    """A context manager around one run: `captured`, then `next` and `decide` in turn until there is no next."""
+    """A context manager around one run: `captured`, then `next` and `decide` in turn until there is no next.
+
+    A run that is under way can be entered again, by the flow that continues it: the first exit ends it.
+    """
 
     def __init__(self, config: Config, *, patience: float = 0.0) -> None:
         """`patience`: seconds to wait for another such run on this lake before it is refused."""
@@ -58,14 +61,20 @@ class RedistillRun:
         self.settings = config.redistill
         self.report = RedistillReport(run_id=new_run_id(), alias=self.settings.alias)
         self._open = ExitStack()
+        self._under_way = self._is_closed = False
 
     def __enter__(self) -> "RedistillRun":
-        self._open.enter_context(single_writer(self.location, KIND, patience=self._patience))
+        if not self._under_way:
+            self._open.enter_context(single_writer(self.location, KIND, patience=self._patience))
+            self._under_way = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
         with self._open:
             if not self.report.recipe_id:
                 return

@@ -5,7 +5,6 @@ If no server is configured a flow uses an ephemeral one whose database is beside
 
 import logging
 import os
-import signal
 import sys
 import tomllib
 from collections.abc import Callable
@@ -14,7 +13,8 @@ from typing import TypeVar
 
 import platformdirs
 
-from logitlake.flows.runtime.termination import TerminatedError
+from logitlake.flows.runtime.proxies import reach_this_machine
+from logitlake.flows.runtime.termination import termination_raises
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import LogitlakeError, ServerStartError
 from logitlake.storage.lake.location import LakeLocation
@@ -50,18 +50,16 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
     # Imported here: Prefect reads the variables that this module sets.
     from prefect import tags
 
+    from logitlake.flows.runtime.configured_server import require_server
     from logitlake.flows.runtime.ephemeral_server import shield_ephemeral_server
 
+    require_server()
     shield_ephemeral_server()
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(without_traceback)
 
-    def terminate(number: int, frame: object) -> None:
-        raise TerminatedError
-
-    before = signal.signal(signal.SIGTERM, terminate)
     try:
-        with tags(TAG):
+        with termination_raises(), tags(TAG):
             return flow(config)
     except RuntimeError as error:
         if "ephemeral" not in str(error):
@@ -70,8 +68,6 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
             f"Prefect's server did not start within {os.environ.get(_STARTUP, '20')} s: increase {_STARTUP}, or "
             "set PREFECT_API_URL to a running server"
         ) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def without_traceback(record: logging.LogRecord) -> bool:
@@ -88,6 +84,7 @@ def arrange_prefect(location: LakeLocation) -> None:
     """
     if "prefect" in sys.modules:
         return
+    reach_this_machine()
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     if sys.stderr.isatty():

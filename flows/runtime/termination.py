@@ -1,5 +1,23 @@
-"""The exception that SIGTERM raises in a running flow."""
+"""The exception that SIGTERM raises while a run is under way."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class TerminatedError(BaseException):
-    """SIGTERM arrived while a flow was running. Not an Exception: it must not be handled as a failure."""
+    """SIGTERM arrived while a run was under way. Not an Exception: it must not be handled as a failure."""
+
+
+@contextmanager
+def termination_raises() -> Iterator[None]:
+    """Raise TerminatedError on SIGTERM during the block, so that everything is closed. Main thread only."""
+
+    def terminate(number: int, frame: object) -> None:
+        raise TerminatedError
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -13,7 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.error import URLError
 
-from logitlake.flows.serve import server_process
+from logitlake.flows.runtime.proxies import reach_this_machine
+from logitlake.flows.runtime.tied_process import tied_command
 from logitlake.flows.serve.live_runs import remove_leases
 from logitlake.storage.errors import LogitlakeError, SettingsError
 
@@ -29,6 +29,7 @@ def local_server(home: Path, host: str, port: int) -> Iterator[str]:
     LogitlakeError with the end of the log if the server does not start or has ended.
     """
     url = f"http://{host}:{port}/api"
+    reach_this_machine()
     if answers(url):
         raise SettingsError(
             f"schedule.port {port}: the port is in use; if that is your Prefect server, set PREFECT_API_URL={url}, "
@@ -37,7 +38,8 @@ def local_server(home: Path, host: str, port: int) -> Iterator[str]:
     home.mkdir(parents=True, exist_ok=True)
     remove_leases(home)
     log = home / "server.log"
-    command = [sys.executable, "-m", server_process.__name__, "server", "start", "--host", host, "--port", str(port)]
+    # It ends with this process, however that ends.
+    command = tied_command("prefect", "server", "start", "--host", host, "--port", str(port))
     environment = {
         **os.environ,
         "PREFECT_HOME": str(home),
@@ -53,7 +55,7 @@ def local_server(home: Path, host: str, port: int) -> Iterator[str]:
         server = subprocess.Popen(
             command,
             env=environment,
-            stdin=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -71,8 +73,6 @@ def local_server(home: Path, host: str, port: int) -> Iterator[str]:
             if server.poll() is None:
                 server.kill()
                 server.wait()
-            assert server.stdin is not None
-            server.stdin.close()
             if ended is not None:
                 raise LogitlakeError(f"Prefect's server has ended with code {ended}; {_end_of(log)}")
 

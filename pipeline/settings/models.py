@@ -118,8 +118,8 @@ class StudentSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """How the student learns. All of it is part of the student's id, but for `output`, `device`, `save_steps` and the
-    local copy, which change no number."""
+    """How the student learns. All of it is part of the student's id, but for `output`, `device`, `save_minutes`,
+    `save_steps` and the local copy, which change no number."""
 
     output: Path = Path("student")
     where: str | None = Field(None, description="SQL condition over the view `sequences`")
@@ -149,7 +149,10 @@ class TrainingSettings(Settings):
     gradient_checkpointing: bool = False
     seed: int = Field(0, ge=0, lt=2**31)
     device: Literal["auto", "cpu"] = "auto"
-    save_steps: int | None = Field(None, ge=1, description="steps between checkpoints to resume from; none: never")
+    save_minutes: float | None = Field(
+        5.0, gt=0, description="minutes between checkpoints to resume from; none: none by time"
+    )
+    save_steps: int | None = Field(None, ge=1, description="also a checkpoint every so many steps; none: none by steps")
     local_copy: Path | None = Field(
         None, description="folder on a local disk for decoded rows, which epochs after the first read; none: no copy"
     )

@@ -52,6 +52,7 @@ class DistillationTrainer(Trainer):
     """Trainer of one student on one reader. The reader's `accumulation` must equal that of the arguments.
 
     The divisor of the loss is the number of targets of the whole optimiser step: over accumulation and over all ranks.
+    `save_minutes`: minutes between checkpoints, beside those of the arguments; None for no checkpoint by time.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class DistillationTrainer(Trainer):
         *,
         reader: RowSetReader,
         loss: LossSettings,
+        save_minutes: float | None = None,
         on_progress: OnProgress | None = None,
         **options: Any,
     ) -> None:
@@ -78,6 +80,8 @@ class DistillationTrainer(Trainer):
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(_Bar())
         self.add_callback(_ReaderState(self))
+        if save_minutes is not None:
+            self.add_callback(_SaveByTime(self, save_minutes * 60))
         if on_progress is not None:
             self.add_callback(_Report(on_progress))
 
@@ -182,6 +186,34 @@ class _ReaderState(TrainerCallback):
         staged = path.with_suffix(".tmp")
         staged.write_text(json.dumps(reader_state), encoding="utf-8")
         staged.rename(path)
+
+
+class _SaveByTime(TrainerCallback):
+    """Asks for a checkpoint once `seconds` have passed since the last one, or since the start."""
+
+    def __init__(self, trainer: DistillationTrainer, seconds: float) -> None:
+        self._trainer = trainer
+        self._seconds = seconds
+        self._saved = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._saved = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            return  # the student itself is written next
+        if self._is_due(args):
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._saved = time.monotonic()
+
+    def _is_due(self, args: Any) -> bool:
+        """All ranks must agree, and their clocks do not: it is due once it is on any rank."""
+        due = time.monotonic() - self._saved >= self._seconds
+        if args.world_size == 1:
+            return due
+        return bool(self._trainer.accelerator.reduce(torch.tensor(int(due), device=args.device)).item())
 
 
 class _Bar(ProgressCallback):

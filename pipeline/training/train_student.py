@@ -116,7 +116,9 @@ def train_student(
         chunk=training.loss_chunk,
     )
     model = make_student(student, parent, recipe, teacher=teacher, seed=training.seed)
-    trainer = DistillationTrainer(model, args, reader=reader, loss=loss, on_progress=on_progress)
+    trainer = DistillationTrainer(
+        model, args, reader=reader, loss=loss, save_minutes=training.save_minutes, on_progress=on_progress
+    )
     resumed = last_checkpoint(work / "checkpoints")
     log.info("student %s: %d steps an epoch%s", this_id[:12], len(reader), f", from {resumed.name}" if resumed else "")
     result = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)

@@ -48,6 +48,18 @@ def export_rows(lake: Lake, rows: RowSet, directory: Path, *, n_missing: int = 0
         raise SettingsError(f"export {directory}: holds something already; name a directory that is empty or new")
     staged = directory.with_name(f".{directory.name}.tmp")
     shutil.rmtree(staged, ignore_errors=True)
+    try:
+        _write(lake, rows, staged, n_missing)
+        if directory.exists():
+            directory.rmdir()
+        staged.rename(directory)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)  # on a full disk the leftovers would keep it full
+        raise
+    return directory
+
+
+def _write(lake: Lake, rows: RowSet, staged: Path, n_missing: int) -> None:
     (staged / "data").mkdir(parents=True)
     for number, unit_ids in enumerate(_files(rows)):
         table = fetch(lake, rows, unit_ids, SEQUENCES.names)
@@ -60,10 +72,6 @@ def export_rows(lake: Lake, rows: RowSet, directory: Path, *, n_missing: int = 0
     }
     (staged / NOTE).write_text(json.dumps(note, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (staged / "README.md").write_text(_CARD.format(note=NOTE, **_described(rows)), encoding="utf-8")
-    if directory.exists():
-        directory.rmdir()
-    staged.rename(directory)
-    return directory
 
 
 def _files(rows: RowSet) -> Iterator[list[str]]:

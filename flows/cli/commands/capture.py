@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from logitlake.flows.cli.options import MaxHours, MaxTokens, ResultOptions, TargetBytes, flag
-from logitlake.flows.runtime.environment import arrange_prefect, run_flow
-from logitlake.flows.settings import location_of, require_capture_settings
+from logitlake.flows.settings import require_capture_settings
 from logitlake.flows.terminal.comparison import comparison_rows
 from logitlake.flows.terminal.output import Format, print_record, print_rows, say
 from logitlake.flows.terminal.quantities import named_text
@@ -29,15 +28,15 @@ def capture(options: CaptureOptions) -> None:
     """Run the teacher over the documents that the lake does not hold yet, and commit its targets for every token.
 
     Each work unit is committed by itself: stop the command at any moment and run it again to continue. The teacher is
-    not loaded if there is nothing new.
+    not loaded if there is nothing new, and no Prefect server is started.
     """
     config = options.config()
     require_capture_settings(config)
     find_cheap_mistakes(config)
-    arrange_prefect(location_of(config))
-    from logitlake.flows.capture.flow import capture as flow
+    # Imported here: the tokenizer is slow to import.
+    from logitlake.flows.capture.command import run_capture
 
-    report = run_flow(flow, config)
+    report = run_capture(config)
     print_captured(report, options.form)
     for line in outcome(report):
         say(line)

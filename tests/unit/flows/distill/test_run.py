@@ -1,7 +1,9 @@
 """One execution of the student flow, without Prefect: trained once, measured, registered, known afterwards."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -16,6 +18,7 @@ from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.answers.listings import ancestry
 from logitlake.storage.errors import LakeError, SettingsError
+from logitlake.storage.failpoints import ENVIRONMENT_VARIABLE
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.students.registry import find_student
 
@@ -161,3 +164,38 @@ def test_the_teacher_may_be_gone_for_a_student_from_a_checkpoint(
     assert report.metrics["held_out"]["exact"] is False
     with pytest.raises(SettingsError, match="gone"):
         distilled(on_filled.model_copy(update={"teacher": gone}))
+
+
+# Trains; every step is a place at which the process may be killed.
+TRAIN = """
+import sys
+from logitlake.flows.distill.run import DistillRun
+from logitlake.pipeline.settings.models import Config
+from logitlake.storage.failpoints import reach
+with DistillRun(
+    Config.model_validate_json(sys.argv[1]),
+    on_progress=lambda progress: reach("student-training") if progress.loss is None else None,
+) as run:
+    run.train()
+"""
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_goes_on_from_its_last_checkpoint_by_time(
+    on_filled: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A checkpoint falls due at every step here; `save_steps` is not set, as by default."""
+    training = on_filled.training.model_copy(update={"save_minutes": 1e-9})
+    config = on_filled.model_copy(update={"training": training})
+    call = [sys.executable, "-c", TRAIN, config.model_dump_json()]
+    killed = subprocess.run(
+        call,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, ENVIRONMENT_VARIABLE: "student-training:4"},
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    with caplog.at_level("INFO", logger="logitlake"):
+        assert distilled(config).trained
+    assert "from checkpoint-3" in caplog.text

@@ -3,7 +3,9 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from logitlake.pipeline.reading.batches import make_batch
 from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.settings.models import LoraSettings, StudentSettings, TrainingSettings
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
+from logitlake.pipeline.training import distillation_trainer
 from logitlake.pipeline.training.distillation_trainer import READER_STATE, DistillationTrainer, last_checkpoint
 from logitlake.pipeline.training.model_loss import LossSettings, model_loss
 from logitlake.pipeline.training.output_layer import take_apart
@@ -121,6 +124,7 @@ def test_a_known_student_is_not_trained_again(train, lake):
     ("change", "same"),
     [
         ({"save_steps": 5}, True),
+        ({"save_minutes": 1}, True),
         ({"local_copy": "copy"}, True),
         ({"local_copy_bytes": 5}, True),
         ({"device": "cpu"}, True),
@@ -238,6 +242,19 @@ def test_training_killed_in_the_middle_of_an_epoch_ends_with_the_same_student(tr
     assert resumed.metrics["train_loss"] == pytest.approx(whole.metrics["train_loss"], rel=1e-5)
     assert_same_weights(whole.directory, resumed.directory)
     assert not list(tmp_path.glob(".killed.*"))
+
+
+def test_checkpoints_by_time_are_on_unless_told_otherwise(train, tmp_path, lake, monkeypatch):
+    """An hour passes at each look at the clock: with the default settings each step but the last has a checkpoint."""
+    hours = count()
+    monkeypatch.setattr(distillation_trainer, "time", SimpleNamespace(monotonic=lambda: 3600.0 * next(hours)))
+    with pytest.raises(KilledError):
+        train(fetch=failing_fetch(lake, 1), epochs=2)
+    work = next(tmp_path.glob(".out.*")) / "checkpoints"
+    assert last_checkpoint(work) is not None
+    with pytest.raises(KilledError):
+        train(output=tmp_path / "none", fetch=failing_fetch(lake, 1), epochs=2, save_minutes=None)
+    assert not list(next(tmp_path.glob(".none.*")).glob("checkpoints/checkpoint-*"))
 
 
 def test_a_checkpoint_of_batches_of_another_size_is_refused(train, tmp_path, lake):

@@ -1,0 +1,36 @@
+"""No room to write: one sentence, an exit code, and nothing left behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Exports with a limit on the size of a file (`ulimit -f`), which is set when the rows are read: SQLite needs 32 kB
+# of its own for that.
+SCRIPT = """
+import resource, sys
+from logitlake.flows.cli.app import main
+from logitlake.storage.row_sets import export
+
+def fetch(*given):
+    rows = read(*given)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    return rows
+
+limit, read = int(sys.argv[1]), export.fetch
+export.fetch = fetch
+sys.argv = ["logitlake", "export", *sys.argv[2:]]
+main()
+"""
+
+
+@pytest.mark.parametrize("limit", [0, 1_000])
+def test_an_export_without_room_says_so_and_leaves_nothing(filled: Any, tmp_path: Path, limit: int) -> None:
+    call = [sys.executable, "-c", SCRIPT, limit, tmp_path / "dataset", "--config", filled.config_file]
+    done = subprocess.run([*map(str, call)], capture_output=True, text=True, check=False)
+    assert done.returncode == 5, done.stderr
+    assert "no room to write: File too large: free some space" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
