@@ -114,10 +114,10 @@ def _put_file(path: Path, content: bytes) -> None:
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Make a rename durable, where the system lets a directory be opened."""
     with contextlib.suppress(PermissionError):
         handle = os.open(directory, os.O_RDONLY)
