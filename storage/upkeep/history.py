@@ -82,8 +82,9 @@ def refusal(lake: Lake, missing: Sequence[str]) -> str:
     """What a person reads when the catalog knows less than its data path."""
     return (
         f"the catalog {without_secrets(lake.location.catalog)} does not know {len(missing)} commits that "
-        f"{lake.location.data} holds, such as {missing[0]}: it is an older copy, or its rebuild was stopped. Nothing was removed. Put the "
-        "newer catalog back, or move this one away and run `logitlake rebuild`, which makes it again from all files"
+        f"{lake.location.data} holds, such as {missing[0]}: it is an older copy, or its rebuild was stopped. Nothing "
+        "was removed. Put the newer catalog back, or move this one away and run `logitlake rebuild`, which makes it "
+        "again from all files"
     )
 
 

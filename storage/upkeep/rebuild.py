@@ -24,7 +24,7 @@ from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import UNFINISHED, Lake, Transaction
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import single_writer
-from logitlake.storage.lake.migration import write_lake_note
+from logitlake.storage.lake.migration import LAKE_NOTES, write_lake_note
 from logitlake.storage.lake.object_store import connect, sync_directory
 from logitlake.storage.lake.tables import TABLES, Rebuild
 from logitlake.storage.upkeep.damaged_files import copy_aside
@@ -118,8 +118,7 @@ def _rebuild(location: LakeLocation, settings: Mapping[str, str], on_shard: OnSh
         over_data=True,
     ) as lake:
         _mark_unfinished(lake)
-        if f"{location.data}lake.json" in report.damaged:
-            _renew_lake_note(lake)
+        _renew_lake_notes(lake, report)
         with lake.transaction() as transaction:
             for name, table in TABLES.items():
                 if table.rebuild is Rebuild.FROM_FILES:
@@ -151,13 +150,12 @@ def _mark_unfinished(lake: Lake) -> None:
         transaction.insert("lake_settings", pa.table({"name": [UNFINISHED], "value": ["true"]}))
 
 
-def _renew_lake_note(lake: Lake) -> None:
-    path = f"{lake.location.data}lake.json"
-    with connect(lake.location) as connection:
-        present = connection.execute("FROM glob(?)", [path]).fetchall()
-    if present:
+def _renew_lake_notes(lake: Lake, report: RebuildReport) -> None:
+    damaged = [path for name in LAKE_NOTES if (path := f"{lake.location.data}{name}") in report.damaged]
+    for path in damaged:
         copy_aside(lake.location, path)
-    write_lake_note(lake.connection, lake.location)
+    if damaged:
+        write_lake_note(lake.connection, lake.location)
 
 
 def _take_rows(transaction: Transaction, location: LakeLocation, name: str, report: RebuildReport) -> None:
