@@ -17,16 +17,19 @@ from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.object_store import put_bytes, write_note
 from logitlake.storage.lake.tables import ROW_HASH, TABLES, Rebuild
 from logitlake.storage.upkeep.compaction import compact, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget, forget_again
 from logitlake.storage.upkeep.rebuild import RebuildReport, rebuild
+from logitlake.storage.upkeep.rebuild_notes import forgotten_documents, noted_recipes, read_settings
 from logitlake.storage.upkeep.sweeping import sweep
 from logitlake.storage.upkeep.verify import verify, verify_tables
 from logitlake.storage.writing.commits import SOURCES, commit_unit
 from logitlake.storage.writing.recipes import register_recipe
 
 NOW = timedelta(0)
+BROKEN = (b"", b"{", b"[1]", b"{}", b"null", b"\xff\xfe")
 
 
 @pytest.fixture
@@ -106,7 +109,17 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("values", CHANGES.values(), ids=CHANGES)
+# One change within a document and one that takes a row out of it are quick.
+_QUICK = ("a statistic", "the id of the document")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(values, id=name, marks=() if name in _QUICK else pytest.mark.slow)
+        for name, values in CHANGES.items()
+    ],
+)
 def test_one_damaged_row_costs_its_document_only(filled, location, values):
     path = shard_of(location, "a")
     change_rows(path, of("a", 1, **values))
@@ -151,16 +164,20 @@ def test_a_torn_shard_is_kept_as_a_copy_by_the_sweep(filled, location):
     assert len(copy.read_bytes()) == 300 and documents(location) == ids("c", "d")
 
 
-@pytest.mark.parametrize("name", [n for n, t in TABLES.items() if t.rebuild is Rebuild.FROM_FILES])
-def test_a_torn_page_of_a_small_table_is_named_and_the_others_are_taken(full_lake, location, name):
-    """The footer can be read, a page can't."""
+def test_a_torn_page_of_a_small_table_is_named_and_the_others_are_taken(full_lake, location):
+    """One file of every table: the footer can be read, a page can't."""
     before = documents(location)
-    path = sorted(location.data_directory.glob(f"store/{name}/*.parquet"))[0]
-    content = bytearray(path.read_bytes())
-    end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
-    content[4:end] = b"\xff" * (end - 4)
-    path.write_bytes(content)
-    assert str(path) in rebuilt(full_lake).damaged
+    torn = [
+        str(min(location.data_directory.glob(f"store/{name}/*.parquet")))
+        for name, table in TABLES.items()
+        if table.rebuild is Rebuild.FROM_FILES
+    ]
+    for path in map(Path, torn):
+        content = bytearray(path.read_bytes())
+        end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+        content[4:end] = b"\xff" * (end - 4)
+        path.write_bytes(content)
+    assert sorted(rebuilt(full_lake).damaged) == sorted(torn)
     assert documents(location) == before
 
 
@@ -188,11 +205,10 @@ def test_a_row_without_a_hash_and_its_copy_with_one_are_one_row(full_lake, locat
         assert lake.row("SELECT count(*) AS n FROM store.promotions")["n"] == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe"])
-def test_a_damaged_tombstone_is_named_and_its_document_stays_forgotten(filled, location, content):
+def test_a_damaged_tombstone_is_named_and_its_document_stays_forgotten(filled, location):
     forget(filled, [document_id("a")], reason="asked")
     tombstone = location.data_directory / "tombstones" / f"{document_id('a')}.json"
-    tombstone.write_bytes(content)
+    tombstone.write_bytes(b"{")
     for path in location.data_directory.glob("store/tombstones/*.parquet"):
         path.unlink()
     assert list(rebuilt(filled).damaged) == [str(tombstone)]
@@ -203,6 +219,22 @@ def test_a_damaged_tombstone_is_named_and_its_document_stays_forgotten(filled, l
         assert forget_again(lake) == (document_id("a"),)
 
 
+@pytest.mark.parametrize("content", BROKEN)
+def test_no_content_of_a_note_stops_the_reading_of_the_others(location, content):
+    """Notes of every kind, one broken and one intact."""
+    doc_ids, recipe = [document_id("a"), document_id("b")], {"teacher": "tiny"}
+    write_note(location, f"tombstones/{doc_ids[0]}.json", {"doc_id": doc_ids[0]})
+    write_note(location, f"recipes/{id_of_recipe(recipe)}.json", recipe)
+    write_note(location, "lake-copy.json", {"format_version": 2, "held_out_salt": "s", "held_out_share": "0.1"})
+    for name in (f"tombstones/{doc_ids[1]}.json", f"recipes/{'0' * 32}.json", "lake.json"):
+        put_bytes(location, name, content)
+    damage: dict[str, str] = {}
+    assert forgotten_documents(location, damage) == set(doc_ids)
+    assert list(noted_recipes(location, damage)) == [id_of_recipe(recipe)]
+    assert read_settings(location, damage)["held_out_salt"] == "s"
+    assert len(damage) == 3
+
+
 def test_a_document_whose_tombstone_file_is_gone_stays_forgotten_by_the_table(filled, location):
     forget(filled, [document_id("a")], reason="asked")
     for path in location.data_directory.glob("tombstones/*.json"):
@@ -211,10 +243,9 @@ def test_a_document_whose_tombstone_file_is_gone_stays_forgotten_by_the_table(fi
     assert documents(location) == ids("b", "c", "d")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"format_version": 2}', b"\xff"])
 @pytest.mark.parametrize("name", ["lake.json", "lake-copy.json"])
-def test_a_damaged_lake_note_is_made_again_from_its_copy(filled, location, name, content):
-    note = location.data_directory / name
+def test_a_damaged_lake_note_is_made_again_from_its_copy(filled, location, name):
+    note, content = location.data_directory / name, b'{"format_version": 2}'
     before = note.read_bytes()
     note.write_bytes(content)
     assert list(rebuilt(filled).damaged) == [str(note)]
@@ -239,10 +270,9 @@ def test_settings_that_nothing_tells_are_asked_for(filled, location):
     assert not location.catalog_file.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"teacher": "another"}', b"\xff"])
-def test_a_damaged_recipe_note_is_named_and_the_recipe_taken_from_a_shard(filled, location, recipe, content):
+def test_a_damaged_recipe_note_is_named_and_the_recipe_taken_from_a_shard(filled, location, recipe):
     note = location.data_directory / "recipes" / f"{id_of_recipe(recipe)}.json"
-    note.write_bytes(content)
+    note.write_bytes(b'{"teacher": "another"}')
     for path in location.data_directory.glob("store/recipes/*.parquet"):
         path.unlink()
     assert list(rebuilt(filled).damaged) == [str(note)]
