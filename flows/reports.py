@@ -108,6 +108,7 @@ class MaintainReport:
     orphaned_files: int = 0
     staged_files: int = 0
     foreign_files: int = 0
+    damaged_files: int = 0
     shards_before: int = 0
     shards_after: int = 0
     bytes_before: int = 0

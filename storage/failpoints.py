@@ -9,6 +9,8 @@ import signal
 from collections import Counter
 
 ENVIRONMENT_VARIABLE = "LOGITLAKE_KILL_AT"
+# The signal by name; SIGKILL if it is not set.
+SIGNAL_VARIABLE = "LOGITLAKE_KILL_SIGNAL"
 # Places inside a commit, and places between the steps of flows.
 FAILPOINTS = ("file-staged", "file-renamed", "transaction-open", "rows-registered", "committed")
 FLOW_FAILPOINTS = (
@@ -17,16 +19,20 @@ FLOW_FAILPOINTS = (
 )
 # Places in the migration of an older lake.
 MIGRATION_FAILPOINTS = ("lake-note-migrated", "columns-added", "tables-migrated", "rows-hashed")
+# Places in a rebuild.
+REBUILD_FAILPOINTS = ("shard-taken", "catalog-rebuilt", "catalog-renamed")
+_ALL = FAILPOINTS + FLOW_FAILPOINTS + MIGRATION_FAILPOINTS + REBUILD_FAILPOINTS
 _reached: Counter[str] = Counter()
 
 
 def reach(name: str) -> None:
-    """Kill this process here, without any clean-up, if the environment variable names this place."""
-    assert name in FAILPOINTS + FLOW_FAILPOINTS + MIGRATION_FAILPOINTS, name
+    """Kill this process here, if the environment variable names this place: without any clean-up, unless another signal
+    than SIGKILL is asked for."""
+    assert name in _ALL, name
     setting = os.environ.get(ENVIRONMENT_VARIABLE)
     if not setting:
         return
     failpoint, _, times = setting.partition(":")
     _reached[name] += 1
     if failpoint == name and _reached[name] == int(times or 1):
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.Signals[os.environ.get(SIGNAL_VARIABLE, "SIGKILL")])

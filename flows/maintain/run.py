@@ -20,6 +20,7 @@ from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget_again, n_forgotten, n_removed, note_removed
 from logitlake.storage.upkeep.hashing import add_row_hashes
+from logitlake.storage.upkeep.history import examine, refusal, unknown_files
 from logitlake.storage.upkeep.sweeping import Holdings, Swept, holdings, sweep
 from logitlake.storage.upkeep.verify import UnitCheck, count_units, verify, verify_tables
 from logitlake.storage.writing.runs import note_run
@@ -72,9 +73,11 @@ class MaintainRun:
     def verify(self) -> None:
         """Check a sample of the work units, another sample every day.
 
-        Raises IntegrityError for damage: then nothing is merged or removed, because an old file may be needed to
-        restore the damaged one.
+        Raises IntegrityError for damage, or if the catalog knows less than its data path holds: then nothing is merged
+        or removed, because an old file may be needed.
         """
+        if missing := examine(self._lake, unknown_files(self._lake)).missing:
+            raise IntegrityError(refusal(self._lake, missing))
         which: dict[str, Any] = {"sample": self._sample, "salt": f"{self._began:%Y-%m-%d}"}
         n_units = count_units(self._lake, **which)
         checks = list(watched(verify(self._lake, **which), "verify", total=n_units, unit="units"))
@@ -131,12 +134,18 @@ class MaintainRun:
             orphaned_files=len(swept.orphaned_files),
             staged_files=len(swept.staged_files),
             foreign_files=len(swept.foreign_files),
+            damaged_files=len(swept.damaged_files),
         )
         if swept.foreign_files:
             log.warning(
                 "%d Parquet files under the data path do not belong to this lake, such as %s: no orphaned file is "
                 "removed until they are moved elsewhere",
                 *(len(swept.foreign_files), swept.foreign_files[0]),
+            )
+        if swept.damaged_files:
+            log.warning(
+                "%d unreferenced files are damaged, such as %s: copies stay in %sdamaged/ until you delete them",
+                *(len(swept.damaged_files), swept.damaged_files[0], self.location.data),
             )
         if due and not self.report.dry_run:
             note_removed(self._lake, self.report.run_id, kind=KIND, forgotten=self._n_forgotten)

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from logitlake.storage.errors import LakeError
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.migration import migrate, write_lake_note
+from logitlake.storage.lake.migration import LAKE_NOTES, migrate, write_lake_note
 from logitlake.storage.lake.object_store import list_paths
 from logitlake.storage.lake.row_hash import insert_rows
 from logitlake.storage.lake.schema import FORMAT_VERSION
@@ -36,7 +36,7 @@ def make_or_migrate(
         _make_tables(connection, settings)
     migrate(connection, location)
     _set_options(connection)
-    if not list_paths(location, "lake.json"):
+    if len(list_paths(location, "lake*.json")) < len(LAKE_NOTES):
         write_lake_note(connection, location)
 
 

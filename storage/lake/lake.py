@@ -30,6 +30,9 @@ from logitlake.storage.lake.tables import NAME
 _CATALOG_RETRIES = 100
 _ATTEMPTS = 20
 
+# The row of `lake_settings` that marks a catalog whose rebuild is not complete.
+UNFINISHED = "rebuild_unfinished"
+
 Result = TypeVar("Result")
 
 
@@ -49,14 +52,20 @@ class Lake:
     """A lake attached to its own DuckDB connection. Use as a context manager; not shared between threads."""
 
     def __init__(
-        self, location: LakeLocation, connection: duckdb.DuckDBPyConnection, *, read_only: bool, lock_timeout: float
+        self,
+        location: LakeLocation,
+        connection: duckdb.DuckDBPyConnection,
+        *,
+        read_only: bool,
+        lock_timeout: float,
+        unfinished: bool = False,
     ):
         self.location = location
         self.connection = connection
         self.read_only = read_only
         self._lock_timeout = lock_timeout
         self._database = NAME
-        self.held_out_salt, self.held_out_share = self._read_settings()
+        self.held_out_salt, self.held_out_share = self._read_settings(unfinished=unfinished)
 
     @classmethod
     def create(
@@ -71,13 +80,16 @@ class Lake:
     ) -> "Lake":
         """Open the lake for writing, and make it first if there is none. The held-out split is fixed at that moment.
 
-        Raises LakeError if the data path holds shards that no catalog names, unless `over_data` is set (rebuild).
+        Raises LakeError if the data path holds shards that no catalog names, unless `over_data` is set (rebuild): then
+        the new lake is marked as unfinished until the mark is removed.
         """
         settings = {
             "held_out_salt": held_out_salt,
             "held_out_share": repr(held_out_share),
             "created_at": created_at or datetime.now(UTC).isoformat(timespec="seconds"),
         }
+        if over_data:
+            settings[UNFINISHED] = "true"
         for directory in (location.state_directory, location.data_directory):
             if directory:
                 directory.mkdir(parents=True, exist_ok=True)
@@ -85,7 +97,7 @@ class Lake:
             connection = _attach(location, read_only=False)
             with _closed_on_error(connection):
                 make_or_migrate(connection, location, settings, over_data=over_data)
-        return cls(location, connection, read_only=False, lock_timeout=lock_timeout)
+        return cls(location, connection, read_only=False, lock_timeout=lock_timeout, unfinished=over_data)
 
     @classmethod
     def open(cls, location: LakeLocation, *, read_only: bool = True, lock_timeout: float = 60) -> "Lake":
@@ -239,9 +251,15 @@ class Lake:
         except duckdb.Error:
             return  # a failed COMMIT has ended the transaction already
 
-    def _read_settings(self) -> tuple[str, float]:
+    def _read_settings(self, *, unfinished: bool) -> tuple[str, float]:
         check_format(self.connection)
         values = dict(self.connection.execute("SELECT name, value FROM store.lake_settings").fetchall())
+        if UNFINISHED in values and not unfinished:
+            self.connection.close()
+            raise LakeError(
+                f"the catalog {without_secrets(self.location.catalog)} is not complete, because a rebuild was stopped "
+                "or is still running: run `logitlake rebuild` again, which completes it"
+            )
         if "views" not in values:
             # Tables and views are made in two transactions: a reader may come in between.
             self.connection.close()

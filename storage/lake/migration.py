@@ -17,6 +17,8 @@ from logitlake.storage.lake.schema import FORMAT_VERSION
 from logitlake.storage.lake.tables import NAME, TABLES, create_statements, sql_type
 from logitlake.storage.lake.views import make_views, views_are_current
 
+# The note that a rebuild needs, twice: it is small, and nothing else beside the data tells the held-out rule.
+LAKE_NOTES = ("lake.json", "lake-copy.json")
 _NOTED_SETTINGS = ("held_out_salt", "held_out_share", "created_at")
 
 
@@ -95,10 +97,11 @@ def table_columns(connection: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:
 
 
 def write_lake_note(connection: duckdb.DuckDBPyConnection, location: LakeLocation) -> None:
-    """Write `lake.json` beside the data: what a rebuild needs to know before it reads any row."""
+    """Write `lake.json` and its copy beside the data: what a rebuild needs to know before it reads any row."""
     settings = dict(connection.execute(f"SELECT name, value FROM {NAME}.store.lake_settings").fetchall())
     noted = {name: settings[name] for name in _NOTED_SETTINGS}
-    write_note(location, "lake.json", {"format_version": FORMAT_VERSION, **noted})
+    for name in LAKE_NOTES:
+        write_note(location, name, {"format_version": FORMAT_VERSION, **noted})
 
 
 def _migrate_tables(connection: duckdb.DuckDBPyConnection, missing: Missing) -> None:

@@ -91,8 +91,11 @@ def read_all(location: LakeLocation, pattern: str) -> dict[str, bytes]:
 
 def list_paths(location: LakeLocation, pattern: str) -> list[str]:
     """Full paths under the data path that match a glob pattern, sorted."""
+    # For a name without a pattern DuckDB answers with the name itself in a bucket, whether the object is there or not.
+    whole = pattern if set(pattern) & set("*?[") else f"{pattern}*"
     with connect(location) as connection:
-        return sorted(row[0] for row in connection.execute("FROM glob(?)", [location.data + pattern]).fetchall())
+        paths = [row[0] for row in connection.execute("FROM glob(?)", [location.data + whole]).fetchall()]
+    return sorted(path for path in paths if whole == pattern or path == location.data + pattern)
 
 
 def is_staged(name: str) -> bool:
@@ -114,10 +117,10 @@ def _put_file(path: Path, content: bytes) -> None:
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Make a rename durable, where the system lets a directory be opened."""
     with contextlib.suppress(PermissionError):
         handle = os.open(directory, os.O_RDONLY)

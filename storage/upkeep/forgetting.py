@@ -6,6 +6,7 @@ first row is deleted, and every writer obeys tombstones.
 """
 
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +23,8 @@ from logitlake.storage.writing.runs import note_run
 
 _REMOVED = "forgotten rows removed"
 _ID_LENGTH = 32
+# The kind of the run that notes that a recipe was retired.
+RETIRE_KIND = "retire"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,11 +120,18 @@ def forget_again(lake: Lake) -> tuple[str, ...]:
     reasons: dict[str, list[str]] = {}
     for path in missing:
         for content in read_all(lake.location, f"tombstones/{PurePosixPath(path).name}").values():
-            note = json.loads(content)
-            reasons.setdefault(note["reason"], []).append(note["doc_id"])
+            reasons.setdefault(_reason(content), []).append(PurePosixPath(path).stem)
     for reason, doc_ids in reasons.items():
         forget(lake, doc_ids, reason=reason)
     return tuple(sorted(doc_id for doc_ids in reasons.values() for doc_id in doc_ids))
+
+
+def _reason(note: bytes) -> str:
+    """Why a document was forgotten; a damaged tombstone counts as one, because its file is named after the document."""
+    try:
+        return str(json.loads(note)["reason"])
+    except (ValueError, KeyError, TypeError):
+        return "unknown: the tombstone file is damaged"
 
 
 def n_forgotten(lake: Lake) -> int:
@@ -145,7 +155,8 @@ def note_removed(lake: Lake, run_id: str, *, kind: str, forgotten: int) -> None:
 def retire_recipe(lake: Lake, recipe_id: str) -> int:
     """Remove everything cached under a recipe; returns the number of sequences.
 
-    A new capture fills it again, and a rebuild takes it back as long as its files have not been swept.
+    A run of kind `retire` notes it, so that upkeep may remove its files. A new capture fills it again, and a rebuild
+    takes it back as long as its files have not been swept.
     """
     if not lake.row("SELECT 1 AS present FROM store.recipes WHERE recipe_id = ?", [recipe_id]):
         raise LakeError(f"no recipe {recipe_id} in this lake: `logitlake show recipes` lists them")
@@ -156,6 +167,11 @@ def retire_recipe(lake: Lake, recipe_id: str) -> int:
         for name, table in TABLES.items():
             if table.retire:
                 connection.execute(f"DELETE FROM store.{name} WHERE recipe_id = ?", [recipe_id])
+        now = datetime.now(UTC)
+        note = {"run_id": f"retire-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}", "happened_at": now}
+        note |= {"kind": RETIRE_KIND, "recipe_id": recipe_id, "detail": "{}"}
+        events = [{**note, "event": event} for event in ("started", "finished")]
+        transaction.insert("run_events", pa.Table.from_pylist(events))
         return int(count[0]) if count else 0
 
     return lake.change(delete)

@@ -2,71 +2,114 @@
 
 The description of a table says where its rows come from (`logitlake.storage.lake.tables.Rebuild`). A row that occurs
 twice is taken once, because upkeep leaves the files that it merged for a while. A forgotten document stays forgotten.
-A file that can't be read, and a row that does not match its checksum or hash, is reported and left out.
+A file that can't be read, and a document with a row that does not match its hash, is reported and left out; no file is
+removed or changed.
+
+A SQLite catalog is made beside its final place and renamed when it is complete. On a server the rows are one
+transaction, and a catalog that is not complete is marked in `lake_settings`: every opening refuses it but a rebuild.
 """
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from logitlake.storage.errors import FormatVersionError, IntegrityError, LakeError
-from logitlake.storage.lake.lake import Lake, Transaction
+from logitlake.storage.errors import LakeError
+from logitlake.storage.failpoints import reach
+from logitlake.storage.lake.lake import UNFINISHED, Lake, Transaction
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.object_store import connect, list_paths, put_bytes, read_all
-from logitlake.storage.lake.row_hash import damaged_rows, describe
-from logitlake.storage.lake.schema import FORMAT_VERSION, complete_rows, with_hashes
-from logitlake.storage.lake.tables import ROW_HASH, TABLES, Rebuild
-from logitlake.storage.shards.writing import check_rows, encode_shard
-from logitlake.storage.upkeep.compaction import MERGED_PREFIX
-from logitlake.storage.writing.commits import register_shard
+from logitlake.storage.lake.locks import single_writer
+from logitlake.storage.lake.migration import LAKE_NOTES, write_lake_note
+from logitlake.storage.lake.object_store import connect, sync_directory
+from logitlake.storage.lake.tables import TABLES, Rebuild
+from logitlake.storage.upkeep.damaged_files import copy_aside
+from logitlake.storage.upkeep.rebuild_notes import forgotten_documents, noted_recipes, read_settings
+from logitlake.storage.upkeep.rebuild_shards import OnShard, ShardsReport, take_shards
+from logitlake.storage.upkeep.table_files import data_files, intact_rows, unreadable_files
 
-_BATCH_ROWS = 500_000
-
-OnShard = Callable[[int, int], None]
+_SUFFIX = ".rebuild"
 
 
 @dataclass(slots=True)
 class RebuildReport:
-    """What a rebuild took, and what it left out: `skipped` maps a path to the reason."""
+    """What a rebuild took, and what it left out.
+
+    `skipped` maps a file to a harmless reason: its rows are in other files, or were forgotten. `damaged` maps a file, a
+    row or a note to what is wrong with it, and `n_lost_documents` counts the documents that only damaged rows hold.
+    """
 
     n_shards: int = 0
     n_sequences: int = 0
     n_documents: int = 0
+    n_lost_documents: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
 
 
 def rebuild(location: LakeLocation, *, on_shard: OnShard = lambda done, total: None) -> RebuildReport:
     """Make the catalog from the files under the data path. Raises LakeError if there is a catalog, or nothing to read.
 
-    `on_shard` is called with the number of shards that are done, and of all shards. Everything is one transaction:
-    killed before its end, the catalog holds no rows and can be removed and made again.
+    `on_shard` is called with the number of shards that are done, and of all shards. Killed at any moment, there is no
+    catalog or a complete one, and the next call begins anew.
     """
-    if location.catalog_file and location.catalog_file.exists():
-        raise LakeError(f"{location.catalog_file} exists: move it away first; rebuild never overwrites a catalog")
-    settings = _settings(location)
-    try:
-        return _rebuild(location, settings, on_shard)
-    except BaseException:
-        _remove_catalog(location)
-        raise
-
-
-def _remove_catalog(location: LakeLocation) -> None:
-    """Remove the empty catalog of a rebuild that failed: the next attempt refuses to overwrite a catalog."""
-    if location.catalog_file:
-        for suffix in ("", "-wal", "-shm"):
-            location.catalog_file.with_name(location.catalog_file.name + suffix).unlink(missing_ok=True)
-
-
-def _rebuild(location: LakeLocation, settings: dict[str, str], on_shard: OnShard) -> RebuildReport:
     report = RebuildReport()
+    settings = read_settings(location, report.damaged)
+    with single_writer(location, "rebuild"):
+        if location.catalog_file is None:
+            _rebuild(location, settings, on_shard, report)
+        else:
+            _check_place(location.catalog_file)
+            with _new_catalog(location) as beside:
+                _rebuild(beside, settings, on_shard, report)
+    return report
+
+
+def _check_place(catalog: Path) -> None:
+    """A catalog is never overwritten, and the journal of another catalog would be taken for the new one's."""
+    for path in (catalog, *_journals(catalog)):
+        if path.exists():
+            raise LakeError(f"{path} exists: move it away first; rebuild never overwrites a catalog")
+
+
+def _journals(catalog: Path) -> list[Path]:
+    return [catalog.with_name(catalog.name + suffix) for suffix in ("-wal", "-shm")]
+
+
+@contextmanager
+def _new_catalog(location: LakeLocation) -> Iterator[LakeLocation]:
+    """The location with a catalog file beside the final one, which becomes the final one if nothing is raised."""
+    final = location.catalog_file
+    assert final is not None
+    beside = final.with_name(final.name + _SUFFIX)
+    _remove(beside)
+    try:
+        yield replace(location, catalog=f"sqlite:{beside}")
+        # Everything in one file: a rename must not leave the last pages in a journal.
+        with closing(sqlite3.connect(beside)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        reach("catalog-rebuilt")
+        _check_place(final)
+        beside.replace(final)
+        sync_directory(final.parent)
+        reach("catalog-renamed")
+    finally:
+        _remove(beside)
+
+
+def _remove(catalog: Path) -> None:
+    lock = catalog.with_name(catalog.name + ".lock")
+    for path in (catalog, *_journals(catalog), lock):
+        path.unlink(missing_ok=True)
+
+
+def _rebuild(location: LakeLocation, settings: Mapping[str, str], on_shard: OnShard, report: RebuildReport) -> None:
     with Lake.create(
         location,
         held_out_salt=settings["held_out_salt"],
@@ -74,163 +117,77 @@ def _rebuild(location: LakeLocation, settings: dict[str, str], on_shard: OnShard
         created_at=settings.get("created_at"),
         over_data=True,
     ) as lake:
-        if lake.row("SELECT 1 AS present FROM store.recipes UNION ALL SELECT 1 FROM store.documents LIMIT 1"):
-            raise LakeError("the catalog holds a lake already: rebuild makes one in an empty database only")
-        shards = _data_files(location, "sequences")
-        forgotten = _forgotten(location)
+        _mark_unfinished(lake)
+        _renew_lake_notes(lake, report)
         with lake.transaction() as transaction:
             for name, table in TABLES.items():
                 if table.rebuild is Rebuild.FROM_FILES:
-                    _take_union(transaction, location, name, report)
-            _take_recipes(transaction, location)
-            for done, path in enumerate(_merged_first(shards), start=1):
-                _take_shard(transaction, location, path, forgotten, report)
-                on_shard(done, len(shards))
-            _finish(transaction)
+                    _take_rows(transaction, location, name, report)
+            _take_recipes(transaction, location, report)
+            forgotten = _forgotten(transaction, location, report)
+            shards = take_shards(transaction, location, forgotten, on_shard)
+            _finish(transaction, forgotten)
         counts = lake.row(
             "SELECT count(*) AS documents, coalesce(sum(n_sequences), 0) AS sequences FROM store.documents"
         )
+    _add(report, shards)
     report.n_documents, report.n_sequences = counts["documents"], counts["sequences"]
-    return report
 
 
-def _settings(location: LakeLocation) -> dict[str, str]:
-    notes = read_all(location, "lake.json") if list_paths(location, "lake.json") else {}
-    if not notes:
-        raise LakeError(f"{location.data}: no lake.json here, so this is not the data path of a lake; check lake.data")
-    settings: dict[str, str] = json.loads(next(iter(notes.values())))
-    version = int(settings["format_version"])
-    if version > FORMAT_VERSION:
-        raise FormatVersionError(
-            f"{location.data} has format version {version}, this logitlake reads up to {FORMAT_VERSION}: upgrade it"
-        )
-    return settings
+def _add(report: RebuildReport, shards: ShardsReport) -> None:
+    report.n_shards, report.n_lost_documents = shards.n_taken, len(shards.lost)
+    report.skipped |= shards.skipped
+    report.damaged |= shards.damaged
 
 
-def _data_files(location: LakeLocation, table: str) -> list[str]:
-    """A table's files, without the lists of deleted rows: tombstones tell what was deleted on purpose."""
-    paths = list_paths(location, f"store/{table}/**/*.parquet")
-    return [path for path in paths if not path.endswith("-delete.parquet")]
+def _mark_unfinished(lake: Lake) -> None:
+    """Let every opening refuse this catalog until the rebuild is complete; a lake that the rebuild made is marked."""
+    if lake.row(f"SELECT 1 AS present FROM store.lake_settings WHERE name = '{UNFINISHED}'"):
+        return
+    if lake.row("SELECT 1 AS present FROM store.recipes UNION ALL SELECT 1 FROM store.documents LIMIT 1"):
+        raise LakeError("the catalog holds a lake already: rebuild makes one in an empty database only")
+    with lake.transaction() as transaction:
+        transaction.insert("lake_settings", pa.table({"name": [UNFINISHED], "value": ["true"]}))
 
 
-def _forgotten(location: LakeLocation) -> pa.Array:
-    notes = read_all(location, "tombstones/*.json") if list_paths(location, "tombstones/*.json") else {}
-    return pa.array(sorted({json.loads(note)["doc_id"] for note in notes.values()}), pa.string())
+def _renew_lake_notes(lake: Lake, report: RebuildReport) -> None:
+    damaged = [path for name in LAKE_NOTES if (path := f"{lake.location.data}{name}") in report.damaged]
+    for path in damaged:
+        copy_aside(lake.location, path)
+    if damaged:
+        write_lake_note(lake.connection, lake.location)
 
 
-def _take_union(transaction: Transaction, location: LakeLocation, name: str, report: RebuildReport) -> None:
+def _take_rows(transaction: Transaction, location: LakeLocation, name: str, report: RebuildReport) -> None:
+    paths = data_files(location, name)
     with connect(location) as connection:
-        for rows in _distinct_rows(connection, name, _readable(connection, _data_files(location, name), report)):
-            damaged = damaged_rows(rows)
-            wrong = rows.filter(damaged)
-            for path, key in zip(wrong["filename"].to_pylist(), describe(name, wrong), strict=True):
-                report.skipped[f"{path}, {key}"] = "the row does not match its hash"
-            transaction.insert(name, rows.filter(pc.invert(damaged)))
+        torn = unreadable_files(connection, name, paths)
+        report.damaged |= torn
+        readable = [path for path in paths if path not in torn]
+        for rows in intact_rows(connection, name, readable, report.damaged):
+            transaction.insert(name, rows)
 
 
-def _readable(connection: duckdb.DuckDBPyConnection, paths: list[str], report: RebuildReport) -> list[str]:
-    """The files whose Parquet footer can be read. One statement for all of them, unless there is a torn one."""
-    with suppress(duckdb.Error):
-        connection.execute("SELECT count(*) FROM parquet_schema(?)", [paths])
-        return paths
-    readable = []
-    for path in paths:
-        try:
-            connection.execute("SELECT count(*) FROM parquet_schema(?)", [path])
-        except duckdb.Error as error:
-            report.skipped[path] = str(error).splitlines()[0]
-        else:
-            readable.append(path)
-    return readable
-
-
-def _distinct_rows(connection: duckdb.DuckDBPyConnection, name: str, paths: list[str]) -> Iterator[pa.Table]:
-    """The rows of a table's files without duplicates, each with one file that holds it."""
-    if not paths:
-        return
-    files = "read_parquet(?, union_by_name => true, filename => true)"
-    present = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {files}", [paths]).fetchall()}
-    columns = ", ".join(f'"{column}"' for column in TABLES[name].columns.names if column in present)
-    row_hash = ROW_HASH if ROW_HASH in present else "NULL::UBIGINT"
-    query = f"SELECT {columns}, max({row_hash}) AS {ROW_HASH}, min(filename) AS filename FROM {files} GROUP BY ALL"
-    for batch in connection.execute(query, [paths]).to_arrow_reader(_BATCH_ROWS):
-        yield pa.Table.from_batches([batch])
-
-
-def _take_recipes(transaction: Transaction, location: LakeLocation) -> None:
+def _take_recipes(transaction: Transaction, location: LakeLocation, report: RebuildReport) -> None:
     """Recipes whose row was lost but whose note is there."""
-    if not list_paths(location, "recipes/*.json"):
-        return
-    present = transaction.connection.execute("SELECT recipe_id FROM store.recipes").fetchall()
+    present = {row[0] for row in transaction.connection.execute("SELECT recipe_id FROM store.recipes").fetchall()}
     rows = [
-        {"recipe_id": Path(path).stem, "recipe": note.decode(), "created_at": datetime.now(UTC)}
-        for path, note in read_all(location, "recipes/*.json").items()
-        if (Path(path).stem,) not in present
+        {"recipe_id": recipe_id, "recipe": recipe, "created_at": datetime.now(UTC)}
+        for recipe_id, recipe in noted_recipes(location, report.damaged).items()
+        if recipe_id not in present
     ]
     if rows:
         transaction.insert("recipes", pa.Table.from_pylist(rows))
 
 
-def _merged_first(paths: list[str]) -> list[str]:
-    """Files that compaction wrote come first: they cover the ones they were merged from."""
-    return sorted(paths, key=lambda path: (not Path(path).name.startswith((MERGED_PREFIX, "ducklake-")), path))
+def _forgotten(transaction: Transaction, location: LakeLocation, report: RebuildReport) -> pa.Array:
+    """The documents that have a tombstone, beside the data or in the table."""
+    rows = transaction.connection.execute("SELECT DISTINCT doc_id FROM store.tombstones").fetchall()
+    doc_ids = forgotten_documents(location, report.damaged) | {row[0] for row in rows}
+    return pa.array(sorted(doc_ids), pa.string())
 
 
-def _take_shard(
-    transaction: Transaction, location: LakeLocation, path: str, forgotten: pa.Array, report: RebuildReport
-) -> None:
-    try:
-        rows, compacted = _read(location, path)
-    except (duckdb.Error, pa.ArrowInvalid, IntegrityError, ValueError) as error:
-        report.skipped[path] = str(error).splitlines()[0]
-        return
-    fresh = _fresh(transaction, rows, forgotten)
-    if not fresh.num_rows:
-        report.skipped[path] = "every row was forgotten or is in another file"
-        return
-    if compacted or fresh.num_rows < rows.num_rows:
-        path = _rewrite(transaction, location, path, fresh)
-    register_shard(transaction, path, fresh)
-    report.n_shards += 1
-
-
-def _fresh(transaction: Transaction, rows: pa.Table, forgotten: pa.Array) -> pa.Table:
-    """The rows whose document is not forgotten, and not in the catalog yet under the same recipe."""
-    rows = rows.filter(pc.invert(pc.is_in(rows["doc_id"], value_set=forgotten)))
-    connection = transaction.connection
-    connection.register("incoming_rows", rows)
-    fresh = connection.execute(
-        """
-        SELECT i.* FROM incoming_rows AS i
-        WHERE NOT EXISTS (FROM store.documents AS d WHERE (d.doc_id, d.recipe_id) = (i.doc_id, i.recipe_id))
-        """
-    ).to_arrow_table()
-    connection.unregister("incoming_rows")
-    return complete_rows(fresh).sort_by(
-        [("recipe_id", "ascending"), ("doc_id", "ascending"), ("window_index", "ascending")]
-    )
-
-
-def _read(location: LakeLocation, path: str) -> tuple[pa.Table, bool]:
-    """The checked rows of one file, and whether DuckLake wrote it. On a connection of its own: an error here must not
-    end the transaction."""
-    with connect(location) as connection:
-        rows = complete_rows(connection.execute("FROM read_parquet(?)", [path]).to_arrow_table())
-        columns = {row[0] for row in connection.execute("SELECT name FROM parquet_schema(?)", [path]).fetchall()}
-    check_rows(rows, path)
-    return rows, any(column.startswith("_ducklake_internal") for column in columns)
-
-
-def _rewrite(transaction: Transaction, location: LakeLocation, path: str, rows: pa.Table) -> str:
-    """A shard of some rows of a file, under a new name; nothing names the old file then, and upkeep sweeps it."""
-    recipe_id = rows["recipe_id"][0].as_py()
-    row = transaction.connection.execute("SELECT recipe FROM store.recipes WHERE recipe_id = ?", [recipe_id]).fetchone()
-    recipe = json.loads(row[0]) if row else {}
-    name = location.new_shard_path(recipe_id, f"rebuilt-{Path(path).stem}").removeprefix(location.data)
-    return put_bytes(location, name, encode_shard(with_hashes(rows), recipe))
-
-
-def _finish(transaction: Transaction) -> None:
+def _finish(transaction: Transaction, forgotten: pa.Array) -> None:
     """Give units without a commit a number, raise the guard above all numbers, remove what was forgotten or retired."""
     connection = transaction.connection
     commits = connection.execute(
@@ -258,8 +215,11 @@ def _finish(transaction: Transaction) -> None:
         )
         """
     )
+    connection.register("forgotten_documents", pa.table({"doc_id": forgotten}))
     for name, table in TABLES.items():
         if table.forget and table.rebuild is Rebuild.FROM_FILES:
-            connection.execute(f"DELETE FROM store.{name} WHERE doc_id IN (SELECT doc_id FROM store.tombstones)")
+            connection.execute(f"DELETE FROM store.{name} WHERE doc_id IN (SELECT doc_id FROM forgotten_documents)")
+    connection.unregister("forgotten_documents")
     # The files do not tell that a recipe was retired; its shards are gone, and so must be its commits.
     connection.execute("DELETE FROM store.commits WHERE unit_id NOT IN (SELECT unit_id FROM store.documents)")
+    connection.execute(f"DELETE FROM store.lake_settings WHERE name = '{UNFINISHED}'")

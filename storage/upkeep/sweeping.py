@@ -4,21 +4,29 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from logitlake.storage.errors import IntegrityError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.object_store import STAGING_SUFFIX, is_staged
 from logitlake.storage.lake.tables import NAME
+from logitlake.storage.upkeep.damaged_files import copy_aside
+from logitlake.storage.upkeep.history import examine, refusal
+
+# How long a writer may take between the first byte of a file and its registration.
+_WRITERS_TIME = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swept:
-    """What a sweep removed, or would remove. It leaves `foreign_files` alone: Parquet files that no lake wrote."""
+    """What a sweep removed, or would remove. It leaves `foreign_files` alone: Parquet files that no lake wrote. Of the
+    orphaned files, `damaged_files` have a copy in `damaged/`."""
 
     snapshots: int
     expired_files: tuple[str, ...]
     orphaned_files: tuple[str, ...]
     staged_files: tuple[str, ...]
     foreign_files: tuple[str, ...]
+    damaged_files: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,33 +58,43 @@ def sweep(lake: Lake, *, grace: timedelta, forget_at_once: bool = False, dry_run
     """Expire snapshots older than `grace`, and remove the files that only they named, orphans and unfinished writes.
 
     `forget_at_once` gives expired files no grace, because some hold rows that must be forgotten: a query that is
-    reading one of them at this moment fails, and works when it is run again. Orphans keep their grace: a capture may be
-    about to register one. The lock is held throughout, because a file that an open transaction has just added looks
-    like an orphan. DuckLake treats every Parquet file under the data path as its own: while there are foreign files,
-    orphans stay.
+    reading one of them at this moment fails, and works when it is run again. Orphans and unfinished writes stay for an
+    hour at least: a capture may be about to register one. The lock is held throughout, because a file that an open
+    transaction has just added looks like an orphan. DuckLake treats every Parquet file under the data path as its own:
+    while there are foreign files, orphans stay.
+
+    Raises IntegrityError, and removes nothing, if an orphan was committed in another catalog's history
+    (`logitlake.storage.upkeep.history`). An orphan that is damaged and not replaced is copied to `damaged/` first.
     """
     now = datetime.now(UTC)
     before = now - grace
     at_once = forget_at_once or grace == timedelta(0)
     catalog_before = now if at_once else _whole_days(lake, before)
+    orphans_before = min(before, now - _WRITERS_TIME)
     with lake.exclusive():
+        orphans = _paths(lake, "ducklake_delete_orphaned_files", _older_than(orphans_before), dry_run=True)
+        found = examine(lake, orphans)
+        if found.missing:
+            raise IntegrityError(refusal(lake, found.missing))
         snapshots = lake.sql(_call("ducklake_expire_snapshots", _older_than(catalog_before), dry_run)).num_rows
         reach("snapshots-expired")
         # What has expired just now is younger than any time that was taken before.
         which = "cleanup_all => true" if at_once else _older_than(catalog_before)
         expired = _paths(lake, "ducklake_cleanup_old_files", which, dry_run)
         reach("files-removed")
-        orphans = _paths(lake, "ducklake_delete_orphaned_files", _older_than(before), dry_run=True)
         foreign = tuple(path for path in orphans if not path.startswith(f"{lake.location.data}store/"))
         if not foreign and not dry_run:
-            orphans = _paths(lake, "ducklake_delete_orphaned_files", _older_than(before), dry_run)
-        staged = _staged(lake, before, dry_run)
+            for path in found.damaged:
+                copy_aside(lake.location, path)
+            orphans = _paths(lake, "ducklake_delete_orphaned_files", _older_than(orphans_before), dry_run)
+        staged = _staged(lake, orphans_before, dry_run)
     return Swept(
         snapshots=snapshots,
         expired_files=expired,
         orphaned_files=() if foreign else orphans,
         staged_files=staged,
         foreign_files=foreign,
+        damaged_files=() if foreign else tuple(sorted(found.damaged)),
     )
 
 

@@ -12,15 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.questions import COMMAND_LINE
+from logitlake.storage.errors import LakeError
 from logitlake.storage.identity import document_id, recipe_id
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.object_store import list_paths, put_bytes, read_all
 from logitlake.storage.lake.schema import SEQUENCES
 from logitlake.storage.row_sets.row_set import fetch, resolve_row_set
 from logitlake.storage.sql.client_setup import client_lines
 from logitlake.storage.sql.session import ReadSession, query
 from logitlake.storage.upkeep.compaction import compact, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget
+from logitlake.storage.upkeep.history import examine, unknown_files
+from logitlake.storage.upkeep.rebuild import rebuild
 from logitlake.storage.upkeep.sweeping import sweep
 from logitlake.storage.upkeep.verify import verify
 from logitlake.storage.writing.commits import commit_unit
@@ -163,3 +167,47 @@ def test_writers_that_overtake_each_other_on_a_server_lose_no_event_and_store_a_
     with Lake.open(location) as lake:
         assert lake.row("SELECT count(*) AS n FROM store.run_events")["n"] == 18
         assert lake.row("SELECT count(*) AS n FROM store.vocabulary")["n"] == 3
+
+
+def test_a_rebuild_on_a_server_that_was_stopped_is_refused_until_it_is_run_again(
+    tmp_path, postgres, s3_data, monkeypatch
+):
+    _round_trip(_location(tmp_path, None, s3_data))
+    location = _location(tmp_path, postgres, s3_data)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("logitlake.storage.upkeep.rebuild._finish", stop)
+        rebuild(location)
+    for read_only in (True, False):
+        with pytest.raises(LakeError, match="run `logitlake rebuild` again"):
+            Lake.open(location, read_only=read_only)
+    with pytest.raises(LakeError, match="run `logitlake rebuild` again"):
+        Lake.create(location, held_out_salt="s", held_out_share=0.0)
+    assert rebuild(location).n_documents == 3
+    with pytest.raises(LakeError, match="holds a lake already"):
+        rebuild(location)
+    with Lake.open(location) as lake:
+        assert [check.problem for check in verify(lake)] == ["", ""]
+        assert examine(lake, unknown_files(lake)).missing == []
+
+
+def test_a_damaged_orphan_in_a_bucket_is_kept_as_a_copy(tmp_path, s3_data, monkeypatch):
+    location = _location(tmp_path, None, s3_data)
+    _round_trip(location)
+    path = put_bytes(location, "store/sequences/recipe_id=x/torn.parquet", b"torn")
+    # A bucket gives no way to make an object older.
+    monkeypatch.setattr("logitlake.storage.upkeep.sweeping._WRITERS_TIME", timedelta(0))
+    with Lake.open(location, read_only=False) as lake:
+        assert sweep(lake, grace=timedelta(0)).damaged_files == (path,)
+    assert list(read_all(location, "damaged/*").values()) == [b"torn"]
+    assert path not in list_paths(location, "store/**/*.parquet")
+
+
+def test_a_name_that_is_not_in_a_bucket_is_not_listed(tmp_path, s3_data):
+    location = _location(tmp_path, None, s3_data)
+    path = put_bytes(location, "lake.json", b"{}")
+    assert list_paths(location, "lake.json") == [path]
+    assert list_paths(location, "lake") == list_paths(location, "nothing.json") == []

@@ -1,7 +1,9 @@
 """A lake against a plain Python model: any order of what people and upkeep do to it, by two writers."""
 
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
@@ -20,6 +22,7 @@ from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.schema import SEQUENCES
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget, retire_recipe
+from logitlake.storage.upkeep.history import examine, unknown_files
 from logitlake.storage.upkeep.rebuild import rebuild
 from logitlake.storage.upkeep.sweeping import sweep
 from logitlake.storage.upkeep.verify import verify, verify_tables
@@ -132,14 +135,21 @@ class LakeMachine(RuleBasedStateMachine):
 
     @rule(writer=WRITERS)
     def sweep(self, writer: int) -> None:
-        sweep(self.writers[writer], grace=timedelta(0))
+        self._sweep(writer)
+
+    def _sweep(self, writer: int) -> None:
+        """Without any grace, two hours after the last file was written: younger orphans stay for their writers."""
+        two_hours_ago = time.time() - 7200
+        for path in (self.directory / "lake" / "data").rglob("*"):
+            os.utime(path, (two_hours_ago, two_hours_ago))
+        assert sweep(self.writers[writer], grace=timedelta(0)).damaged_files == ()
 
     @rule(recipe=st.sampled_from(RECIPES), writer=WRITERS)
     def retire(self, recipe: dict[str, Any], writer: int) -> None:
         """With the sweep that makes it final: before it, a rebuild takes the rows back."""
         gone = {row for row in self.cached if row[0] == recipe_id(recipe)}
         assert retire_recipe(self.writers[writer], recipe_id(recipe)) == len(gone)
-        sweep(self.writers[writer], grace=timedelta(0))
+        self._sweep(writer)
         self.cached -= gone
 
     @rule()
@@ -154,12 +164,14 @@ class LakeMachine(RuleBasedStateMachine):
         assert self.location.state_directory is not None
         for file in self.location.state_directory.glob("catalog.sqlite*"):
             file.unlink()
-        rebuild(self.location)
+        assert rebuild(self.location).damaged == {}
         self._open()
         self.last_commit = 0
 
     @rule(writer=WRITERS)
     def verify(self, writer: int) -> None:
+        lake = self.writers[writer]
+        assert examine(lake, unknown_files(lake)).missing == []
         assert all(not check.problem for check in verify(self.writers[writer]))
         assert all(not check.problem and not check.n_without_hash for check in verify_tables(self.writers[writer]))
 

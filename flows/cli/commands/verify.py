@@ -11,6 +11,7 @@ from logitlake.flows.terminal.output import Format, print_rows, say
 from logitlake.flows.terminal.progress import watched
 from logitlake.storage.errors import IntegrityError
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.upkeep.history import examine, refusal, unknown_files
 from logitlake.storage.upkeep.verify import count_units, verify_tables
 from logitlake.storage.upkeep.verify import verify as check
 
@@ -26,15 +27,18 @@ class VerifyOptions(ResultOptions):
 
 
 def verify(options: VerifyOptions) -> None:
-    """Compare every stored row with its checksum or hash, and the documents with their rows.
+    """Compare every stored row with its checksum or hash, the documents with their rows, the catalog with its files.
 
-    Prints the work units and tables that are damaged; exit code 7 if there is one.
+    Prints the work units and tables that are damaged, and commits in the data path that the catalog does not know; exit
+    code 7 if there is one.
     """
     sample, form = options.sample, options.form
     with Lake.open(location_of(options.config())) as lake:
         n_units = count_units(lake, sample=sample)
         checks = list(watched(check(lake, sample=sample), "verify", total=n_units, unit="units"))
         tables = list(verify_tables(lake))
+        missing = examine(lake, unknown_files(lake)).missing
+        unknown = refusal(lake, missing) if missing else ""
     bad = [unit for unit in checks if unit.problem]
     n_sequences = sum(unit.n_sequences for unit in checks)
     rows: list[dict[str, object]] = [
@@ -51,6 +55,7 @@ def verify(options: VerifyOptions) -> None:
     for table in tables:
         if table.problem:
             rows.append({**dict.fromkeys(columns), "table": table.table, "problem": table.problem})
+    rows += [{**dict.fromkeys(columns), "table": "catalog", "problem": f"not in the catalog: {m}"} for m in missing]
     if rows or form is not Format.TABLE:
         print_rows(rows, form, columns=columns)
     if without_hash := sum(table.n_without_hash for table in tables):
@@ -62,6 +67,8 @@ def verify(options: VerifyOptions) -> None:
         )
     if damaged := [table.problem for table in tables if table.problem]:
         raise IntegrityError(f"{'; '.join(damaged)}: restore the named files from a backup")
+    if unknown:
+        raise IntegrityError(unknown)
     if bad:
         raise IntegrityError(
             f"{len(bad)} of {len(checks)} work units differ from what was committed: restore the named files from a "

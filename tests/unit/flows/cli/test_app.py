@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+
 HEAVY = ("torch", "transformers", "prefect", "datasets")
 
 
@@ -175,6 +178,33 @@ def test_rebuild_makes_the_catalog_again_and_never_overwrites_one(cli: Any, fill
     report = json.loads(cli("rebuild", "--lake", copy, "--format", "json").stdout)
     assert (report["n_documents"], report["skipped"]) == (30, {})
     assert cli("rebuild", "--lake", copy).exit_code == 5
+
+
+def test_rebuild_ends_with_7_if_damage_was_left_out_and_the_catalog_is_there(
+    cli: Any, filled: Any, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(filled.config.lake.path / "data", copy / "data")
+    shard = min((copy / "data" / "store" / "sequences").rglob("*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:200])
+    result = cli("rebuild", "--lake", copy, "--format", "json")
+    assert result.exit_code == 7 and f"damaged {shard}" in result.stderr
+    report = json.loads(result.stdout)
+    assert list(report["damaged"]) == [str(shard)] and 0 < report["n_documents"] < 30
+    assert cli("verify", "--lake", copy).exit_code == 0
+
+
+def test_verify_ends_with_7_for_a_catalog_that_is_older_than_its_data(cli: Any, filled: Any, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    settings = filled.config.lake.held_out
+    Lake.create(LakeLocation.resolve(copy), held_out_salt=settings.salt, held_out_share=settings.share).close()
+    shutil.copytree(filled.config.lake.path / "data", copy / "data", dirs_exist_ok=True)
+    result = cli("verify", "--lake", copy, "--format", "json")
+    assert result.exit_code == 7 and "logitlake rebuild" in result.stderr
+    assert {row["table"] for row in json.loads(result.stdout)} == {"catalog"}
+    before = sorted(copy.rglob("*.parquet"))
+    assert cli("maintain", "--dry-run", "--lake", copy).exit_code == 7
+    assert sorted(copy.rglob("*.parquet")) == before
 
 
 @pytest.mark.parametrize("command", [["--help"], ["show", "runs"], ["sql", "SELECT 1"], ["verify"], ["plan"]])

@@ -99,7 +99,7 @@ def test_a_rebuild_leaves_out_a_row_of_a_small_table_that_was_changed_on_disk(fu
     (file,) = location.data_directory.glob("store/promotions/*.parquet")
     damage(file, "student_id")
     _lose_the_catalog(location)
-    skipped = rebuild(location).skipped
+    skipped = rebuild(location).damaged
     assert len(skipped) == 1 and str(file) in next(iter(skipped)) and "student_id=studentx" in next(iter(skipped))
     with Lake.open(location) as lake:
         assert _dump(lake, "promotions") == []
@@ -110,7 +110,7 @@ def test_a_torn_file_of_a_small_table_is_reported_and_the_others_are_taken(full_
     torn, *_ = location.data_directory.glob("store/run_events/*.parquet")
     torn.write_bytes(torn.read_bytes()[:100])
     _lose_the_catalog(location)
-    assert list(rebuild(location).skipped) == [str(torn)]
+    assert list(rebuild(location).damaged) == [str(torn)]
     with Lake.open(location) as lake:
         assert len(_dump(lake, "commits")) == 2
 
@@ -157,7 +157,7 @@ def test_a_torn_shard_is_reported_and_left_alone(filled, location):
     torn.write_bytes(torn.read_bytes()[:200])
     _lose_the_catalog(location)
     report = rebuild(location)
-    assert list(report.skipped) == [str(torn)] and report.n_shards == 1
+    assert list(report.damaged) == [str(torn)] and report.n_shards == 1
     assert torn.exists()
 
 

@@ -1,5 +1,7 @@
 """Upkeep changes files and never what a row says; what is forgotten stays forgotten."""
 
+import os
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -46,6 +48,13 @@ def _compact_all(lake: Lake) -> None:
 
 def _on_disk(location) -> set[str]:
     return {str(path) for path in Path(location.data).rglob("store/sequences/**/*.parquet")}
+
+
+def _age(location) -> None:
+    """Make every file under the data path two hours old."""
+    two_hours_ago = time.time() - 7200
+    for path in location.data_directory.rglob("*"):
+        os.utime(path, (two_hours_ago, two_hours_ago))
 
 
 def test_merging_changes_files_and_no_row(filled):
@@ -96,7 +105,8 @@ def test_orphans_and_unfinished_writes_are_swept(filled, location):
     folder = Path(_files(filled)[0]).parent
     (folder / "orphan.parquet").write_bytes(b"x")
     (folder / "half.parquet.123.tmp").write_bytes(b"x")
-    kept = sweep(filled, grace=timedelta(hours=1))
+    _age(location)
+    kept = sweep(filled, grace=timedelta(hours=3))
     assert kept.orphaned_files == kept.staged_files == ()
     swept = sweep(filled, grace=NOW)
     assert [Path(path).name for path in swept.orphaned_files] == ["orphan.parquet"]
@@ -112,6 +122,7 @@ def test_other_peoples_files_are_never_swept(filled, location):
         file.write_bytes(b"x")
     orphan = Path(_files(filled)[0]).parent / "orphan.parquet"
     orphan.write_bytes(b"x")
+    _age(location)
     swept = sweep(filled, grace=NOW)
     assert [Path(path).name for path in swept.foreign_files] == ["mine.parquet"]
     assert swept.orphaned_files == swept.staged_files == ()

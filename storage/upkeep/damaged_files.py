@@ -1,0 +1,28 @@
+"""Copies of damaged files in `damaged/`, made before upkeep removes the file or rebuild replaces it."""
+
+import duckdb
+
+from logitlake.storage.errors import LakeError
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.object_store import list_paths, put_bytes, read_all
+
+FOLDER = "damaged/"
+_SUFFIX = ".damaged"
+
+
+def copy_aside(location: LakeLocation, path: str) -> str:
+    """Copy a file under the data path to `damaged/`, under a name that no reader takes for data; returns the copy.
+
+    A bucket has no rename, so the same copy is made everywhere. Raises LakeError if the bytes can't be read or written.
+    """
+    name = path.removeprefix(location.data)
+    target = f"{FOLDER}{name.replace('/', '__')}{_SUFFIX}"
+    if list_paths(location, target):
+        return location.data + target
+    try:
+        content = read_all(location, name)[path]
+    except (duckdb.Error, KeyError) as error:
+        raise LakeError(
+            f"{path}: can't be read, so it can't be copied to {target} ({error}): nothing was removed"
+        ) from error
+    return put_bytes(location, target, content)

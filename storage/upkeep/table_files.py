@@ -1,0 +1,95 @@
+"""The Parquet files of the small tables, read without a catalog: which can be read, which of their rows are intact."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.object_store import list_paths
+from logitlake.storage.lake.row_hash import describe, row_hashes
+from logitlake.storage.lake.tables import ROW_HASH, TABLES, sql_type
+
+_BATCH_ROWS = 500_000
+DELETES_SUFFIX = "-delete.parquet"
+
+
+def data_files(location: LakeLocation, table: str) -> list[str]:
+    """A table's files, without the lists of deleted rows: tombstones tell what was deleted on purpose."""
+    paths = list_paths(location, f"store/{table}/**/*.parquet")
+    return [path for path in paths if not path.endswith(DELETES_SUFFIX)]
+
+
+def unreadable_files(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str]) -> dict[str, str]:
+    """The files of the table `name` that can't be read to their end, with the reason.
+
+    One statement reads all of them; each is read alone only if that fails.
+    """
+    if not paths:
+        return {}
+    with suppress(duckdb.Error):
+        _read_whole(connection, paths)
+        return {}
+    problems = {}
+    kinds = {field.name: sql_type(field.type) for field in TABLES[name].stored}
+    for path in paths:
+        try:
+            described = connection.execute("DESCRIBE FROM read_parquet(?)", [[path]]).fetchall()
+            _read_whole(connection, [path])
+        except duckdb.Error as error:
+            problems[path] = str(error).splitlines()[0]
+            continue
+        stored = {
+            column: "TIMESTAMPTZ" if kind == "TIMESTAMP WITH TIME ZONE" else kind for column, kind, *_ in described
+        }
+        wrong = [column for column, kind in stored.items() if column in kinds and kinds[column] != kind]
+        if wrong:
+            problems[path] = f"column {wrong[0]}: expected {kinds[wrong[0]]}, found {stored[wrong[0]]}"
+    return problems
+
+
+def intact_rows(
+    connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str], damage: dict[str, str]
+) -> Iterator[pa.Table]:
+    """The rows of files that can be read, each once, without those that no file holds with the right hash.
+
+    A row of an older logitlake has no hash and counts as intact. Adds each wrong row to `damage`: where it is, and why.
+    """
+    if not paths:
+        return
+    files = "read_parquet(?, union_by_name => true, filename => true)"
+    present = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {files}", [paths]).fetchall()}
+    columns = ", ".join(f'"{column}"' for column in TABLES[name].columns.names if column in present)
+    row_hash = ROW_HASH if ROW_HASH in present else "NULL::UBIGINT"
+    query = f"""
+        SELECT * EXCLUDE (_hash, _file), list(_hash ORDER BY _file) AS _hashes, list(_file ORDER BY _file) AS _files
+        FROM (SELECT {columns}, {row_hash} AS _hash, min(filename) AS _file FROM {files} GROUP BY ALL)
+        GROUP BY ALL
+    """
+    for batch in connection.execute(query, [paths]).to_arrow_reader(_BATCH_ROWS):
+        yield _intact(name, pa.Table.from_batches([batch]), damage)
+
+
+def _intact(name: str, rows: pa.Table, damage: dict[str, str]) -> pa.Table:
+    copies = rows["_hashes"].combine_chunks()
+    files = rows["_files"].combine_chunks().flatten()
+    rows = rows.drop_columns(["_hashes", "_files"])
+    owner = np.repeat(np.arange(rows.num_rows), np.diff(copies.offsets.to_numpy()))
+    stored = copies.flatten()
+    has_hash = stored.is_valid().to_numpy(zero_copy_only=False)
+    expected = row_hashes(rows).to_numpy()[owner] if rows.num_rows else np.array([], np.uint64)
+    wrong = has_hash & (stored.fill_null(0).to_numpy() != expected)
+    for place in np.flatnonzero(wrong).tolist():
+        (key,) = describe(name, rows.slice(int(owner[place]), 1))
+        damage[f"{files[place].as_py()}, {key}"] = "the row does not match its hash"
+    keep = np.zeros(rows.num_rows, bool)
+    keep[owner[~wrong]] = True
+    return rows.filter(pa.array(keep))
+
+
+def _read_whole(connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> None:
+    connection.execute(
+        "SELECT bit_xor(hash(t)) FROM read_parquet(?, union_by_name => true) AS t", [list(paths)]
+    ).fetchall()
