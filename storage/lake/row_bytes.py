@@ -79,7 +79,7 @@ def _nulls(values: pa.Array) -> np.ndarray:
 def _any_within(bounds: np.ndarray, flags: np.ndarray) -> np.ndarray:
     """Whether a flag is set between each two neighbouring bounds."""
     counts = np.concatenate([[0], np.cumsum(flags)]) if flags.any() else np.zeros(len(flags) + 1, np.int64)
-    return np.diff(counts[bounds]) > 0
+    return np.asarray(np.diff(counts[bounds]) > 0)
 
 
 def _hashed(bounds: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -69,7 +69,10 @@ def count_units(lake: Lake, *, sample: float = 1.0, salt: str = "") -> int:
 
 
 def verify_tables(lake: Lake, names: Collection[str] | None = None) -> Iterator[TableCheck]:
-    """Check every row of the small tables (or of `names`), one table at a time. Raises nothing for a damaged table."""
+    """Check every row of the small tables (or of `names`), one table at a time. Raises nothing for a damaged table.
+
+    There is no sample of them: a row has no work unit of its own, and they are small beside the sequences.
+    """
     present = table_columns(lake.connection)
     for name, table in TABLES.items():
         if table.hashed and name in present and (names is None or name in names):
