@@ -13,7 +13,7 @@ from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.progress import watched
 from logitlake.pipeline.reading.local_copy import LocalCopy
 from logitlake.pipeline.settings.models import Config
-from logitlake.storage.errors import IntegrityError, LogitlakeError
+from logitlake.storage.errors import IntegrityError, LakeBusyError, LogitlakeError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
@@ -113,9 +113,16 @@ class MaintainRun:
         reach("shards-merged")
         if n_old_rows := sum(merge.n_old_rows for merge in merges):
             log.info("brought %s sequences of format 1 to format 2", f"{n_old_rows:,}")
-        if n_hashed := add_row_hashes(self._lake):
-            log.info("added row hashes to %s rows of an older format", f"{n_hashed:,}")
+        self._add_row_hashes()
         merge_small_tables(self._lake)
+
+    def _add_row_hashes(self) -> None:
+        """Bring rows of an older format up. Other writers may delay this; merging and sweeping do not wait for it."""
+        try:
+            if n_hashed := add_row_hashes(self._lake):
+                log.info("added row hashes to %s rows of an older format", f"{n_hashed:,}")
+        except LakeBusyError as error:
+            log.warning("%s; merging and sweeping continue", error)
 
     def sweep(self) -> None:
         """Expire snapshots and remove unreferenced files after the grace period; forgotten rows are removed at once."""

@@ -198,7 +198,9 @@ class MaintenanceSettings(Settings):
         ge=0,
         description="a file that the catalog no longer names is deleted after so long: readers may use it",
     )
-    verify_sample: float = Field(0.05, ge=0, le=1, description="share of the work units checked, others every night")
+    verify_sample: float = Field(
+        0.05, ge=0, le=1, description="share of the work units checked, others every night; small tables whole"
+    )
 
 
 class ScheduleSettings(Settings):

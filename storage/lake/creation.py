@@ -6,8 +6,9 @@ import duckdb
 import pyarrow as pa
 
 from logitlake.storage.errors import LakeError
+from logitlake.storage.lake.catalog_changes import catalog_transaction, repeat_if_overtaken
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.migration import LAKE_NOTES, migrate, write_lake_note
+from logitlake.storage.lake.migration import migrate, notes_are_current, write_lake_note
 from logitlake.storage.lake.object_store import list_paths
 from logitlake.storage.lake.row_hash import insert_rows
 from logitlake.storage.lake.schema import FORMAT_VERSION
@@ -30,13 +31,17 @@ def make_or_migrate(
     Raises LakeError if the data path holds shards that no catalog names (a new lake would have another held-out split
     and would compute everything again), or Parquet files that no lake wrote.
     """
-    if not has_tables(connection):
-        if not over_data:
-            _check_data_path(location)
-        _make_tables(connection, settings)
+
+    def make_missing_tables() -> None:
+        if not has_tables(connection):
+            if not over_data:
+                _check_data_path(location)
+            _make_tables(connection, settings)
+
+    repeat_if_overtaken(make_missing_tables)
     migrate(connection, location)
-    _set_options(connection)
-    if len(list_paths(location, "lake*.json")) < len(LAKE_NOTES):
+    repeat_if_overtaken(lambda: _set_options(connection))
+    if not notes_are_current(location):
         write_lake_note(connection, location)
 
 
@@ -66,14 +71,13 @@ def _check_data_path(location: LakeLocation) -> None:
 
 def _make_tables(connection: duckdb.DuckDBPyConnection, settings: Mapping[str, str]) -> None:
     """Tables and settings, in one transaction."""
-    connection.execute("BEGIN")
-    connection.execute("CREATE SCHEMA store")
-    for name, table in TABLES.items():
-        for statement in create_statements(name, table):
-            connection.execute(statement)
-    insert_rows(connection, "guard", pa.table({"commit_number": [0], "format_version": [FORMAT_VERSION]}))
-    insert_rows(connection, "lake_settings", pa.table({"name": [*settings], "value": [*settings.values()]}))
-    connection.execute("COMMIT")
+    with catalog_transaction(connection):
+        connection.execute("CREATE SCHEMA store")
+        for name, table in TABLES.items():
+            for statement in create_statements(name, table):
+                connection.execute(statement)
+        insert_rows(connection, "guard", pa.table({"commit_number": [0], "format_version": [FORMAT_VERSION]}))
+        insert_rows(connection, "lake_settings", pa.table({"name": [*settings], "value": [*settings.values()]}))
 
 
 def _set_options(connection: duckdb.DuckDBPyConnection) -> None:

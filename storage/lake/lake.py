@@ -17,8 +17,10 @@ import pyarrow as pa
 
 from logitlake.storage.errors import LakeBusyError, LakeError, LakeMissingError, LostRaceError
 from logitlake.storage.failpoints import reach
+from logitlake.storage.lake.catalog_changes import repeat_if_overtaken
 from logitlake.storage.lake.creation import has_tables, make_or_migrate
 from logitlake.storage.lake.extensions import load_extension
+from logitlake.storage.lake.lake_settings import read_lake_settings
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import commit_lock
 from logitlake.storage.lake.migration import check_format, is_current, migrate
@@ -28,7 +30,11 @@ from logitlake.storage.lake.row_hash import insert_rows
 from logitlake.storage.lake.tables import NAME
 
 _CATALOG_RETRIES = 100
+# What DuckLake says of a catalog database that holds no DuckLake, such as an empty PostgreSQL database.
+_NO_DUCKLAKE = "creating a new DuckLake is explicitly disabled"
 _ATTEMPTS = 20
+# What PostgreSQL says when two processes make a DuckLake in the same database.
+_BEING_MADE = re.compile(r"Failed to initialize DuckLake.*(already exists|duplicate key)", re.DOTALL)
 
 # The row of `lake_settings` that marks a catalog whose rebuild is not complete.
 UNFINISHED = "rebuild_unfinished"
@@ -94,7 +100,7 @@ class Lake:
             if directory:
                 directory.mkdir(parents=True, exist_ok=True)
         with commit_lock(location, lock_timeout):
-            connection = _attach(location, read_only=False)
+            connection = _attach_or_make(location)
             with _closed_on_error(connection):
                 make_or_migrate(connection, location, settings, over_data=over_data)
         return cls(location, connection, read_only=False, lock_timeout=lock_timeout, unfinished=over_data)
@@ -108,15 +114,11 @@ class Lake:
         newer logitlake.
         """
         if location.catalog_file and not location.catalog_file.exists():
-            raise LakeMissingError(
-                f"no lake at {location.catalog_file}: `logitlake capture` makes one; "
-                "`logitlake rebuild` makes the catalog again if the data path still holds shards"
-            )
-        connection = _attach(location, read_only=read_only)
+            raise _missing(location)
+        connection = _attach(location, read_only=read_only, must_exist=True)
         with _closed_on_error(connection):
             if not has_tables(connection):
-                hidden = without_secrets(location.catalog)
-                raise LakeMissingError(f"the catalog {hidden} holds no lake: `logitlake capture` makes one")
+                raise _missing(location)
             current = is_current(connection)
             if not read_only and not current:
                 _migrate(connection, location, lock_timeout)
@@ -253,7 +255,11 @@ class Lake:
 
     def _read_settings(self, *, unfinished: bool) -> tuple[str, float]:
         check_format(self.connection)
-        values = dict(self.connection.execute("SELECT name, value FROM store.lake_settings").fetchall())
+        try:
+            values = read_lake_settings(self.connection)
+        except LakeError:
+            self.connection.close()
+            raise
         if UNFINISHED in values and not unfinished:
             self.connection.close()
             raise LakeError(
@@ -268,24 +274,12 @@ class Lake:
                 f"the lake {hidden} is just being made, or its creation was stopped: try again; "
                 "`logitlake capture` creates what is missing"
             )
-        if absent := {"held_out_salt", "held_out_share"} - set(values):
-            self.connection.close()
-            raise LakeError(
-                f"the lake's settings lack {' and '.join(sorted(absent))}: restore the catalog or the files of "
-                f"{self.location.data}store/lake_settings from a backup"
-            )
         return values["held_out_salt"], float(values["held_out_share"])
 
 
 def _migrate(connection: duckdb.DuckDBPyConnection, location: LakeLocation, lock_timeout: float) -> None:
     with commit_lock(location, lock_timeout):
-        try:
-            migrate(connection, location)
-        except duckdb.Error as error:
-            raise LakeBusyError(
-                f"the lake could not be brought up to the format of this logitlake ({error}): another process may be "
-                "doing it, run again"
-            ) from error
+        migrate(connection, location)
 
 
 @contextmanager
@@ -297,7 +291,22 @@ def _closed_on_error(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
         raise
 
 
-def _attach(location: LakeLocation, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+def _attach_or_make(location: LakeLocation) -> duckdb.DuckDBPyConnection:
+    """Attach the DuckLake, and make it first if there is none; on a server another process may make it at once."""
+    connections: list[duckdb.DuckDBPyConnection] = []
+    repeat_if_overtaken(lambda: connections.append(_attach(location, read_only=False)))
+    return connections[0]
+
+
+def _missing(location: LakeLocation) -> LakeMissingError:
+    return LakeMissingError(
+        f"the catalog {without_secrets(location.catalog)} holds no lake: `logitlake capture` makes one; "
+        "`logitlake rebuild` makes the catalog again if the data path still holds shards"
+    )
+
+
+def _attach(location: LakeLocation, *, read_only: bool, must_exist: bool = False) -> duckdb.DuckDBPyConnection:
+    """A connection to the lake. `must_exist`: raises LakeMissingError where there is no DuckLake, and makes none."""
     connection = duckdb.connect()
     _set_time_zone(connection)
     if location.data_directory is not None:
@@ -308,6 +317,8 @@ def _attach(location: LakeLocation, *, read_only: bool) -> duckdb.DuckDBPyConnec
     configure_object_store(connection, location)
     connection.execute(f"SET ducklake_max_retry_count = {_CATALOG_RETRIES}")
     options = [f"DATA_PATH {_quoted(location.data)}", "OVERRIDE_DATA_PATH true"]
+    if must_exist:
+        options.append("CREATE_IF_NOT_EXISTS false")
     if read_only:
         # The journal mode is not set: a copy made by VACUUM INTO has another mode, and a reader can't change it.
         options.append("READ_ONLY")
@@ -318,6 +329,10 @@ def _attach(location: LakeLocation, *, read_only: bool) -> duckdb.DuckDBPyConnec
         connection.execute(f"USE {NAME}")
     except duckdb.Error as error:
         connection.close()
+        if _NO_DUCKLAKE in str(error):
+            raise _missing(location) from None
+        if _BEING_MADE.search(str(error)):
+            raise
         hidden, reason = without_secrets(location.catalog), without_secrets(str(error))
         raise LakeError(
             f"the catalog {hidden} can't be opened: {reason}. Check the path or connection, that it is a DuckLake "

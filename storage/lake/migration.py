@@ -5,14 +5,17 @@ hashes of older rows are added by `maintain` (`logitlake.storage.upkeep.hashing`
 not changed: its session gets the missing columns and the views in its own memory (`logitlake.storage.lake.overlay`).
 """
 
+import json
 from dataclasses import dataclass
 
 import duckdb
 
 from logitlake.storage.errors import FormatVersionError
 from logitlake.storage.failpoints import reach
+from logitlake.storage.lake.catalog_changes import catalog_transaction, repeat_if_overtaken
+from logitlake.storage.lake.lake_settings import read_lake_settings
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.object_store import write_note
+from logitlake.storage.lake.object_store import list_paths, read_all, write_note
 from logitlake.storage.lake.schema import FORMAT_VERSION
 from logitlake.storage.lake.tables import NAME, TABLES, create_statements, sql_type
 from logitlake.storage.lake.views import make_views, views_are_current
@@ -59,8 +62,13 @@ def migrate(connection: duckdb.DuckDBPyConnection, location: LakeLocation) -> No
     """Add missing tables, columns and views, and raise the format version; the caller holds the commit lock.
 
     `lake.json` is raised first and the catalog in one transaction after it: killed between the two, the next call goes
-    on, and an older logitlake refuses to rebuild the lake.
+    on, and an older logitlake refuses to rebuild the lake. If another process migrates the same lake, one of the two
+    does it and both return. Raises LakeBusyError if that does not settle.
     """
+    repeat_if_overtaken(lambda: _migrate_once(connection, location))
+
+
+def _migrate_once(connection: duckdb.DuckDBPyConnection, location: LakeLocation) -> None:
     if missing := missing_parts(connection):
         if missing.version:
             write_lake_note(connection, location)
@@ -98,15 +106,28 @@ def table_columns(connection: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:
 
 def write_lake_note(connection: duckdb.DuckDBPyConnection, location: LakeLocation) -> None:
     """Write `lake.json` and its copy beside the data: what a rebuild needs to know before it reads any row."""
-    settings = dict(connection.execute(f"SELECT name, value FROM {NAME}.store.lake_settings").fetchall())
-    noted = {name: settings[name] for name in _NOTED_SETTINGS}
+    settings = read_lake_settings(connection)
+    noted = {name: settings[name] for name in _NOTED_SETTINGS if name in settings}
     for name in LAKE_NOTES:
         write_note(location, name, {"format_version": FORMAT_VERSION, **noted})
 
 
-def _migrate_tables(connection: duckdb.DuckDBPyConnection, missing: Missing) -> None:
-    connection.execute("BEGIN")
+def notes_are_current(location: LakeLocation) -> bool:
+    """Whether `lake.json` and its copy are there, can be read, and name the format version of a catalog of today."""
+    if not all(list_paths(location, name) for name in LAKE_NOTES):
+        return False
     try:
+        return all(
+            json.loads(content)["format_version"] == FORMAT_VERSION
+            for name in LAKE_NOTES
+            for content in read_all(location, name).values()
+        )
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _migrate_tables(connection: duckdb.DuckDBPyConnection, missing: Missing) -> None:
+    with catalog_transaction(connection):
         for name in missing.tables:
             for statement in create_statements(name, TABLES[name]):
                 connection.execute(statement)
@@ -114,7 +135,3 @@ def _migrate_tables(connection: duckdb.DuckDBPyConnection, missing: Missing) -> 
             connection.execute(f'ALTER TABLE store.{name} ADD COLUMN "{column}" {kind}')
         connection.execute("UPDATE store.guard SET format_version = ?", [FORMAT_VERSION])
         reach("columns-added")
-        connection.execute("COMMIT")
-    except duckdb.Error:
-        connection.execute("ROLLBACK")
-        raise

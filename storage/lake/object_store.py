@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import re
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.extensions import load_extension
 from logitlake.storage.lake.location import LakeLocation
 
+_GLOB_SIGN = re.compile(r"[*?\[]")
 STAGING_SUFFIX = ".tmp"
 
 # Options of a DuckDB secret, and the environment variables that hold them.
@@ -91,11 +93,11 @@ def read_all(location: LakeLocation, pattern: str) -> dict[str, bytes]:
 
 def list_paths(location: LakeLocation, pattern: str) -> list[str]:
     """Full paths under the data path that match a glob pattern, sorted."""
-    # For a name without a pattern DuckDB answers with the name itself in a bucket, whether the object is there or not.
-    whole = pattern if set(pattern) & set("*?[") else f"{pattern}*"
+    if not _GLOB_SIGN.search(pattern):
+        # DuckDB does not look whether a file of a bucket is there unless its name is a pattern.
+        pattern = f"{pattern[:-1]}[{pattern[-1]}]"
     with connect(location) as connection:
-        paths = [row[0] for row in connection.execute("FROM glob(?)", [location.data + whole]).fetchall()]
-    return sorted(path for path in paths if whole == pattern or path == location.data + pattern)
+        return sorted(row[0] for row in connection.execute("FROM glob(?)", [location.data + pattern]).fetchall())
 
 
 def is_staged(name: str) -> bool:
@@ -105,7 +107,8 @@ def is_staged(name: str) -> bool:
 
 def _put_file(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f"{path.name}.{os.getpid()}{STAGING_SUFFIX}")
+    # Two threads, or two machines with the same process number, may write the same note at once.
+    staged = path.with_name(f"{path.name}.{os.getpid()}{secrets.randbelow(10**9):09}{STAGING_SUFFIX}")
     try:
         with staged.open("wb") as file:
             file.write(content)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import duckdb
 
+from logitlake.storage.lake.lake_settings import read_lake_settings
 from logitlake.storage.lake.migration import table_columns
 from logitlake.storage.lake.tables import NAME, TABLES, sql_type
 from logitlake.storage.lake.views import view_statements
@@ -17,7 +18,7 @@ MEMORY = "memory"
 
 def lay_views(connection: duckdb.DuckDBPyConnection, conditions: Mapping[str, str]) -> None:
     """Make the names of tables and views stand for rows that fulfil `conditions` (by table; without one: all rows)."""
-    settings = dict(connection.execute(f"SELECT name, value FROM {NAME}.store.lake_settings").fetchall())
+    settings = read_lake_settings(connection)
     present = table_columns(connection)
     connection.execute(f"CREATE SCHEMA IF NOT EXISTS {MEMORY}.store")
     connection.execute(f"USE {MEMORY}")

@@ -51,13 +51,21 @@ def insert_rows(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table
 
     Described columns that `rows` lacks become null; columns that are not described are left out.
     """
-    if not rows.num_rows:
-        return
+    insert_hashed(connection, name, with_row_hash(name, rows))
+
+
+def with_row_hash(name: str, rows: pa.Table) -> pa.Table:
+    """The described columns of rows of the table `name`, and their hash."""
     table = TABLES[name]
     columns = [field for field in table.columns if field.name in rows.column_names]
     rows = rows.select([field.name for field in columns]).cast(pa.schema(columns))
-    if table.hashed:
-        rows = rows.append_column(ROW_HASH, row_hashes(rows))
+    return rows.append_column(ROW_HASH, row_hashes(rows)) if table.hashed else rows
+
+
+def insert_hashed(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
+    """Append rows that `with_row_hash` made."""
+    if not rows.num_rows:
+        return
     connection.register("incoming_rows", rows)
     try:
         connection.execute(f"INSERT INTO store.{name} BY NAME SELECT * FROM incoming_rows")

@@ -1,36 +1,43 @@
 """The public views and macros (views.sql, notes.sql), with the lake's held-out rule put in."""
 
+import re
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 
 import duckdb
 import pyarrow as pa
 
 from logitlake.storage.identity import canonical_json, digest, held_out_bound
+from logitlake.storage.lake.catalog_changes import catalog_transaction
+from logitlake.storage.lake.lake_settings import read_lake_settings
 from logitlake.storage.lake.row_hash import insert_rows
+from logitlake.storage.lake.tables import NAME
 from logitlake.storage.target_facts import FACTS_OF_OLD_RECIPES
 
+_INTERNAL_VIEW = re.compile(r"CREATE OR REPLACE VIEW store\.(\w+)")
 _FILES = ("views.sql", "notes.sql")
 _FACTS_OF_OLD_RECIPES = canonical_json(FACTS_OF_OLD_RECIPES).decode()
 
 
 def make_views(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make every view and macro in the catalog, and record which version they are."""
-    settings = dict(connection.execute("SELECT name, value FROM store.lake_settings").fetchall())
-    connection.execute("BEGIN")
-    for statement in view_statements(settings):
-        connection.execute(statement)
-    for statement in _comment_statements(connection):
-        connection.execute(statement)
-    connection.execute("DELETE FROM store.lake_settings WHERE name = 'views'")
-    insert_rows(connection, "lake_settings", pa.table({"name": ["views"], "value": [_version()]}))
-    connection.execute("COMMIT")
+    """Make every view and macro in the catalog, drop those of an older logitlake, and record which version they are."""
+    settings = read_lake_settings(connection)
+    with catalog_transaction(connection):
+        for statement in view_statements(settings):
+            connection.execute(statement)
+        for name in _obsolete_views(connection):
+            connection.execute(f'DROP VIEW store."{name}"')
+        for statement in _comment_statements(connection):
+            connection.execute(statement)
+        connection.execute("DELETE FROM store.lake_settings WHERE name = 'views'")
+        insert_rows(connection, "lake_settings", pa.table({"name": ["views"], "value": [_version()]}))
 
 
 def views_are_current(connection: duckdb.DuckDBPyConnection) -> bool:
     """Whether the catalog has the views of this logitlake."""
     versions = connection.execute("SELECT value FROM store.lake_settings WHERE name = 'views'").fetchall()
-    return bool(versions) and versions[-1][0] == _version()
+    return bool(versions) and versions[-1][0] == _version() and not _obsolete_views(connection)
 
 
 def view_statements(settings: Mapping[str, str]) -> list[str]:
@@ -42,6 +49,21 @@ def view_statements(settings: Mapping[str, str]) -> list[str]:
         .replace("$facts_of_old_recipes", _quoted(_FACTS_OF_OLD_RECIPES))
         for text in texts
     ]
+
+
+def _obsolete_views(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Views of the schema `store` that an older logitlake made. The schema `main` may hold views that people made."""
+    rows = connection.execute(
+        "SELECT view_name FROM duckdb_views() WHERE (database_name, schema_name) = (?, 'store') ORDER BY view_name",
+        [NAME],
+    ).fetchall()
+    return sorted({name for (name,) in rows} - _internal_views())
+
+
+@cache
+def _internal_views() -> set[str]:
+    """The views that views.sql makes in the schema `store`."""
+    return {name for text in statements("views.sql") for name in _INTERNAL_VIEW.findall(text)}
 
 
 def _comment_statements(connection: duckdb.DuckDBPyConnection) -> list[str]:

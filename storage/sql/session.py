@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from logitlake.storage.errors import QueryError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.tables import NAME
 from logitlake.storage.sql.read_only import check_query
 from logitlake.storage.sql.scope import Scope, forgotten_since, narrow
 
@@ -58,7 +59,8 @@ class ReadSession:
                 self.forgotten_since = forgotten_since(self._lake, as_of)
             if narrowed:
                 narrow(self._lake, Scope(as_of=as_of, held_out=held_out))
-            self._catalogs = frozenset({self._lake.database})
+            # The views of a lake of an older logitlake are made anew in memory; its own can be named as well.
+            self._catalogs = frozenset({self._lake.database} if narrowed else {self._lake.database, NAME})
             self._close_off(location, memory_limit)
         except BaseException:
             self.close()

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from logitlake.storage.errors import LostRaceError
+from logitlake.storage.errors import IntegrityError, LostRaceError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.object_store import put_bytes
-from logitlake.storage.lake.schema import complete_rows, with_hashes
+from logitlake.storage.lake.schema import complete_rows, stored_rows, with_hashes
 from logitlake.storage.lake.tables import NAME
 from logitlake.storage.shards.writing import check_rows, encode_shard
 
@@ -68,13 +68,14 @@ def compact(lake: Lake, merge: Merge) -> str | None:
     """Carry out one merge; returns the new file, or None if its rows changed meanwhile (the next night will do it)."""
     rows = _rows(lake, merge)
     check_rows(rows, f"compaction of {merge.n_files} files")
+    rows = complete_rows(rows)
     note = lake.row("SELECT recipe FROM store.recipes WHERE recipe_id = ?", [merge.recipe_id])
     name = lake.location.new_shard_path(merge.recipe_id, f"{MERGED_PREFIX}{len(merge.unit_ids)}-units")
     content = encode_shard(with_hashes(rows), json.loads(note["recipe"]) if note else {})
     path = put_bytes(lake.location, name.removeprefix(lake.location.data), content)
     try:
         with lake.transaction() as transaction:
-            if not _rows(lake, merge).select(["checksum"]).equals(rows.select(["checksum"])):
+            if not _rows(lake, merge)["checksum"].equals(rows["checksum"]):
                 raise LostRaceError("the rows changed while they were merged")
             connection = transaction.connection
             connection.execute(
@@ -134,12 +135,21 @@ def _size(group: list[dict[str, object]]) -> int:
 
 
 def _rows(lake: Lake, merge: Merge) -> pa.Table:
-    return complete_rows(
-        lake.sql(
-            """
+    """The rows as they were read. Raises IntegrityError if they can't be."""
+    try:
+        return stored_rows(_read(lake, merge))
+    except (ValueError, pa.ArrowException) as error:
+        raise IntegrityError(
+            f"units {', '.join(merge.unit_ids)}: their rows can't be read ({error}): `logitlake verify` names the "
+            "damaged unit; restore its file from a backup"
+        ) from error
+
+
+def _read(lake: Lake, merge: Merge) -> pa.Table:
+    return lake.sql(
+        """
             FROM store.sequences WHERE recipe_id = ? AND list_contains(?, unit_id)
             ORDER BY unit_id, doc_id, window_index
             """,
-            [merge.recipe_id, list(merge.unit_ids)],
-        )
+        [merge.recipe_id, list(merge.unit_ids)],
     )

@@ -12,7 +12,7 @@ from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.migration import table_columns
 from logitlake.storage.lake.object_store import connect
 from logitlake.storage.lake.row_hash import damaged_rows, describe
-from logitlake.storage.lake.schema import complete_rows, differing_rows
+from logitlake.storage.lake.schema import differing_rows, stored_rows
 from logitlake.storage.lake.tables import NAME, ROW_HASH, TABLES
 from logitlake.storage.shards.writing import damage
 
@@ -69,7 +69,10 @@ def count_units(lake: Lake, *, sample: float = 1.0, salt: str = "") -> int:
 
 
 def verify_tables(lake: Lake, names: Collection[str] | None = None) -> Iterator[TableCheck]:
-    """Check every row of the small tables (or of `names`), one table at a time. Raises nothing for a damaged table."""
+    """Check every row of the small tables (or of `names`), one table at a time. Raises nothing for a damaged table.
+
+    There is no sample of them: a row has no work unit of its own, and they are small beside the sequences.
+    """
     present = table_columns(lake.connection)
     for name, table in TABLES.items():
         if table.hashed and name in present and (names is None or name in names):
@@ -122,10 +125,12 @@ def _examples(name: str, damaged: pa.Table) -> list[str]:
 
 def _check_unit(lake: Lake, unit: UnitCheck) -> UnitCheck:
     try:
-        rows = complete_rows(lake.sql("FROM store.sequences WHERE unit_id = ?", [unit.unit_id]))
+        rows = stored_rows(lake.sql("FROM store.sequences WHERE unit_id = ?", [unit.unit_id]))
         problem = _damage(lake, rows, unit) or _count_problem(lake, rows.num_rows, unit)
-    except LakeError as error:
-        return replace(unit, problem=str(error))
+    except (LakeError, ValueError, pa.ArrowException) as error:
+        return replace(
+            unit, problem=f"unit {unit.unit_id}: its rows can't be read ({error}): restore its file from a backup"
+        )
     return replace(unit, problem=problem, n_without_hash=rows["row_hash"].null_count)
 
 
@@ -135,7 +140,8 @@ def _damage(lake: Lake, rows: pa.Table, unit: UnitCheck) -> str:
     if not damaged.num_rows:
         return ""
     first = damaged.slice(0, 1).to_pylist()[0]
-    key = f"{first['unit_id']} {first['doc_id']} {first['window_index']}"
+    parts = (first[name] for name in ("unit_id", "doc_id", "window_index"))
+    key = " ".join(str(part) for part in parts if part is not None)
     # Compared as one text: DuckLake passes over files by the ranges of columns that it noted before the damage.
     file = lake.row(
         f"""
@@ -144,7 +150,7 @@ def _damage(lake: Lake, rows: pa.Table, unit: UnitCheck) -> str:
         """,
         [unit.recipe_id, key],
     )
-    return damage(damaged, rows.num_rows, f"unit {unit.unit_id}, file {file['filename']}")
+    return damage(damaged, rows.num_rows, f"unit {unit.unit_id}, file {file.get('filename', 'unknown')}")
 
 
 def _count_problem(lake: Lake, n_rows: int, unit: UnitCheck) -> str:
@@ -162,10 +168,10 @@ def _count_problem(lake: Lake, n_rows: int, unit: UnitCheck) -> str:
     )
     if now["expected"] == now["present"]:
         return ""
-    of_documents = complete_rows(
+    of_documents = stored_rows(
         lake.sql(
             """
-            FROM store.sequences WHERE recipe_id = $recipe AND unit_id || '' <> $unit
+            FROM store.sequences WHERE recipe_id = $recipe AND unit_id || '' IS DISTINCT FROM $unit
             AND doc_id IN (SELECT doc_id FROM store.documents WHERE recipe_id = $recipe AND unit_id = $unit)
             """,
             {"recipe": unit.recipe_id, "unit": unit.unit_id},

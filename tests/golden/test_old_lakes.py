@@ -9,13 +9,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from logitlake.pipeline.reading.batches import TARGET_COLUMNS
 from logitlake.pipeline.targets.decoding import decode_targets
-from logitlake.storage.errors import FormatVersionError
+from logitlake.storage.errors import FormatVersionError, LakeError, QueryError
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
+from logitlake.storage.lake.extensions import load_extension
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.schema import FORMAT_VERSION
@@ -135,6 +137,52 @@ def test_an_old_lake_is_rebuilt_from_its_data_alone(location, expected):
     assert rebuild(location).skipped == {}
     with Lake.open(location) as lake:
         assert answers_now(lake, expected) == expected
+        assert lake.row("SELECT format_version FROM store.guard")["format_version"] == FORMAT_VERSION
+    note = json.loads((Path(location.data) / "lake.json").read_text(encoding="utf-8"))
+    assert note["format_version"] == FORMAT_VERSION
+
+
+def test_an_old_lake_that_is_opened_for_reading_is_asked_by_the_name_of_the_lake(location):
+    question = "SELECT doc_id FROM {} ORDER BY ALL"
+    with ReadSession(location) as session:
+        assert session.ask(question.format("lake.documents")) == session.ask(question.format("documents"))
+    with ReadSession(location, held_out=False) as session, pytest.raises(QueryError, match="lake"):
+        session.ask(question.format("lake.documents"))
+
+
+def test_internal_views_of_an_older_logitlake_are_dropped_and_views_of_people_stay(location):
+    views = "SELECT view_name FROM duckdb_views() WHERE database_name = 'lake' AND schema_name = '{}'"
+    with Lake.open(location, read_only=False) as lake:
+        lake.connection.execute("CREATE VIEW store.of_old AS SELECT 1 AS one")
+        lake.connection.execute("CREATE VIEW of_a_person AS SELECT 1 AS one")
+    with Lake.open(location, read_only=False) as lake:
+        internal = set(lake.sql(views.format("store"))["view_name"].to_pylist())
+        assert "visible_sequences" in internal
+        assert not internal & {"kept", "found_sequences", "of_old"}
+        assert "of_a_person" in lake.sql(views.format("main"))["view_name"].to_pylist()
+
+
+def test_an_old_lake_without_a_time_of_creation_is_brought_up(location):
+    remove_setting(location, "created_at")
+    with Lake.open(location, read_only=False) as lake:
+        assert lake.held_out_salt == "golden"
+
+
+def test_an_old_lake_without_its_rule_for_held_out_documents_is_refused_by_name(location):
+    remove_setting(location, "held_out_share")
+    for read_only in (True, False):
+        with pytest.raises(LakeError, match="settings lack held_out_share"):
+            Lake.open(location, read_only=read_only)
+
+
+def remove_setting(location: LakeLocation, name: str) -> None:
+    with duckdb.connect() as connection:
+        for extension in ("ducklake", "sqlite_scanner"):
+            load_extension(connection, extension)
+        connection.execute(
+            f"ATTACH 'ducklake:{location.catalog}' AS lake (DATA_PATH '{location.data}', OVERRIDE_DATA_PATH true)"
+        )
+        connection.execute("DELETE FROM lake.store.lake_settings WHERE name = ?", [name])
 
 
 def test_maintain_brings_an_old_lake_up_row_for_row(location, golden, expected):

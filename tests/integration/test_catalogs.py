@@ -1,5 +1,6 @@
 """The same lake on a PostgreSQL catalog and an S3 bucket: same code, same promises."""
 
+import json
 import os
 import subprocess
 import threading
@@ -17,7 +18,7 @@ from logitlake.storage.identity import document_id, recipe_id
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import list_paths, put_bytes, read_all
-from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.lake.schema import FORMAT_VERSION, SEQUENCES
 from logitlake.storage.row_sets.row_set import fetch, resolve_row_set
 from logitlake.storage.sql.client_setup import client_lines
 from logitlake.storage.sql.session import ReadSession, query
@@ -30,6 +31,7 @@ from logitlake.storage.upkeep.verify import verify
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 from logitlake.storage.writing.runs import note_run
+from tests.integration.old_lake import old_lake_on
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +74,17 @@ def _round_trip(location: LakeLocation) -> None:
 
 def test_an_embedded_catalog_with_data_in_a_bucket(tmp_path, s3_data):
     _round_trip(_location(tmp_path, None, s3_data))
+
+
+def test_a_lake_in_a_bucket_has_its_note_and_can_be_rebuilt_from_the_bucket_alone(tmp_path, s3_data):
+    location = _location(tmp_path, None, s3_data)
+    assert list_paths(location, "lake.json") == []
+    _round_trip(location)
+    (note,) = read_all(location, "lake.json").values()
+    assert json.loads(note)["format_version"] == FORMAT_VERSION
+    for file in location.state_directory.glob("catalog.sqlite*"):
+        file.unlink()
+    assert rebuild(location).n_documents == 3
 
 
 def test_a_server_catalog_with_data_in_a_bucket(tmp_path, postgres, s3_data):
@@ -211,3 +224,41 @@ def test_a_name_that_is_not_in_a_bucket_is_not_listed(tmp_path, s3_data):
     path = put_bytes(location, "lake.json", b"{}")
     assert list_paths(location, "lake.json") == [path]
     assert list_paths(location, "lake") == list_paths(location, "nothing.json") == []
+
+
+def _create_at_once(location: LakeLocation, n_writers: int = 4) -> list[BaseException]:
+    """Open the lake for writing in several threads at the same moment; returns what they raised."""
+    begin, errors = threading.Barrier(n_writers), []
+
+    def work() -> None:
+        try:
+            begin.wait()
+            Lake.create(location, held_out_salt="s", held_out_share=0.0).close()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(n_writers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return errors
+
+
+def test_captures_that_make_a_lake_on_a_server_at_once_make_one(tmp_path, postgres):
+    location = _location(tmp_path, postgres, str(tmp_path / "data"))
+    assert _create_at_once(location) == []
+    with Lake.open(location) as lake:
+        assert lake.sql("SELECT commit_number FROM store.guard")["commit_number"].to_pylist() == [0]
+        assert lake.row("SELECT count(*) AS n FROM store.lake_settings WHERE name = 'held_out_salt'")["n"] == 1
+
+
+def test_captures_that_open_an_old_lake_on_a_server_at_once_migrate_it_once(tmp_path, postgres):
+    location = old_lake_on(postgres, tmp_path / "lake")
+    with Lake.open(location) as lake:
+        before = lake.sql("SELECT doc_id, recipe_id FROM documents ORDER BY ALL")
+    assert _create_at_once(location) == []
+    with Lake.open(location) as lake:
+        assert lake.database == "lake", "tables and views are those of today"
+        assert lake.sql("SELECT format_version FROM store.guard")["format_version"].to_pylist() == [FORMAT_VERSION]
+        assert lake.sql("SELECT doc_id, recipe_id FROM documents ORDER BY ALL") == before

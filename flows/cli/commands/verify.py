@@ -22,7 +22,12 @@ class VerifyOptions(ResultOptions):
 
     sample: Annotated[
         float,
-        typer.Option("--sample", min=0.0, max=1.0, help="Share of the work units to check, always the same ones."),
+        typer.Option(
+            "--sample",
+            min=0.0,
+            max=1.0,
+            help="Share of the work units to check, always the same ones; small tables whole.",
+        ),
     ] = 1.0
 
 

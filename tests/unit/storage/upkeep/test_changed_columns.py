@@ -2,19 +2,20 @@
 
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from logitlake.storage.identity import document_id, recipe_id
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.schema import SEQUENCES, row_hashes
+from logitlake.storage.lake.schema import SEQUENCES, differing_rows, differing_targets, row_hashes, stored_rows
 from logitlake.storage.upkeep.verify import verify
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe
@@ -48,6 +49,7 @@ ROW: dict[str, Any] = {
     "mean_entropy": 1.5,
     "mean_nll": 0.375,
 }
+WITH_NULLS = pa.schema([field.with_nullable(True) for field in SEQUENCES])
 OTHER_LISTS = {
     "input_ids": [5, 6, 99],
     "target_ids": [[6, 9, 11], [7, 3, 4], []],
@@ -87,13 +89,15 @@ def _changed(field: pa.Field, value: Any) -> Any:
 
 
 @contextmanager
-def changed_on_disk(location: LakeLocation, doc_id: str, column: str) -> Iterator[str]:
+def changed_on_disk(
+    location: LakeLocation, doc_id: str, column: str, change: Callable[[pa.Field, Any], Any] = _changed
+) -> Iterator[str]:
     """One column of window 1 of a document changed in its file, as a disk or a person might; gives the path."""
     path, rows = _file_of(location, doc_id)
     before = path.read_bytes()
     row = next(row for row in rows if (row["doc_id"], row["window_index"]) == (doc_id, 1))
-    row[column] = _changed(SEQUENCES.field(column), row[column])
-    pq.write_table(pa.Table.from_pylist(rows, SEQUENCES), path, store_schema=False)
+    row[column] = change(SEQUENCES.field(column), row[column])
+    pq.write_table(pa.Table.from_pylist(rows, WITH_NULLS), path, store_schema=False)
     _note_size(location, path)
     yield str(path)
     path.write_bytes(before)
@@ -128,6 +132,46 @@ def test_a_change_of_any_column_on_disk_is_found_and_placed(stored: Lake, column
     window = 2 if column == "window_index" else 1
     assert path in problems[0]
     assert f"document {doc_id} window {window}" in problems[0]
+
+
+NULLS: dict[str, Callable[[pa.Field, Any], Any]] = {
+    "value": lambda field, value: None,
+    "inner list": lambda field, value: [*value[:-1], None],
+    "leaf": lambda field, value: (
+        [[None, *value[0][1:]], *value[1:]] if "list" in str(field.type.value_type) else [None, *value[1:]]
+    ),
+}
+NULL_PLACES = [
+    *(("value", field.name) for field in SEQUENCES if not field.nullable and field.name != "recipe_id"),
+    *(("inner list", name) for name in ("target_ids", "head_codes")),
+    *(("leaf", name) for name in ("input_ids", "target_ids", "head_codes")),
+]
+
+
+@pytest.mark.parametrize(("place", "column"), NULL_PLACES)
+def test_a_null_where_none_may_be_is_damage_of_that_row_alone(stored: Lake, place: str, column: str) -> None:
+    with changed_on_disk(stored.location, document_id("a"), column, NULLS[place]) as path:
+        problems = [check.problem for check in verify(stored) if check.problem]
+        rows = stored_rows(stored.sql("FROM store.sequences ORDER BY doc_id NULLS LAST, window_index NULLS LAST"))
+        assert pc.sum(differing_rows(rows)).as_py() == 1
+        if column in ("n_tokens", "n_targets", "levels", "input_ids", "target_ids", "head_codes"):
+            assert pc.sum(differing_targets(rows)).as_py() == 1
+    assert len(problems) == 1
+    assert path in problems[0]
+    assert "1 of " in problems[0] and "do not match their hash" in problems[0]
+
+
+def test_a_unit_whose_rows_can_not_be_read_is_named_and_the_others_are_checked(stored: Lake) -> None:
+    first, second = (check.unit_id for check in verify(stored))
+    path = next(Path(stored.location.data).glob(f"store/sequences/*/{first}*.parquet"))
+    before = path.read_bytes()
+    path.write_bytes(before[: len(before) // 2])
+    try:
+        checks = list(verify(stored))
+    finally:
+        path.write_bytes(before)
+    assert [(check.unit_id, bool(check.problem)) for check in checks] == [(first, True), (second, False)]
+    assert f"unit {first}: its rows can't be read" in checks[0].problem
 
 
 def test_no_reader_takes_the_recipe_from_the_file_but_from_its_directory(stored: Lake) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from logitlake.storage.lake.tables import ROW_HASH, TABLES
+from logitlake.storage.upkeep import hashing
+from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.upkeep.hashing import add_row_hashes, count_without_hash
 from logitlake.storage.upkeep.verify import verify_tables
 
@@ -48,6 +50,23 @@ def test_a_file_that_is_gone_is_a_problem_of_its_table(full_lake, location):
         file.unlink()
     problems = {check.table: check.problem for check in verify_tables(full_lake) if check.problem}
     assert list(problems) == ["vocabulary"] and f"{file} can't be read" in problems["vocabulary"]
+
+
+def test_rows_that_are_deleted_while_their_hashes_are_computed_do_not_come_back(full_lake, monkeypatch):
+    full_lake.connection.execute(f"UPDATE store.document_sources SET {ROW_HASH} = NULL")
+    with_row_hash, doc_ids = hashing.with_row_hash, []
+
+    def and_meanwhile_forget(name, rows):
+        if name == "document_sources" and not doc_ids:
+            doc_ids.append(rows["doc_id"][0].as_py())
+            forget(full_lake, doc_ids, reason="asked")
+        return with_row_hash(name, rows)
+
+    monkeypatch.setattr(hashing, "with_row_hash", and_meanwhile_forget)
+    add_row_hashes(full_lake)
+    left = full_lake.sql("SELECT doc_id, row_hash FROM store.document_sources")
+    assert doc_ids[0] not in left["doc_id"].to_pylist()
+    assert left["row_hash"].null_count == 0
 
 
 def test_rows_without_a_hash_are_counted_and_given_one(full_lake):

@@ -1,0 +1,47 @@
+"""Changes of the catalog's own objects: tables, columns, views, options. Another process may make the same ones."""
+
+import contextlib
+import random
+import time
+from collections.abc import Callable, Iterator
+
+import duckdb
+
+from logitlake.storage.errors import LakeBusyError
+
+_ATTEMPTS = 20
+_LONGEST_PAUSE_SECONDS = 1.0
+
+
+@contextlib.contextmanager
+def catalog_transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """One transaction. After an error it is rolled back and the error of the statement is raised, not that of ROLLBACK:
+    a failed COMMIT has ended the transaction already."""
+    connection.execute("BEGIN")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(duckdb.Error):
+            connection.execute("ROLLBACK")
+        raise
+
+
+def repeat_if_overtaken(change: Callable[[], None]) -> None:
+    """Call `change`, and again if the database refused it because another process changed the catalog first.
+
+    `change` reads what is missing each time that it is called: once another process has made everything, it does
+    nothing. Raises LakeBusyError if the database refuses it too often.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            change()
+        except duckdb.Error as error:
+            last = error
+            time.sleep(random.uniform(0, min(_LONGEST_PAUSE_SECONDS, 0.05 * 2**attempt)))
+        else:
+            return
+    raise LakeBusyError(
+        f"the lake could not be brought up to the format of this logitlake in {_ATTEMPTS} attempts ({last}): another "
+        "process may be doing it, run again"
+    ) from last
