@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from logitlake.pipeline.settings.by_name import SettingsByName
+from logitlake.pipeline.settings.paths import PathText
 from logitlake.pipeline.settings.registry import CORPORA
 
 
@@ -21,7 +22,7 @@ class CorpusSettings(SettingsByName):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     kind: str
-    path: str = Field(description="file, directory, or (huggingface) dataset id or saved directory")
+    path: PathText = Field(description="file, directory, or (huggingface) dataset id or saved directory")
     glob: tuple[str, ...] = Field((), description="patterns below `path`; a leading `!` excludes; empty: by kind")
     follow_links: bool = Field(False, description="read links to files outside `path`; otherwise they are rejected")
     text_field: str = "text"

@@ -22,6 +22,7 @@ from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.sql.read_only import check_query
 from logitlake.storage.sql.scope import Scope, forgotten_since, narrow
+from logitlake.storage.staging import staged_beside
 
 _SETTINGS = (
     "autoload_known_extensions = false",
@@ -167,12 +168,13 @@ def write_parquet(session: ReadSession, sql: str, path: Path, *, timeout: float 
 
     Raises QueryError for a query that fails or a path that can't be written.
     """
-    staged = path.with_name(f".{path.name}.tmp")
+    staged = staged_beside(path.absolute())
     n_rows = 0
     try:
         with (
             session.batches(sql, timeout=timeout) as batches,
-            pq.ParquetWriter(staged, batches.schema, compression="zstd") as writer,
+            staged.open("wb") as file,
+            pq.ParquetWriter(file, batches.schema, compression="zstd") as writer,
         ):
             for batch in batches:
                 writer.write_batch(batch)
