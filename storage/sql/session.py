@@ -22,6 +22,7 @@ from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.sql.read_only import check_query
 from logitlake.storage.sql.scope import Scope, forgotten_since, narrow
+from logitlake.storage.sql.sql_tree import SQL_ERRORS
 from logitlake.storage.staging import staged_beside
 
 _SETTINGS = (
@@ -100,7 +101,7 @@ class ReadSession:
         try:
             with interruptible(self._lake.connection, timeout):
                 yield self._lake.connection.execute(sql)
-        except (duckdb.Error, pa.ArrowException) as error:
+        except (*SQL_ERRORS, pa.ArrowException) as error:
             raise QueryError(f"the query failed: {error}") from None
 
     def _close_off(self, location: LakeLocation, memory_limit: str | None) -> None:

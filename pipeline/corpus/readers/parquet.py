@@ -53,7 +53,7 @@ def _read_file(settings: CorpusSettings, build: DocumentBuilder, file: CorpusFil
                     yield Reject(settings.name, file.source, number, row.reason, row.detail)
                 else:
                     yield build(row, file.source, number)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             detail = f"not readable as Parquet after row {number}: {error}"
             yield Reject(settings.name, file.source, number + 1, RejectReason.CORRUPT_FILE, detail)
 

@@ -111,3 +111,11 @@ def test_page_overwritten_in_the_middle_gives_what_came_before_and_one_reject(tm
     items = read(tmp_path)
     assert [item.reason for item in items if not isinstance(item, Document)] == ["corrupt_file"]
     assert len(items) > 500
+
+
+def test_names_of_columns_that_are_not_utf8_make_one_reject(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["one"], "xother": ["x"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"xother", b"\xbbother"))
+    pq.write_table(pa.table({"text": ["two"]}), tmp_path / "b.parquet")
+    assert found(read(tmp_path)) == [(1, "corrupt_file"), (1, "two")]
