@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from backports import zstd
+import zstandard
 
 from logitlake.pipeline.settings.loading import load_config
 from logitlake.pipeline.settings.models import CorpusSettings
@@ -123,7 +123,7 @@ def corpus_case(noise: random.Random, directory: Path, _: ReadSession) -> None:
     if kind == "parquet":
         content = parquet_bytes(noise)
     elif suffix:
-        content = (gzip.compress if suffix == ".gz" else zstd.compress)(content)
+        content = (gzip.compress if suffix == ".gz" else zstandard.compress)(content)
     if kind == "parquet" or (suffix and noise.random() < 0.7):
         content = mutated(noise, [content])
     path = directory / f"a.{kind}{suffix}"

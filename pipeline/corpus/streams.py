@@ -1,26 +1,25 @@
 """Lines of a plain, gzip or Zstandard file; memory is bounded by the longest line that is read."""
 
 import gzip
+import io
 import os
 import stat
-import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+import zstandard
 
 MAX_LINE_BYTES = 64 * 2**20
-# The largest window that a Zstandard frame may ask for, as a power of 2: the default bound of the zstd program.
-MAX_WINDOW_LOG = 27
+# The largest window that a Zstandard frame may ask for: the default bound of the zstd program.
+MAX_WINDOW_BYTES = 2**27
 _READ_BYTES = 2**20
+# Four bytes can decompress to a block of 128 KiB: what is decompressed at once is below 32 MiB.
+_ZSTD_READ_BYTES = 2**10
 
-CORRUPT_STREAM = (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError)
+CORRUPT_STREAM = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -37,7 +36,7 @@ def open_stream(path: Path) -> Iterator[IO[bytes]]:
     """The uncompressed bytes of a file, by its suffix: .gz, .zst, else as it is. Decompresses piece by piece.
 
     Raises OSError if it can't be opened; reading raises one of CORRUPT_STREAM if the compressed data is damaged, or
-    needs a window above 2**MAX_WINDOW_LOG bytes.
+    needs a window above MAX_WINDOW_BYTES.
     """
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size == 0:
@@ -46,9 +45,8 @@ def open_stream(path: Path) -> Iterator[IO[bytes]]:
             with gzip.GzipFile(fileobj=file, mode="rb") as stream:
                 yield cast(IO[bytes], stream)
         elif path.suffix in (".zst", ".zstd"):
-            options = {int(zstd.DecompressionParameter.window_log_max): MAX_WINDOW_LOG}
-            with zstd.ZstdFile(file, options=options) as stream:
-                yield cast(IO[bytes], stream)
+            with io.BufferedReader(_ZstdStream(file), _READ_BYTES) as stream:
+                yield stream
         else:
             yield file
 
@@ -70,3 +68,42 @@ def _skip_line(stream: IO[bytes], *, done: bool) -> int:
         skipped += len(rest)
         done = not rest or rest.endswith(b"\n")
     return skipped
+
+
+class _ZstdStream(io.RawIOBase):
+    """Zstandard frames one after the other. Unlike the library's own stream, a frame cut short is an EOFError."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._input = b""
+        self._output = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        view = memoryview(target).cast("B")
+        while not self._output:
+            if not self._decode_more():
+                return 0
+        count = min(len(view), len(self._output))
+        view[:count] = self._output[:count]
+        self._output = self._output[count:]
+        return count
+
+    def _decode_more(self) -> bool:
+        """Decode one piece; False at the end of the file."""
+        data = self._input or self._file.read(_ZSTD_READ_BYTES)
+        self._input = b""
+        if not data:
+            if self._frame is not None:
+                raise EOFError("the file ends in the middle of a Zstandard frame")
+            return False
+        if self._frame is None:
+            self._frame = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
+        self._output = memoryview(self._frame.decompress(data))
+        if self._frame.eof:
+            self._input = self._frame.unused_data
+            self._frame = None
+        return True
