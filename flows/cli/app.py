@@ -44,6 +44,7 @@ _UsageError: type[Exception] = next(
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Errors that mean a wrong path, not a defect of the program.
 _PATH_ERRORS = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.EEXIST}
+_PATH_ERRORS |= {errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
 
 
 class _Commands(TyperGroup):
@@ -73,22 +74,43 @@ class _Commands(TyperGroup):
                 return super().invoke(ctx)
         except (typer.Exit, typer.Abort, BrokenPipeError, _UsageError):
             raise
-        except (KeyboardInterrupt, TerminatedError) as stop:
-            _say("interrupted: committed work is kept; run the same command again to continue")
-            raise typer.Exit(TERMINATED if isinstance(stop, TerminatedError) else INTERRUPTED) from None
-        except LogitlakeError as error:
-            raise _failed(ctx, error, str(error), error.exit_code) from None
-        except OSError as error:
-            if error.filename is not None and error.errno in _PATH_ERRORS:
-                message = f"{error.filename}: {error.strerror}; choose another path, or correct this one"
-                raise _failed(ctx, error, message, SettingsError.exit_code) from None
-            if error.errno not in _FULL:
+        except BaseException as error:
+            stop = _stop_behind(error)
+            if stop is not None:
+                _say("interrupted: committed work is kept; run the same command again to continue")
+                raise typer.Exit(TERMINATED if isinstance(stop, TerminatedError) else INTERRUPTED) from None
+            if not isinstance(error, Exception):
                 raise
-            full = error.errno == errno.ENOSPC
-            reason = "the disk is full" if full else f"no room to write: {os.strerror(error.errno)}"
-            file = f" ({error.filename})" if error.filename else ""
-            message = f"{reason}{file}: free some space and run again; committed work is kept"
-            raise _failed(ctx, error, message, LakeError.exit_code) from None
+            message, code = _message_and_code(error)
+            raise _failed(ctx, error, message, code) from None
+
+
+def _stop_behind(error: BaseException) -> BaseException | None:
+    """The Ctrl-C or SIGTERM that an error stands for: DuckDB, for one, makes a RuntimeError of it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, KeyboardInterrupt | TerminatedError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _message_and_code(error: Exception) -> tuple[str, int]:
+    """What to say of an error that ended a command, and the exit code."""
+    if isinstance(error, LogitlakeError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError) and error.errno in _FULL:
+        full = error.errno == errno.ENOSPC
+        reason = "the disk is full" if full else f"no room to write: {os.strerror(error.errno)}"
+        message = f"{reason} ({error.filename or error}): free some space and run again; committed work is kept"
+        return message, LakeError.exit_code
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _PATH_ERRORS:
+        message = f"{error.filename}: {error.strerror}; choose another path, or correct this one"
+        return message, SettingsError.exit_code
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error or 'no detail'}): free some, or give the process more, and run again", 1
+    message = f"unexpected error: {type(error).__name__}: {error}; --debug prints the traceback: please report it"
+    return message, LogitlakeError.exit_code
 
 
 class _Loaded(Mapping[str, Any]):
@@ -168,4 +190,7 @@ def main() -> None:
     light = {entry.name for entry in entries() if entry.light}
     if _COMPLETE in os.environ or light.intersection(sys.argv[1:2]):
         keep_out("pandas")
+    # A path is printed as the bytes that it has; what the terminal's encoding lacks is printed as an escape.
+    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")  # type: ignore[union-attr]
     app(prog_name="logitlake")

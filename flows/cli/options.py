@@ -1,10 +1,11 @@
 """Options as fields of a dataclass: shared options are declared once, and a flag names its setting."""
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 from typer.models import OptionInfo
@@ -100,7 +101,12 @@ def with_options(command: Callable[[Options], None]) -> Callable[..., None]:
     }
     names = [name for parent in kind.__mro__ for name in inspect.get_annotations(parent)]
 
+    for hint in hints.values():
+        _take_paths_as_text(hint)
+
     def call(**values: Any) -> None:
+        for name, value in values.items():
+            _check_value(name, value)
         command(kind(**values))
 
     call.__doc__, call.__annotations__ = command.__doc__, hints
@@ -111,6 +117,29 @@ def with_options(command: Callable[[Options], None]) -> Callable[..., None]:
         ]
     )
     return call
+
+
+def _take_paths_as_text(hint: Any) -> None:
+    """Let an option of a path refuse an empty text, which `Path` takes for the current directory."""
+    kind, *infos = get_args(hint)
+    if Path in (kind, *get_args(kind)):
+        for info in infos:
+            info.parser, info.metavar = _path, info.metavar or "PATH"
+
+
+def _path(text: str | Path) -> Path:
+    if not str(text):
+        raise typer.BadParameter("expected a path, found an empty text; leave the option out, or name a path")
+    return Path(text)
+
+
+def _check_value(name: str, value: Any) -> None:
+    """Refuse what no command can use: infinite numbers, and text that is not UTF-8."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise typer.BadParameter(f"expected a finite number, found {value}", param_hint=name)
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and text != text.encode("utf-8", errors="ignore").decode():
+            raise typer.BadParameter(f"expected UTF-8, found {text!r}", param_hint=name)
 
 
 def writable_lake(config: Config) -> Lake:

@@ -17,6 +17,7 @@ from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.progress import quiet_transformers
 from logitlake.pipeline.settings.models import Config
 from logitlake.pipeline.students.identity import read_facts
+from logitlake.pipeline.students.preflight import check_training
 from logitlake.storage.errors import LogitlakeError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
@@ -27,11 +28,17 @@ from logitlake.storage.writing.runs import note_run
 
 
 def plan_student(config: Config) -> tuple[StudentJob, DistillReport | None]:
-    """The job that the settings describe, and the report of its student if that exists. Changes nothing."""
+    """The job that the settings describe, and the report of its student if that exists. Changes nothing.
+
+    Raises SettingsError for what would stop the training and costs nothing to find out.
+    """
     with Lake.open(location_of(config), lock_timeout=config.lake.lock_timeout_seconds) as lake:
         job = resolve_job(config, lake)
         student = existing_student(config, lake, job)
-    return job, _report(job, new_run_id(), student) if student else None
+    if student is None:
+        check_training(job.student, job.teacher, output=job.directory, student_id=job.student_id)
+        return job, None
+    return job, _report(job, new_run_id(), student)
 
 
 def existing_student(config: Config, lake: Lake, job: StudentJob) -> Mapping[str, Any] | None:

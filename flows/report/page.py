@@ -45,7 +45,7 @@ def write_report(lake: Lake, output: Path) -> None:
     if output.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a directory; expected a file name", str(output))
     text = render(find_out(lake))
-    descriptor, staged = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.", suffix=".tmp")
+    descriptor, staged = tempfile.mkstemp(dir=output.parent, prefix=".report.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)

@@ -2,26 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
+from logitlake.pipeline.corpus.messages import messages_of, texts
+from logitlake.pipeline.corpus.reject_reason import RejectReason as RejectReason
+from logitlake.pipeline.corpus.reject_reason import UnusableError
 from logitlake.pipeline.settings.corpus import CorpusSettings
 from logitlake.storage.identity import document_id
-
-
-class RejectReason(StrEnum):
-    """Why a line, a row or a file did not become a document with targets."""
-
-    BAD_JSON = "bad_json"
-    NOT_UTF8 = "not_utf8"
-    MISSING_FIELD = "missing_field"
-    WRONG_TYPE = "wrong_type"
-    EMPTY = "empty"
-    TOO_SHORT = "too_short"
-    TOO_LONG = "too_long"
-    CORRUPT_FILE = "corrupt_file"
-    BAD_CHAT = "bad_chat"
-    NO_TARGET = "no_target"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +51,9 @@ class Reject:
     detail: str
 
 
+_MAX_DETAIL = 500
+
 DocumentBuilder = Callable[[Mapping[str, Any], str, int | None], Document | Reject]
-
-
-class _UnusableError(Exception):
-    """The reason why a record can't be used; the builder makes a Reject of it."""
-
-    def __init__(self, reason: RejectReason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
 
 
 def fields_of(settings: CorpusSettings) -> tuple[str, ...]:
@@ -94,14 +74,19 @@ def document_builder(settings: CorpusSettings) -> DocumentBuilder:
         try:
             content = content_of(record)
             return Document(_identity(content), content, corpus, source, line)
-        except _UnusableError as unusable:
-            return Reject(corpus, source, line, unusable.reason, unusable.detail)
+        except UnusableError as unusable:
+            return Reject(corpus, source, line, unusable.reason, _shortened(unusable.detail))
 
     return build
 
 
+def _shortened(detail: str) -> str:
+    """A detail may quote what a record holds, which may be of any length."""
+    return detail if len(detail) <= _MAX_DETAIL else f"{detail[:_MAX_DETAIL]} …"
+
+
 def _identity(content: Content) -> str:
-    """The document id; raises _UnusableError for a chat that holds what JSON can't (dates, bytes, NaN)."""
+    """The document id; raises UnusableError for a chat that holds what JSON can't (dates, bytes, NaN)."""
     try:
         if isinstance(content, str):
             return document_id(content)
@@ -109,7 +94,7 @@ def _identity(content: Content) -> str:
             return document_id({"prompt": content.prompt, "completion": content.completion})
         return document_id(content.messages)
     except (TypeError, ValueError) as error:
-        raise _UnusableError(RejectReason.WRONG_TYPE, f"messages are not plain JSON: {error}") from None
+        raise UnusableError(RejectReason.WRONG_TYPE, f"messages are not plain JSON: {error}") from None
 
 
 def _content_reader(settings: CorpusSettings) -> Callable[[Mapping[str, Any]], Content]:
@@ -127,8 +112,8 @@ def _content_reader(settings: CorpusSettings) -> Callable[[Mapping[str, Any]], C
         return Pair(prompt, completion)
 
     def chat(record: Mapping[str, Any]) -> Chat:
-        messages = _messages(_field(record, fields[0]), fields[0])
-        words = "".join(text for message in messages for text in _texts(message.get("content")))
+        messages = messages_of(_field(record, fields[0]), fields[0])
+        words = "".join(text for message in messages for text in texts(message.get("content")))
         check_length(fields[0], words, len(words))
         return Chat(messages)
 
@@ -144,11 +129,11 @@ def _length_check(settings: CorpusSettings) -> Callable[[str, str, int], None]:
 
     def check(field: str, text: str, length: int) -> None:
         if not text or text.isspace():
-            raise _UnusableError(RejectReason.EMPTY, f"{field} holds no text")
+            raise UnusableError(RejectReason.EMPTY, f"{field} holds no text")
         if length < low:
-            raise _UnusableError(RejectReason.TOO_SHORT, f"{length} characters, min_characters is {low}")
+            raise UnusableError(RejectReason.TOO_SHORT, f"{length} characters, min_characters is {low}")
         if high is not None and length > high:
-            raise _UnusableError(RejectReason.TOO_LONG, f"{length} characters, max_characters is {high}")
+            raise UnusableError(RejectReason.TOO_LONG, f"{length} characters, max_characters is {high}")
 
     return check
 
@@ -158,10 +143,10 @@ def _field(record: Mapping[str, Any], name: str) -> Any:
         return record[name]
     except KeyError:
         fields = ", ".join(sorted(record)[:20]) or "none"
-        raise _UnusableError(RejectReason.MISSING_FIELD, f"no field {name!r}; fields here: {fields}") from None
+        raise UnusableError(RejectReason.MISSING_FIELD, f"no field {name!r}; fields here: {fields}") from None
     except TypeError:
         kind = type(record).__name__
-        raise _UnusableError(RejectReason.WRONG_TYPE, f"expected an object with fields, found {kind}") from None
+        raise UnusableError(RejectReason.WRONG_TYPE, f"expected an object with fields, found {kind}") from None
 
 
 def _string(record: Mapping[str, Any], name: str) -> str:
@@ -172,35 +157,5 @@ def _string(record: Mapping[str, Any], name: str) -> str:
         try:
             return value.decode()
         except UnicodeDecodeError as error:
-            raise _UnusableError(RejectReason.NOT_UTF8, f"{name}: {error}") from None
-    raise _UnusableError(RejectReason.WRONG_TYPE, f"{name} should be text, found {type(value).__name__}")
-
-
-def _messages(value: Any, name: str) -> tuple[dict[str, Any], ...]:
-    if not isinstance(value, list):
-        raise _UnusableError(RejectReason.WRONG_TYPE, f"{name} should be a list, found {type(value).__name__}")
-    if not value:
-        raise _UnusableError(RejectReason.EMPTY, f"{name} holds no message")
-    for number, message in enumerate(value, start=1):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise _UnusableError(RejectReason.WRONG_TYPE, f"{name}: message {number} is not an object with a role")
-        if not isinstance(message.get("content"), str | list | None):
-            kind = type(message["content"]).__name__
-            raise _UnusableError(RejectReason.WRONG_TYPE, f"{name}: content of message {number} is {kind}, not text")
-    return tuple(_without_nulls(message) for message in value)
-
-
-def _without_nulls(value: Any) -> Any:
-    """Remove keys that hold null: Parquet can't distinguish them from absent keys, and a chat needs one id."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
-    return value
-
-
-def _texts(content: Any) -> list[str]:
-    """The texts of a message's content: itself, or the `text` of its parts."""
-    if isinstance(content, list):
-        return [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
-    return [content] if content else []
+            raise UnusableError(RejectReason.NOT_UTF8, f"{name}: {error}") from None
+    raise UnusableError(RejectReason.WRONG_TYPE, f"{name} should be text, found {type(value).__name__}")

@@ -1,33 +1,54 @@
-"""Lines of a plain, gzip or Zstandard file, with a limit on the memory of one line."""
+"""Lines of a plain, gzip or Zstandard file; memory is bounded by the longest line that is read."""
 
 import gzip
 import io
+import os
+import stat
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, BinaryIO, cast
 
 import zstandard
 
-MAX_LINE_BYTES = 256 * 2**20
+MAX_LINE_BYTES = 64 * 2**20
+# The largest window that a Zstandard frame may ask for: the default bound of the zstd program.
+MAX_WINDOW_BYTES = 2**27
 _READ_BYTES = 2**20
-# Frames of `zstd --long` need more than the library's default; memory is used only if a frame needs it.
-_MAX_ZSTD_WINDOW = 2**31
+# Four bytes can decompress to a block of 128 KiB: what is decompressed at once is below 32 MiB.
+_ZSTD_READ_BYTES = 2**10
 
 CORRUPT_STREAM = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 
 
-def open_stream(path: Path) -> IO[bytes]:
-    """The uncompressed bytes of a file, by its suffix: .gz, .zst, else as it is.
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file. Raises OSError for anything else, without waiting for the writer of a pipe."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(0, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb", buffering=_READ_BYTES)
 
-    Raises OSError if it can't be opened; reading raises one of CORRUPT_STREAM if the compressed data is damaged.
+
+@contextmanager
+def open_stream(path: Path) -> Iterator[IO[bytes]]:
+    """The uncompressed bytes of a file, by its suffix: .gz, .zst, else as it is. Decompresses piece by piece.
+
+    Raises OSError if it can't be opened; reading raises one of CORRUPT_STREAM if the compressed data is damaged, or
+    needs a window above MAX_WINDOW_BYTES.
     """
-    if path.suffix == ".gz":
-        # Without a second buffer: at damaged data it would lose the bytes read before.
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    if path.suffix in (".zst", ".zstd"):
-        return io.BufferedReader(_ZstdStream(path), _READ_BYTES)
-    return path.open("rb", buffering=_READ_BYTES)
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            yield file
+        elif path.suffix == ".gz":
+            with gzip.GzipFile(fileobj=file, mode="rb") as stream:
+                yield cast(IO[bytes], stream)
+        elif path.suffix in (".zst", ".zstd"):
+            with io.BufferedReader(_ZstdStream(file), _READ_BYTES) as stream:
+                yield stream
+        else:
+            yield file
 
 
 def lines(stream: IO[bytes], max_bytes: int = MAX_LINE_BYTES) -> Iterator[bytes | int]:
@@ -36,14 +57,14 @@ def lines(stream: IO[bytes], max_bytes: int = MAX_LINE_BYTES) -> Iterator[bytes 
         if len(line) <= max_bytes:
             yield line
         else:
-            yield len(line) + _skip_line(stream, max_bytes, done=line.endswith(b"\n"))
+            yield len(line) + _skip_line(stream, done=line.endswith(b"\n"))
 
 
-def _skip_line(stream: IO[bytes], max_bytes: int, *, done: bool) -> int:
+def _skip_line(stream: IO[bytes], *, done: bool) -> int:
     """Bytes read up to the end of the line."""
     skipped = 0
     while not done:
-        rest = stream.readline(max_bytes)
+        rest = stream.readline(_READ_BYTES)
         skipped += len(rest)
         done = not rest or rest.endswith(b"\n")
     return skipped
@@ -52,8 +73,8 @@ def _skip_line(stream: IO[bytes], max_bytes: int, *, done: bool) -> int:
 class _ZstdStream(io.RawIOBase):
     """Zstandard frames one after the other. Unlike the library's own stream, a frame cut short is an EOFError."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
         self._frame: zstandard.ZstdDecompressionObj | None = None
         self._input = b""
         self._output = memoryview(b"")
@@ -73,20 +94,16 @@ class _ZstdStream(io.RawIOBase):
 
     def _decode_more(self) -> bool:
         """Decode one piece; False at the end of the file."""
-        data = self._input or self._file.read(_READ_BYTES // 8)
+        data = self._input or self._file.read(_ZSTD_READ_BYTES)
         self._input = b""
         if not data:
             if self._frame is not None:
                 raise EOFError("the file ends in the middle of a Zstandard frame")
             return False
         if self._frame is None:
-            self._frame = zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW).decompressobj()
+            self._frame = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
         self._output = memoryview(self._frame.decompress(data))
         if self._frame.eof:
             self._input = self._frame.unused_data
             self._frame = None
         return True
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()

@@ -25,6 +25,7 @@ from logitlake.pipeline.targets.arrow_lists import flat_lists
 from logitlake.pipeline.targets.decoding import RaggedTargets, decode_targets
 from logitlake.pipeline.teachers.dtype import resolve_dtype
 from logitlake.pipeline.teachers.engine import Engine
+from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
 from logitlake.pipeline.training.output_layer import ModelParts, take_apart
 from logitlake.storage.errors import MismatchError, SettingsError
 from logitlake.storage.lake.schema import STEPS_PER_NAT
@@ -102,7 +103,7 @@ def load_student(directory: Path, *, trust_remote_code: bool = False) -> Any:
         model = AutoModelForCausalLM.from_pretrained(
             directory, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except LOAD_ERRORS as error:
         raise SettingsError(f"student {directory}: transformers can't load it: {error}") from None
     return model.eval()
 

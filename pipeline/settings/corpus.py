@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from logitlake.pipeline.settings.by_name import SettingsByName
+from logitlake.pipeline.settings.paths import PathText
 from logitlake.pipeline.settings.registry import CORPORA
 
 
@@ -21,12 +22,15 @@ class CorpusSettings(SettingsByName):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     kind: str
-    path: str = Field(description="file, directory, or (huggingface) dataset id or saved directory")
+    path: PathText = Field(description="file, directory, or (huggingface) dataset id or saved directory")
     glob: tuple[str, ...] = Field((), description="patterns below `path`; a leading `!` excludes; empty: by kind")
+    follow_links: bool = Field(False, description="read links to files outside `path`; otherwise they are rejected")
     text_field: str = "text"
     prompt_field: str | None = Field(None, description="with completion_field: prompt/completion pairs")
     completion_field: str | None = None
-    messages_field: str | None = Field(None, description="chats: a list of {role, content}")
+    messages_field: str | None = Field(
+        None, description="chats: lists of {role, content} or {from, value}, or JSON text"
+    )
     min_characters: int = Field(1, ge=1)
     max_characters: int | None = Field(None, ge=1, description="longer documents are rejected; none: no bound")
     max_reject_share: float = Field(0.05, ge=0, le=1, description="a run stops when more than this share is rejected")

@@ -5,13 +5,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from logitlake.pipeline.settings.by_name import SettingsByName, own_fields_of
 from logitlake.pipeline.settings.models import Config
 from logitlake.pipeline.settings.target import TargetSettings
 from logitlake.pipeline.settings.yaml_file import inner_settings
+from logitlake.pipeline.settings.yaml_text import NotYamlError, parse_yaml, read_yaml
 from logitlake.storage.errors import SettingsError
 
 _MESSAGE_SAYS_IT_ALL = ("missing", "unknown_name", "setting_of_another")
@@ -41,13 +41,13 @@ def load_config(path: Path | None, overrides: Sequence[str] = (), flags: Mapping
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = read_yaml(path)
     except OSError as error:
         raise SettingsError(
             f"settings file {path}: can't be read ({error.strerror}); it is named by --config or LOGITLAKE_CONFIG"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"settings file {path}: not valid YAML: {error}") from None
+    except NotYamlError as error:
+        raise SettingsError(f"settings file {path}: {error}") from None
     if raw is None:
         return {}
     if not isinstance(raw, dict):
@@ -60,9 +60,9 @@ def _parsed(override: str) -> tuple[str, Any]:
     if not separator or not key:
         raise SettingsError(f"override {override!r}: expected section.key=value, such as training.epochs=2")
     try:
-        return key.strip(), yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"override {override!r}: the value is not valid YAML: {error}") from None
+        return key.strip(), parse_yaml(text)
+    except NotYamlError as error:
+        raise SettingsError(f"override {override!r}: {error}") from None
 
 
 def _set(raw: dict[str, Any], key: str, value: object, origin: str) -> None:

@@ -12,6 +12,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from logitlake.pipeline.settings.base import Settings as Settings
 from logitlake.pipeline.settings.corpus import CorpusSettings as CorpusSettings
+from logitlake.pipeline.settings.paths import PathSetting, PathText
 from logitlake.pipeline.settings.registry import ENGINES, LOSSES, NameIn
 from logitlake.pipeline.settings.target import TargetSettings as TargetSettings
 
@@ -26,9 +27,9 @@ class HeldOutSettings(Settings):
 class LakeSettings(Settings):
     """Where the lake is. `path` is the embedded form; `catalog` and `data` name any DuckLake catalog and data URL."""
 
-    path: Path = Path("lake")
-    catalog: str | None = Field(None, description="postgres:… connection string, or a path to a SQLite file")
-    data: str | None = Field(None, description="directory or URL of the shards, such as s3://bucket/prefix/")
+    path: PathSetting = Path("lake")
+    catalog: PathText | None = Field(None, description="postgres:… connection string, or a path to a SQLite file")
+    data: PathText | None = Field(None, description="directory or URL of the shards, such as s3://bucket/prefix/")
     held_out: HeldOutSettings = HeldOutSettings()
     lock_timeout_seconds: float = Field(60, gt=0)
 
@@ -36,10 +37,10 @@ class LakeSettings(Settings):
 class TeacherSettings(Settings):
     """The model that is run once."""
 
-    model: str = Field(description="hub id, directory, or directory that holds a GGUF file")
-    gguf_file: str | None = Field(None, description="name of the GGUF file inside `model`, or a path to one")
+    model: PathText = Field(description="hub id, directory, or directory that holds a GGUF file")
+    gguf_file: PathText | None = Field(None, description="name of the GGUF file inside `model`, or a path to one")
     revision: str | None = None
-    adapter: str | None = Field(None, description="PEFT adapter: hub id or directory")
+    adapter: PathText | None = Field(None, description="PEFT adapter: hub id or directory")
     engine: Annotated[str, NameIn(ENGINES)] = Field("transformers", description="what runs the model")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|(cuda|npu|xpu)(:\d+)?)$")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
@@ -56,7 +57,9 @@ class TokenizationSettings(Settings):
     bos: Literal["auto", "always", "never"] = Field("auto", description="auto: what the tokenizer's own template does")
     eos: bool = Field(True, description="end each document with the end-of-sequence token")
     min_tokens: int = Field(2, ge=2, description="shorter documents carry no target and are rejected")
-    chat_template: Path | None = Field(None, description="Jinja file used in place of the tokenizer's own template")
+    chat_template: PathSetting | None = Field(
+        None, description="Jinja file used in place of the tokenizer's own template"
+    )
     chat_targets: Literal["assistant", "all"] = "assistant"
 
     @model_validator(mode="after")
@@ -98,7 +101,7 @@ class StudentSettings(Settings):
     source: Literal["teacher", "checkpoint", "config"] = Field(
         "teacher", description="cut from the teacher, an existing checkpoint, or fresh weights from a config"
     )
-    model: str | None = Field(None, description="checkpoint or config: hub id or directory")
+    model: PathText | None = Field(None, description="checkpoint or config: hub id or directory")
     revision: str | None = None
     layers: int | None = Field(None, ge=1, description="teacher: how many of its layers to keep, evenly spaced")
     lora: LoraSettings | None = None
@@ -121,7 +124,7 @@ class TrainingSettings(Settings):
     """How the student learns. All of it is part of the student's id, but for `output`, `device`, `save_minutes`,
     `save_steps` and the local copy, which change no number."""
 
-    output: Path = Path("student")
+    output: PathSetting = Path("student")
     where: str | None = Field(None, description="SQL condition over the view `sequences`")
     weight: str | None = Field(None, description="SQL expression over `sequences`: sampling weight per sequence")
     query: str | None = Field(
@@ -150,10 +153,10 @@ class TrainingSettings(Settings):
     seed: int = Field(0, ge=0, lt=2**31)
     device: Literal["auto", "cpu"] = "auto"
     save_minutes: float | None = Field(
-        5.0, gt=0, description="minutes between checkpoints to resume from; none: none by time"
+        5.0, gt=0, description="minutes between checkpoints to resume from; none: not by time"
     )
-    save_steps: int | None = Field(None, ge=1, description="also a checkpoint every so many steps; none: none by steps")
-    local_copy: Path | None = Field(
+    save_steps: int | None = Field(None, ge=1, description="also a checkpoint every so many steps; none: not by steps")
+    local_copy: PathSetting | None = Field(
         None, description="folder on a local disk for decoded rows, which epochs after the first read; none: no copy"
     )
     local_copy_bytes: int = Field(
@@ -185,7 +188,9 @@ class RedistillSettings(Settings):
     )
     tolerance: float = Field(0.01, ge=0, description="nats by which a candidate may be worse and still be promoted")
     alias: str = Field("current", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
-    students: Path | None = Field(None, description="directory of candidates; none: `students` in the lake's folder")
+    students: PathSetting | None = Field(
+        None, description="directory of candidates; none: `students` in the lake's folder"
+    )
     checkpoint_steps: int = Field(200, ge=1, description="steps between checkpoints, unless training.save_steps says")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from logitlake.pipeline.settings.models import StudentSettings, TeacherSettings, TrainingSettings
 from logitlake.pipeline.teachers.files import TeacherFiles, resolve_teacher
+from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
 from logitlake.storage.errors import MismatchError, SettingsError
 from logitlake.storage.identity import canonical_json, digest
 from logitlake.storage.row_sets.row_set import RowSet
@@ -119,7 +120,7 @@ def _config_as_parent(settings: StudentSettings) -> Parent:
         config = AutoConfig.from_pretrained(
             settings.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except LOAD_ERRORS as error:
         raise SettingsError(f"student.model {settings.model}: can't load a model config: {error}") from None
     content = {key: value for key, value in config.to_dict().items() if key not in _NOT_PART_OF_THE_CONFIG}
     content_id = digest(b"config", canonical_json(json.loads(json.dumps(content, default=str))))

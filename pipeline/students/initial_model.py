@@ -13,7 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from logitlake.pipeline.settings.models import LoraSettings, StudentSettings
 from logitlake.pipeline.students.identity import Parent
+from logitlake.pipeline.students.preflight import check_layers
 from logitlake.pipeline.teachers.files import TeacherFiles
+from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
 from logitlake.storage.errors import MismatchError, SettingsError
 
 
@@ -65,8 +67,7 @@ def _shape(tensor: torch.Tensor | None) -> torch.Size | None:
 
 def kept_layers(total: int, n_layers: int) -> list[int]:
     """Indices of the layers to keep: evenly spaced, with the first and the last (for one layer the first)."""
-    if not 1 <= n_layers <= total:
-        raise SettingsError(f"student.layers: expected 1 to {total}, the teacher's layers, found {n_layers}")
+    check_layers(total, n_layers)
     if n_layers == 1:
         return [0]
     return [round(index * (total - 1) / (n_layers - 1)) for index in range(n_layers)]
@@ -129,7 +130,7 @@ def _load(name: str, revision: str | None, trust_remote_code: bool, setting: str
         return AutoModelForCausalLM.from_pretrained(
             name, revision=revision, dtype="auto", trust_remote_code=trust_remote_code, use_safetensors=True
         )
-    except (OSError, ValueError, KeyError) as error:
+    except LOAD_ERRORS as error:
         raise SettingsError(f"{setting} {name}: can't be loaded as a causal language model: {error}") from None
 
 
@@ -140,7 +141,7 @@ def _from_config(settings: StudentSettings) -> Any:
         )
         config.dtype = torch.float32
         return AutoModelForCausalLM.from_config(config, trust_remote_code=settings.trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except LOAD_ERRORS as error:
         raise SettingsError(f"student.model {settings.model}: no model can be made from its config: {error}") from None
 
 

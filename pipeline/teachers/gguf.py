@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import struct
 import tempfile
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from logitlake.pipeline.teachers.fingerprints import cache_directory
+from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.identity import digest
 
@@ -47,7 +47,7 @@ def _save(path: Path, staging: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(
             folder, gguf_file=name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
         )
-    except (ValueError, OSError, KeyError, IndexError, NotImplementedError, struct.error) as error:
+    except LOAD_ERRORS as error:
         raise SettingsError(f"teacher {path}: transformers can't read this GGUF file ({error})") from None
     tokenizer.save_pretrained(staging)
     model.save_pretrained(staging)

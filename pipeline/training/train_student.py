@@ -20,9 +20,10 @@ from logitlake.pipeline.reading.local_copy import LocalCopy
 from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.settings.models import StudentSettings, TrainingSettings
 from logitlake.pipeline.settings.registry import LOSSES
-from logitlake.pipeline.students.identity import Parent, find_parent, read_facts, student_id
+from logitlake.pipeline.students.identity import Parent, find_parent, student_id
 from logitlake.pipeline.students.initial_model import make_student
 from logitlake.pipeline.students.model_card import write_card
+from logitlake.pipeline.students.preflight import existing_facts
 from logitlake.pipeline.students.tokenizer import check_tokenizer, copy_tokenizer
 from logitlake.pipeline.teachers.devices import device_has_bfloat16, resolve_device
 from logitlake.pipeline.teachers.dtype import resolve_dtype
@@ -41,6 +42,8 @@ from logitlake.storage.row_sets.row_set import RowSet
 log = logging.getLogger(__name__)
 
 _KEPT_CHECKPOINTS = 2
+
+_MAX_NAME_BYTES = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,13 +91,13 @@ def train_student(
     parent = parent or find_parent(student, recipe, teacher)
     this_id = student_id(parent, row_set, student, training)
     output = training.output.expanduser().absolute()
-    if (facts := _existing(output, this_id)) is not None:
+    if (facts := existing_facts(output, this_id)) is not None:
         return TrainedStudent(
             student_id=this_id, parent_id=parent.parent_id, directory=output, existed=True, facts=facts
         )
     tokenizer = _tokenizer_directory(student, parent, teacher)
     check_tokenizer(tokenizer, recipe, chat_template=chat_template)
-    work = output.with_name(f".{output.name}.{this_id[:12]}")
+    work = _work_directory(output, this_id)
     args = training_arguments(training, work / "checkpoints", show_progress=show_progress)
     reader = RowSetReader(
         row_set,
@@ -183,18 +186,10 @@ def _precision(training: TrainingSettings, use_cpu: bool) -> str:
     return "fp16" if device.type == "cuda" else "fp32"
 
 
-def _existing(output: Path, this_id: str) -> dict[str, Any] | None:
-    """Facts of the student if `output` holds it, None if `output` is missing or empty; else raises SettingsError."""
-    facts = read_facts(output)
-    if facts.get("student_id") == this_id:
-        return facts
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        content = f"student {facts['student_id'][:12]}" if facts else "files that are not a student"
-        raise SettingsError(
-            f"training.output {output}: expected an empty directory for student {this_id[:12]}, found {content}; "
-            "set another directory, or move that one away"
-        )
-    return None
+def _work_directory(output: Path, this_id: str) -> Path:
+    """Where checkpoints and the unfinished student lie: beside `output`, and the same after a kill."""
+    name = f".{output.name}.{this_id[:12]}"
+    return output.with_name(name if len(os.fsencode(name)) <= _MAX_NAME_BYTES else f".{this_id}")
 
 
 def _tokenizer_directory(student: StudentSettings, parent: Parent, teacher: TeacherFiles | None) -> Path:

@@ -8,6 +8,7 @@ from logitlake.storage.errors import SettingsError
 from logitlake.storage.lake.schema import SEQUENCES
 
 _GLOB_SIGNS = frozenset("*?[")
+_ADVICE = "choose another path, or name it by a symbolic link with a plain name"
 _CATALOG_SCHEMES = ("postgres:", "sqlite:", "duckdb:", "mysql:")
 
 
@@ -60,21 +61,36 @@ def _catalog(text: str) -> str:
             f"lake.catalog {text!r}: expected a SQLite file or postgres:…; a DuckDB file admits one process at a time "
             "and MySQL is not supported by DuckLake's commit protocol"
         )
-    return f"sqlite:{Path(text.removeprefix('sqlite:')).expanduser().absolute()}"
+    path = str(Path(text.removeprefix("sqlite:")).expanduser().absolute())
+    _check_text("lake.catalog", path)
+    return f"sqlite:{path}"
 
 
 def _data(text: str) -> str:
     if "://" not in text:
         text = str(Path(text).expanduser().absolute())
+        _check_text("lake.data", text)
     for part in text.split("/"):
         if set(part) & _GLOB_SIGNS:
             raise SettingsError(
                 f"lake.data {text!r}: expected a path without any of {' '.join(sorted(_GLOB_SIGNS))}, found {part!r}: "
-                "DuckDB would take it for a pattern and find no files; choose another path"
+                f"DuckDB would take it for a pattern and find no files; {_ADVICE}"
             )
         if part.partition("=")[1] and part.partition("=")[0] in SEQUENCES.names:
             raise SettingsError(
                 f"lake.data {text!r}: found the folder {part!r}, which DuckDB would read as the value of the column "
-                f"{part.partition('=')[0]!r} of every shard; choose another path"
+                f"{part.partition('=')[0]!r} of every shard; {_ADVICE}"
             )
     return text if text.endswith("/") else f"{text}/"
+
+
+def _check_text(setting: str, path: str) -> None:
+    """Refuse a local path that DuckDB can't take. Raises SettingsError."""
+    if "\\" in path:
+        raise SettingsError(
+            f"{setting} {path!r}: found a backslash, which DuckDB takes for a separator of directories; {_ADVICE}"
+        )
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise SettingsError(f"{setting} {path!r}: found bytes that are not UTF-8; {_ADVICE}") from None

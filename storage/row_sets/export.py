@@ -17,6 +17,7 @@ from logitlake.storage.errors import SettingsError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.schema import FORMAT_VERSION, SEQUENCES
 from logitlake.storage.row_sets.row_set import RowSet, fetch
+from logitlake.storage.staging import staged_beside
 
 NOTE = "lineage.json"
 _FILE_TOKENS = 4_000_000
@@ -46,7 +47,7 @@ def export_rows(lake: Lake, rows: RowSet, directory: Path, *, n_missing: int = 0
     """
     if directory.exists() and any(directory.iterdir()):
         raise SettingsError(f"export {directory}: holds something already; name a directory that is empty or new")
-    staged = directory.with_name(f".{directory.name}.tmp")
+    staged = staged_beside(directory)
     shutil.rmtree(staged, ignore_errors=True)
     try:
         _write(lake, rows, staged, n_missing)
@@ -63,7 +64,8 @@ def _write(lake: Lake, rows: RowSet, staged: Path, n_missing: int) -> None:
     (staged / "data").mkdir(parents=True)
     for number, unit_ids in enumerate(_files(rows)):
         table = fetch(lake, rows, unit_ids, SEQUENCES.names)
-        pq.write_table(_plain(table), staged / "data" / f"part-{number:05d}.parquet", compression="zstd")
+        with (staged / "data" / f"part-{number:05d}.parquet").open("wb") as file:
+            pq.write_table(_plain(table), file, compression="zstd")
     note = {
         **_described(rows),
         "n_missing": n_missing,

@@ -12,7 +12,7 @@ import duckdb
 
 from logitlake.storage.errors import QueryError
 from logitlake.storage.lake.tables import NAME
-from logitlake.storage.sql.sql_tree import functions, nodes, parse_select
+from logitlake.storage.sql.sql_tree import SQL_ERRORS, functions, nodes, parse_select
 
 # Table functions that only compute, or list what is in the session. Any other (read_csv, ducklake_…, query) is refused.
 _TABLE_FUNCTIONS = frozenset(
@@ -47,7 +47,7 @@ def check_query(sql: str, *, catalogs: frozenset[str] = frozenset({NAME})) -> No
 def _check_kind(sql: str) -> None:
     try:
         statements = duckdb.extract_statements(sql)
-    except duckdb.Error as error:
+    except SQL_ERRORS as error:
         raise QueryError(f"not valid SQL: {error}") from None
     kinds = [statement.type for statement in statements]
     if kinds == [duckdb.StatementType.CREATE, duckdb.StatementType.SELECT] and "pivot" in sql.lower():
@@ -91,6 +91,6 @@ def _without_comments(sql: str) -> str:
     """The statement from its first word on: DuckDB's tokens leave comments out."""
     try:
         tokens = duckdb.tokenize(sql)
-    except duckdb.Error as error:
+    except SQL_ERRORS as error:
         raise QueryError(f"not valid SQL: {error}") from None
     return sql.encode()[tokens[0][0] :].decode() if tokens else sql

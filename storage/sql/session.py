@@ -23,6 +23,8 @@ from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.tables import NAME
 from logitlake.storage.sql.read_only import check_query
 from logitlake.storage.sql.scope import Scope, forgotten_since, narrow
+from logitlake.storage.sql.sql_tree import SQL_ERRORS
+from logitlake.storage.staging import staged_beside
 
 _SETTINGS = (
     "autoload_known_extensions = false",
@@ -101,7 +103,7 @@ class ReadSession:
         try:
             with interruptible(self._lake.connection, timeout):
                 yield self._lake.connection.execute(sql)
-        except (duckdb.Error, pa.ArrowException) as error:
+        except (*SQL_ERRORS, pa.ArrowException) as error:
             raise QueryError(f"the query failed: {error}") from None
 
     def _close_off(self, location: LakeLocation, memory_limit: str | None) -> None:
@@ -169,12 +171,13 @@ def write_parquet(session: ReadSession, sql: str, path: Path, *, timeout: float 
 
     Raises QueryError for a query that fails or a path that can't be written.
     """
-    staged = path.with_name(f".{path.name}.tmp")
+    staged = staged_beside(path.absolute())
     n_rows = 0
     try:
         with (
             session.batches(sql, timeout=timeout) as batches,
-            pq.ParquetWriter(staged, batches.schema, compression="zstd") as writer,
+            staged.open("wb") as file,
+            pq.ParquetWriter(file, batches.schema, compression="zstd") as writer,
         ):
             for batch in batches:
                 writer.write_batch(batch)

@@ -9,6 +9,9 @@ import duckdb
 
 from logitlake.storage.errors import QueryError
 
+# A message of DuckDB that quotes a part of a query may be cut inside a character.
+SQL_ERRORS: tuple[type[Exception], ...] = (duckdb.Error, UnicodeDecodeError)
+
 
 def parse_select(sql: str) -> dict[str, Any]:
     """The syntax tree of one SELECT. Raises QueryError for what does not parse or is no SELECT."""

@@ -72,7 +72,17 @@ def _text(query: str | None, file: Path | None) -> str | None:
         return read_query(file)
     if query is None and sys.stdin.isatty():
         return None
-    text = sys.stdin.read() if query in (None, "-") else query
+    text = _standard_input() if query is None or query == "-" else query
     if not text.strip():
         raise QueryError("expected a query, found none: give it as the argument, by --file FILE, or on standard input")
     return text
+
+
+def _standard_input() -> str:
+    try:
+        text = sys.stdin.read()
+        # In some locales Python reads wrong bytes as surrogates.
+        text.encode()
+        return text
+    except UnicodeError as error:
+        raise QueryError(f"query on standard input: expected UTF-8 ({error}); convert it first") from None

@@ -1,12 +1,14 @@
 """JSON Lines, one document a line: plain, .gz or .zst, a file or a directory of them."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Literal
 
 import orjson
 
 from logitlake.pipeline.corpus.document import Document, DocumentBuilder, Reject, RejectReason, document_builder
-from logitlake.pipeline.corpus.files import CorpusFile, corpus_files, unreadable
+from logitlake.pipeline.corpus.files import CorpusFile, read_files
+from logitlake.pipeline.corpus.json_line import RepeatedKeyError, TooManyValuesError, parse_json
 from logitlake.pipeline.corpus.streams import CORRUPT_STREAM, MAX_LINE_BYTES, lines, open_stream
 from logitlake.pipeline.settings.corpus import CorpusSettings
 
@@ -24,18 +26,18 @@ class JsonlCorpus(CorpusSettings):
 
 
 def read_jsonl(settings: CorpusSettings, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Document | Reject]:
-    """The documents and rejects of a JSON Lines corpus, streamed: memory is one line.
+    """The documents and rejects of a JSON Lines corpus, streamed: memory is a few times the longest line.
 
-    Blank lines are counted and skipped. A file with damaged compression gives the lines before it and one reject.
-    Raises CorpusError if the corpus or one of its files can't be opened.
+    Lines over `max_line_bytes`, or of more values than `parse_json` reads, are rejects. Blank lines are counted and
+    skipped. A file with damaged compression gives the lines before it and one reject. Raises CorpusError if the corpus
+    or one of its files can't be opened.
     """
-    build = document_builder(settings)
-    for file in corpus_files(settings.name, settings.path, settings.glob, _DEFAULT_GLOB):
-        yield from _read_file(settings.name, file, build, max_line_bytes)
+    read = partial(_read_file, settings.name, document_builder(settings), max_line_bytes)
+    return read_files(settings, _DEFAULT_GLOB, read)
 
 
 def _read_file(
-    corpus: str, file: CorpusFile, build: DocumentBuilder, max_line_bytes: int
+    corpus: str, build: DocumentBuilder, max_line_bytes: int, file: CorpusFile
 ) -> Iterator[Document | Reject]:
     number = 0
     source = file.source
@@ -49,17 +51,19 @@ def _read_file(
                 if number == 1:
                     line = line.removeprefix(_BYTE_ORDER_MARK)
                 try:
-                    record = orjson.loads(line)
+                    record = parse_json(line)
+                except TooManyValuesError as error:
+                    yield Reject(corpus, source, number, RejectReason.TOO_LONG, f"line of {error}")
+                except RepeatedKeyError as error:
+                    yield Reject(corpus, source, number, RejectReason.REPEATED_KEY, str(error))
                 except orjson.JSONDecodeError as error:
                     if not line.isspace() and line:
                         yield _not_json(corpus, source, number, line, error)
-                    continue
-                yield build(record, source, number)
+                else:
+                    yield build(record, source, number)
     except CORRUPT_STREAM as error:
-        detail = f"the compressed data is torn after line {number}: {error}"
+        detail = f"the compressed data can't be read after line {number}: {error}"
         yield Reject(corpus, source, number + 1, RejectReason.CORRUPT_FILE, detail)
-    except OSError as error:
-        raise unreadable(corpus, file, error) from None
 
 
 def _not_json(corpus: str, source: str, number: int, line: bytes, error: orjson.JSONDecodeError) -> Reject:

@@ -21,6 +21,7 @@ from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.pipeline.teachers.devices import resolve_device
 from logitlake.pipeline.teachers.dtype import resolve_dtype
 from logitlake.pipeline.teachers.files import TeacherFiles
+from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
 from logitlake.storage.errors import MismatchError, SettingsError
 
 # Logits that exist at once: 64 M elements are 128 MB in bfloat16.
@@ -174,7 +175,7 @@ def load_teacher(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: 
             trust_remote_code=settings.trust_remote_code,
             use_safetensors=None if settings.allow_pickle else True,
         )
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+    except LOAD_ERRORS as error:
         raise SettingsError(f"teacher {files.directory}: transformers can't load it: {error}") from None
     if files.adapter_directory is not None:
         model = _with_adapter(model, files, allow_pickle=settings.allow_pickle)

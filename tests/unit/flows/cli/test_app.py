@@ -232,3 +232,16 @@ except SystemExit as done:
 def test_the_default_tables_cut_no_line_when_piped(cli: Any, filled: Any) -> None:
     result = cli("sql", "SELECT repeat('x', 300) AS wide", "--config", filled.config_file)
     assert "x" * 300 in result.stdout
+
+
+def test_a_corpus_directory_without_files_yet_is_no_error(
+    cli: Any, config: Any, config_file: Path, run_capture: Any
+) -> None:
+    incoming = config_file.parent / "incoming"
+    incoming.mkdir()
+    result = cli("plan", "--config", config_file, "--set", f"corpora.test.path={incoming}", "--format", "json")
+    assert (result.exit_code, json.loads(result.stdout)["documents_new"]) == (0, 0), result.stderr
+    assert "no file below" in result.stderr
+    corpus = config.corpora[0].model_copy(update={"path": str(incoming)})
+    report = run_capture(config.model_copy(update={"corpora": (corpus,)}))
+    assert (report.documents_seen, report.n_units) == (0, 0)

@@ -50,16 +50,20 @@ def test_what_is_not_there_is_told_before_prefect_is_imported(
         ("training.query=SELECT corpus FROM sequences", "columns doc_id"),
         ("training.query=SELECT doc_id FROM documents WHERE held_out", "no rows to train on"),
         ("training.where=nonsense > 1", "nonsense"),
+        ("student.layers=99", "student.layers: expected 1 to"),
+        ("training.output=.", "training.output"),
+        ("training.output=logitlake.yaml", "training.output"),
     ],
 )
-def test_a_choice_of_rows_that_can_not_be_is_told_before_prefect_and_torch_are_imported(
+def test_a_training_that_can_not_be_is_refused_before_prefect_and_torch_are_imported(
     filled: Any, setting: str, words: str
 ) -> None:
     script = SCRIPT.replace('"capture"', '"train"')
     script = script.replace('"prefect" not in sys.modules', 'not {"prefect", "torch"} & set(sys.modules)')
     name, _, value = setting.partition("=")
     call = [sys.executable, "-c", script, str(filled.config_file), f"{name}={json.dumps(value)}"]
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    directory = filled.config_file.parent
+    done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=directory)
     assert done.returncode in (2, 5), done.stderr + done.stdout
     assert words in done.stdout
 

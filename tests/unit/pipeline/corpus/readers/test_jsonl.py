@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logitlake.pipeline.corpus.document import Chat, Document, Pair, Reject
+from logitlake.pipeline.corpus.json_line import parse_json
 from logitlake.pipeline.corpus.readers.jsonl import read_jsonl
 from logitlake.pipeline.corpus.streams import lines
 from logitlake.pipeline.settings.models import CorpusSettings
 from logitlake.storage.errors import CorpusError
+from logitlake.storage.identity import document_id
 
 
 def read(path, **settings):
@@ -27,6 +29,10 @@ def found(items):
 def record(**fields):
     return orjson.dumps(fields) + b"\n"
 
+
+NESTED = "[" * 500 + "]" * 500
+
+SPEAKERS = ("system", "human", "gpt")
 
 PACKERS = {
     "a.jsonl": bytes,
@@ -69,6 +75,9 @@ def test_single_file_is_named_by_its_name_alone(tmp_path):
         (b'{"text": "abcdefghijk"}', "too_long"),
         (b'{"text": "\\ud800"}', "bad_json"),
         (b"[" * 5000, "bad_json"),
+        (b'{"text": "one", "text": "two"}', "repeated_key"),
+        (b'{"text": "one", "te\\u0078t": "two"}', "repeated_key"),
+        (b'{"text": "one", "x": [{"a": 1, "b": {}, "a" :2}]}', "repeated_key"),
     ],
 )
 def test_line_that_can_not_be_used_is_a_reject_with_its_place_and_the_run_goes_on(tmp_path, line, reason):
@@ -133,9 +142,8 @@ def test_torn_compressed_file_gives_what_came_before_one_reject_and_the_next_fil
 
 
 def test_frames_one_after_the_other_and_skippable_frames_are_read(tmp_path):
-    packer = zstandard.ZstdCompressor()
     skippable = (0x184D2A50).to_bytes(4, "little") + (3).to_bytes(4, "little") + b"abc"
-    content = skippable + packer.compress(record(text="one")) + skippable + packer.compress(record(text="two"))
+    content = skippable + zstandard.compress(record(text="one")) + skippable + zstandard.compress(record(text="two"))
     (tmp_path / "a.jsonl.zst").write_bytes(content)
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(record(text="three")) + gzip.compress(record(text="four")))
     assert found(read(tmp_path)) == [(1, "one"), (2, "two"), (1, "three"), (2, "four")]
@@ -157,6 +165,10 @@ def test_pairs_and_chats_are_known_by_their_content(tmp_path):
     ("messages", "reason"),
     [
         ("hi", "wrong_type"),
+        ('[{"role": "user", "content": "a", "content": "b"}]', "repeated_key"),
+        ([{"from": "narrator", "value": "hi"}], "wrong_type"),
+        ([{"from": "human", "value": 3}], "wrong_type"),
+        (f'[{{"role": "user", "content": {NESTED}}}]', "wrong_type"),
         ([], "empty"),
         (["hi"], "wrong_type"),
         ([{"content": "hi"}], "wrong_type"),
@@ -167,6 +179,40 @@ def test_pairs_and_chats_are_known_by_their_content(tmp_path):
 def test_chat_that_can_not_be_used_is_a_reject(tmp_path, messages, reason):
     (tmp_path / "a.jsonl").write_bytes(record(m=messages))
     assert found(read(tmp_path, messages_field="m")) == [(1, reason)]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text(alphabet=':,[{"\\\\a'),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(alphabet=':"\\\\a'), inner),
+    )
+)
+def test_what_has_each_key_once_is_read_whatever_its_strings_hold(value):
+    assert parse_json(orjson.dumps(value)) == value
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda chat: chat,
+        lambda chat: [{"from": said, "value": m["content"]} for said, m in zip(SPEAKERS, chat, strict=True)],
+        lambda chat: orjson.dumps(chat).decode(),
+        lambda chat: [orjson.dumps(message).decode() for message in chat],
+    ],
+    ids=["objects", "sharegpt", "json text", "messages as json text"],
+)
+def test_a_chat_has_one_id_in_every_form_that_is_read(tmp_path, form):
+    chat = [{"role": role, "content": text} for role, text in (("system", "be"), ("user", "hi"), ("assistant", "ho"))]
+    (tmp_path / "a.jsonl").write_bytes(record(m=form(chat)))
+    [item] = read(tmp_path, messages_field="m")
+    assert item.content == Chat(tuple(chat))
+    assert item.doc_id == document_id(chat)
+
+
+def test_a_detail_is_short_however_long_the_name_that_it_quotes(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(record(**{"x" * 10**6: 1}))
+    [reject] = read(tmp_path)
+    assert len(reject.detail) < 1000
 
 
 @pytest.mark.parametrize(("pair", "reason"), [({"p": "a"}, "missing_field"), ({"p": "a", "c": ""}, "empty")])

@@ -2,7 +2,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from logitlake.pipeline.corpus.document import Document
+from logitlake.pipeline.corpus.document import Chat, Document
 from logitlake.pipeline.settings.models import CorpusSettings
 
 
@@ -45,6 +45,32 @@ def test_rows_of_a_file_without_the_column_are_rejected_and_the_next_file_is_rea
     assert "body" in items[0].detail
 
 
+def test_two_columns_of_one_name_are_refused_whichever_is_last(tmp_path):
+    columns = [pa.array(["one", "two"]), pa.array(["three", "four"])]
+    pq.write_table(pa.table(columns, names=["text", "text"]), tmp_path / "a.parquet")
+    pq.write_table(pa.table([*columns, columns[0]], names=["x", "text", "x"]), tmp_path / "b.parquet")
+    assert found(read(tmp_path)) == [(1, "repeated_key"), (2, "repeated_key"), (1, "three"), (2, "four")]
+
+
+@pytest.mark.parametrize("values", [pa.string(), pa.large_string()])
+def test_chats_as_lists_of_maps_are_read_and_a_key_twice_is_rejected(tmp_path, values):
+    kind = pa.list_(pa.map_(pa.string(), values))
+    said = [("role", "user"), ("content", "hi"), ("name", None)]
+    column = pa.array([[said], [[*said, ("content", "ho")]]], kind)
+    pq.write_table(pa.table({"m": column}), tmp_path / "a.parquet")
+    chat, repeated = read(tmp_path, messages_field="m")
+    assert chat.content == Chat(({"role": "user", "content": "hi"},))
+    assert repeated.reason == "repeated_key"
+
+
+def test_chats_as_json_text_are_read(tmp_path):
+    text = '[{"role": "user", "content": "hi"}]'
+    pq.write_table(pa.table({"m": [text], "n": [text.encode()]}), tmp_path / "a.parquet")
+    for field in ("m", "n"):
+        [chat] = read(tmp_path, messages_field=field)
+        assert chat.content == Chat(({"role": "user", "content": "hi"},))
+
+
 def test_column_of_another_type_is_rejected(tmp_path):
     pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "a.parquet")
     assert found(read(tmp_path)) == [(1, "wrong_type"), (2, "wrong_type")]
@@ -85,3 +111,11 @@ def test_page_overwritten_in_the_middle_gives_what_came_before_and_one_reject(tm
     items = read(tmp_path)
     assert [item.reason for item in items if not isinstance(item, Document)] == ["corrupt_file"]
     assert len(items) > 500
+
+
+def test_names_of_columns_that_are_not_utf8_make_one_reject(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["one"], "xother": ["x"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"xother", b"\xbbother"))
+    pq.write_table(pa.table({"text": ["two"]}), tmp_path / "b.parquet")
+    assert found(read(tmp_path)) == [(1, "corrupt_file"), (1, "two")]
