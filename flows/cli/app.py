@@ -102,8 +102,8 @@ def _message_and_code(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno in _FULL:
         full = error.errno == errno.ENOSPC
         reason = "the disk is full" if full else f"no room to write: {os.strerror(error.errno)}"
-        message = f"{reason} ({error.filename or error}): free some space and run again; committed work is kept"
-        return message, LakeError.exit_code
+        file = f" ({error.filename})" if error.filename else ""
+        return f"{reason}{file}: free some space and run again; committed work is kept", LakeError.exit_code
     if isinstance(error, OSError) and error.filename is not None and error.errno in _PATH_ERRORS:
         message = f"{error.filename}: {error.strerror}; choose another path, or correct this one"
         return message, SettingsError.exit_code

@@ -237,7 +237,7 @@ def test_recipes_are_found_by_prefix_and_doubts_are_named(lake, recipe):
     assert find_recipe(lake, recipe_id[:6]) == (recipe_id, recipe)
     assert (Path(lake.location.data) / "recipes" / f"{recipe_id}.json").exists()
     register_recipe(lake, {**recipe, "temperature": 2.0})
-    with pytest.raises(LakeError, match="longer prefix"):
+    with pytest.raises(LakeError, match="give more of the id"):
         find_recipe(lake)
 
 
