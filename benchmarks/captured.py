@@ -17,7 +17,7 @@ from logitlake.flows.demo.teacher import demo_teacher
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.identity import canonical_json, digest
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.schema import FORMAT_VERSION
+from logitlake.storage.schema.sequences import FORMAT_VERSION
 
 CACHE = REPOSITORY / ".cache" / "benchmarks"
 TEACHER_VARIABLE = "LOGITLAKE_BENCH_TEACHER"

@@ -29,8 +29,8 @@ from logitlake.pipeline.training.distillation_trainer import DistillationTrainer
 from logitlake.pipeline.training.model_loss import LossSettings
 from logitlake.pipeline.training.train_student import training_arguments
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.schema import HASHES, SEQUENCES, complete_rows
 from logitlake.storage.row_sets.row_set import RowSet
+from logitlake.storage.schema.sequences import HASHES, SEQUENCES, complete_rows
 from logitlake.storage.shards.writing import encode_shard
 from logitlake.storage.writing.recipes import find_recipe
 

@@ -21,8 +21,8 @@ from logitlake.storage.identity import digest
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake, Transaction
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.schema import SEQUENCES, with_checksums
-from logitlake.storage.lake.tables import NAME
+from logitlake.storage.schema.sequences import SEQUENCES, with_checksums
+from logitlake.storage.schema.tables import NAME
 from logitlake.storage.shards.writing import write_shard
 from logitlake.storage.upkeep.compaction import merge_small_tables
 from logitlake.storage.writing.commits import documents_of, unit_id_of

@@ -11,7 +11,7 @@ from logitlake.pipeline.targets.arrow_lists import flat_lists
 from logitlake.pipeline.tokens.sequences import TokenSequence
 from logitlake.storage.identity import digest
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.schema.sequences import SEQUENCES
 
 SALT = b"benchmark sample"
 

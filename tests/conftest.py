@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from logitlake.storage.lake.schema import SEQUENCES, with_checksums
 from logitlake.storage.row_sets.row_set import RowSet
+from logitlake.storage.schema.sequences import SEQUENCES, with_checksums
 
 if TYPE_CHECKING:
     from logitlake.pipeline.reading.reader import RowSetReader

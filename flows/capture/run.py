@@ -29,7 +29,7 @@ from logitlake.storage.errors import LogitlakeError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
-from logitlake.storage.lake.schema import CAPTURED
+from logitlake.storage.schema.sequences import CAPTURED
 from logitlake.storage.writing.commits import Receipt, commit_unit
 from logitlake.storage.writing.known_documents import KnownDocuments
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary

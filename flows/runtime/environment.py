@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import platformdirs
 
-from logitlake.flows.runtime.proxies import reach_this_machine
+from logitlake.flows.prefect_server.proxies import reach_this_machine
 from logitlake.flows.runtime.termination import termination_raises
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import LogitlakeError, ServerStartError
@@ -50,8 +50,8 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
     # Imported here: Prefect reads the variables that this module sets.
     from prefect import tags
 
-    from logitlake.flows.runtime.configured_server import require_server
-    from logitlake.flows.runtime.ephemeral_server import shield_ephemeral_server
+    from logitlake.flows.prefect_server.configured import require_server
+    from logitlake.flows.prefect_server.ephemeral import shield_ephemeral_server
 
     require_server()
     shield_ephemeral_server()

@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.error import URLError
 
-from logitlake.flows.runtime.proxies import reach_this_machine
-from logitlake.flows.runtime.tied_process import tied_command
+from logitlake.flows.prefect_server.proxies import reach_this_machine
+from logitlake.flows.prefect_server.tied_process import tied_command
 from logitlake.flows.serve.live_runs import remove_leases
 from logitlake.storage.errors import LogitlakeError, SettingsError
 

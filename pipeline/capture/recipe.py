@@ -16,7 +16,7 @@ from logitlake.pipeline.teachers.registry import check_engine
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.identity import FACTS, recipe_id
-from logitlake.storage.lake.schema import STEPS_PER_NAT
+from logitlake.storage.schema.sequences import STEPS_PER_NAT
 
 # The version of what a row means; `format_version` in the recipe. A new one gives every recipe a new id, so that the
 # teacher has to run again: raise it only if the same settings give rows with another meaning. How rows are stored is

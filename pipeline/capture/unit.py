@@ -24,7 +24,7 @@ from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets, c
 from logitlake.pipeline.teachers.engine import Engine
 from logitlake.pipeline.tokens.sequences import TokenSequence
 from logitlake.storage.errors import MismatchError
-from logitlake.storage.lake.schema import CAPTURED
+from logitlake.storage.schema.sequences import CAPTURED
 
 # Batches that may wait for the encoder: enough to overlap, few enough to bound memory.
 _WAITING = 2

@@ -28,8 +28,8 @@ from logitlake.pipeline.teachers.engine import Engine
 from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
 from logitlake.pipeline.training.output_layer import ModelParts, take_apart
 from logitlake.storage.errors import MismatchError, SettingsError
-from logitlake.storage.lake.schema import STEPS_PER_NAT
 from logitlake.storage.row_sets.row_set import RowSet
+from logitlake.storage.schema.sequences import STEPS_PER_NAT
 from logitlake.storage.target_facts import target_facts
 
 EVALUATION_COLUMNS = (*TARGET_COLUMNS, "targets_hash", "doc_id", "entropy_codes", "nll_codes", "nll_steps_per_nat")

@@ -19,8 +19,8 @@ from logitlake.pipeline.reading.row_order import Block, Draw, UnitWeights, in_or
 from logitlake.pipeline.targets.decoding import CutMass, DecodedRows, DecodedTable, PickedRow
 from logitlake.storage.errors import IntegrityError, LakeError, SettingsError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.schema import differing_targets
 from logitlake.storage.row_sets.row_set import RowSet, fetch
+from logitlake.storage.schema.sequences import differing_targets
 
 # (unit ids, columns) → their rows ordered by (unit_id, doc_id, window), as storage.row_sets.row_set.fetch gives them.
 Fetch = Callable[[Sequence[str], Sequence[str]], pa.Table]

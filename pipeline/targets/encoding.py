@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from logitlake.pipeline.targets.sparsifiers.blocks import Statistics
 from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets, offsets_of
 from logitlake.pipeline.tokens.sequences import TokenSequence
-from logitlake.storage.lake.schema import CAPTURED, STEPS_PER_NAT, complete_rows
+from logitlake.storage.schema.sequences import CAPTURED, STEPS_PER_NAT, complete_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,1 +1,1 @@
-"""The DuckLake catalog: location, creation, schema, views, transactions."""
+"""The DuckLake catalog: location, creation, migration, views, transactions."""

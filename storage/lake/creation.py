@@ -10,9 +10,9 @@ from logitlake.storage.lake.catalog_changes import catalog_transaction, repeat_i
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.migration import migrate, notes_are_current, write_lake_note
 from logitlake.storage.lake.object_store import list_paths
-from logitlake.storage.lake.row_hash import insert_rows
-from logitlake.storage.lake.schema import FORMAT_VERSION
-from logitlake.storage.lake.tables import NAME, TABLES, create_statements
+from logitlake.storage.schema.row_hash import insert_rows
+from logitlake.storage.schema.sequences import FORMAT_VERSION
+from logitlake.storage.schema.tables import NAME, TABLES, create_statements
 
 # Small deletes must appear in the list of files, and the rows of every table must lie in the data path. The guard is an
 # exception: its row changes with every commit, and rebuild does not need it.

@@ -26,8 +26,8 @@ from logitlake.storage.lake.locks import commit_lock
 from logitlake.storage.lake.migration import check_format, is_current, migrate
 from logitlake.storage.lake.object_store import configure_object_store
 from logitlake.storage.lake.overlay import MEMORY, lay_views
-from logitlake.storage.lake.row_hash import insert_rows
-from logitlake.storage.lake.tables import NAME
+from logitlake.storage.schema.row_hash import insert_rows
+from logitlake.storage.schema.tables import NAME
 
 _CATALOG_RETRIES = 100
 # What DuckLake says of a catalog database that holds no DuckLake, such as an empty PostgreSQL database.

@@ -3,7 +3,7 @@
 import duckdb
 
 from logitlake.storage.errors import LakeError
-from logitlake.storage.lake.tables import NAME
+from logitlake.storage.schema.tables import NAME
 
 _REQUIRED = ("held_out_salt", "held_out_share")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from logitlake.storage.errors import SettingsError
-from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.schema.sequences import SEQUENCES
 
 _GLOB_SIGNS = frozenset("*?[")
 _ADVICE = "choose another path, or name it by a symbolic link with a plain name"

@@ -16,9 +16,9 @@ from logitlake.storage.lake.catalog_changes import catalog_transaction, repeat_i
 from logitlake.storage.lake.lake_settings import read_lake_settings
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import list_paths, read_all, write_note
-from logitlake.storage.lake.schema import FORMAT_VERSION
-from logitlake.storage.lake.tables import NAME, TABLES, create_statements, sql_type
 from logitlake.storage.lake.views import make_views, views_are_current
+from logitlake.storage.schema.sequences import FORMAT_VERSION
+from logitlake.storage.schema.tables import NAME, TABLES, create_statements, sql_type
 
 # The note that a rebuild needs, twice: it is small, and nothing else beside the data tells the held-out rule.
 LAKE_NOTES = ("lake.json", "lake-copy.json")

@@ -10,8 +10,8 @@ import duckdb
 
 from logitlake.storage.lake.lake_settings import read_lake_settings
 from logitlake.storage.lake.migration import table_columns
-from logitlake.storage.lake.tables import NAME, TABLES, sql_type
 from logitlake.storage.lake.views import view_statements
+from logitlake.storage.schema.tables import NAME, TABLES, sql_type
 
 MEMORY = "memory"
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 from logitlake.storage.identity import canonical_json, digest, held_out_bound
 from logitlake.storage.lake.catalog_changes import catalog_transaction
 from logitlake.storage.lake.lake_settings import read_lake_settings
-from logitlake.storage.lake.row_hash import insert_rows
-from logitlake.storage.lake.tables import NAME
+from logitlake.storage.schema.row_hash import insert_rows
+from logitlake.storage.schema.tables import NAME
 from logitlake.storage.target_facts import FACTS_OF_OLD_RECIPES
 
 _INTERNAL_VIEW = re.compile(r"CREATE OR REPLACE VIEW store\.(\w+)")

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.schema import FORMAT_VERSION, SEQUENCES
 from logitlake.storage.row_sets.row_set import RowSet, fetch
+from logitlake.storage.schema.sequences import FORMAT_VERSION, SEQUENCES
 from logitlake.storage.staging import staged_beside
 
 NOTE = "lineage.json"

@@ -14,10 +14,10 @@ import pyarrow as pa
 from logitlake.storage.errors import LakeError, SettingsError
 from logitlake.storage.identity import canonical_json, digest
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.schema import SEQUENCES
-from logitlake.storage.lake.tables import NAME
 from logitlake.storage.row_sets.relation import ask, relation, relation_parameters
 from logitlake.storage.row_sets.selection import check_expression, choose_documents
+from logitlake.storage.schema.sequences import SEQUENCES
+from logitlake.storage.schema.tables import NAME
 from logitlake.storage.shards.reading import read_shard_rows
 
 # The column that the documents of a query bring to their rows.

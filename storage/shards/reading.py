@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from logitlake.storage.errors import LakeError
-from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.schema.sequences import SEQUENCES
 
 
 def read_shard_rows(places: pa.Table, columns: Sequence[str]) -> pa.Table:

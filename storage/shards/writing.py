@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from logitlake.storage.errors import IntegrityError
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import put_bytes
-from logitlake.storage.lake.schema import FORMAT_VERSION, SEQUENCES, complete_rows, differing_rows
+from logitlake.storage.schema.sequences import FORMAT_VERSION, SEQUENCES, complete_rows, differing_rows
 
 _ROW_GROUP_TOKENS = 131_072
 _DICTIONARY_COLUMNS = [

@@ -6,7 +6,7 @@ import re
 from logitlake.storage.lake.extensions import wheel_file
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import KEY_VARIABLES, bucket_options
-from logitlake.storage.lake.tables import NAME
+from logitlake.storage.schema.tables import NAME
 
 _PASSWORD = re.compile(r"\s*\bpassword\s*=\s*('(?:[^'\\]|\\.)*'|\S+)|(?<=://)([^:/@\s]+):[^@\s]*(?=@)")
 

@@ -11,7 +11,7 @@ import re
 import duckdb
 
 from logitlake.storage.errors import QueryError
-from logitlake.storage.lake.tables import NAME
+from logitlake.storage.schema.tables import NAME
 from logitlake.storage.sql.sql_tree import SQL_ERRORS, functions, nodes, parse_select
 
 # Table functions that only compute, or list what is in the session. Any other (read_csv, ducklake_…, query) is refused.

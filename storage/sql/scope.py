@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from logitlake.storage.errors import QueryError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.tables import NAME, TABLES
 from logitlake.storage.lake.views import held_out_rule
+from logitlake.storage.schema.tables import NAME, TABLES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

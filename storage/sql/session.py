@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from logitlake.storage.errors import QueryError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.tables import NAME
+from logitlake.storage.schema.tables import NAME
 from logitlake.storage.sql.read_only import check_query
 from logitlake.storage.sql.scope import Scope, forgotten_since, narrow
 from logitlake.storage.sql.sql_tree import SQL_ERRORS

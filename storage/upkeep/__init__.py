@@ -1,1 +1,1 @@
-"""Care of a lake: merge, forget, sweep, verify, rebuild."""
+"""Care of a lake: merge, forget, sweep, verify."""

@@ -15,8 +15,8 @@ import pyarrow as pa
 from logitlake.storage.errors import IntegrityError, LostRaceError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.object_store import put_bytes
-from logitlake.storage.lake.schema import complete_rows, stored_rows, with_hashes
-from logitlake.storage.lake.tables import NAME
+from logitlake.storage.schema.sequences import complete_rows, stored_rows, with_hashes
+from logitlake.storage.schema.tables import NAME
 from logitlake.storage.shards.writing import check_rows, encode_shard
 
 # Compaction writes these; a rebuild reads them before the files they were made from.

@@ -17,7 +17,7 @@ import pyarrow as pa
 from logitlake.storage.errors import LakeError, SettingsError
 from logitlake.storage.lake.lake import Lake, Transaction
 from logitlake.storage.lake.object_store import list_paths, read_all, write_note
-from logitlake.storage.lake.tables import TABLES
+from logitlake.storage.schema.tables import TABLES
 from logitlake.storage.sql.session import query
 from logitlake.storage.writing.runs import note_run
 

@@ -5,8 +5,8 @@ import pyarrow as pa
 from logitlake.storage.errors import LakeBusyError, LostRaceError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.row_hash import insert_hashed, with_row_hash
-from logitlake.storage.lake.tables import ROW_HASH, TABLES
+from logitlake.storage.schema.row_hash import insert_hashed, with_row_hash
+from logitlake.storage.schema.tables import ROW_HASH, TABLES
 
 # A transaction that replaces few rows is short, so that it can commit between the commits of other writers. Measured on
 # PostgreSQL: 20,000 rows take .5 to 1.5 s, 1,000 rows .1 to .4 s, and a single row no less.

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 
 from logitlake.storage.lake.lake import Lake, without_secrets
 from logitlake.storage.lake.object_store import connect, list_paths
-from logitlake.storage.lake.schema import complete_rows, differing_rows
-from logitlake.storage.lake.tables import NAME, TABLES
+from logitlake.storage.schema.sequences import complete_rows, differing_rows
+from logitlake.storage.schema.tables import NAME, TABLES
 from logitlake.storage.upkeep.forgetting import RETIRE_KIND
 from logitlake.storage.upkeep.table_files import DELETES_SUFFIX, intact_rows, unreadable_files
 

@@ -8,7 +8,7 @@ from logitlake.storage.errors import IntegrityError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.object_store import STAGING_SUFFIX, is_staged
-from logitlake.storage.lake.tables import NAME
+from logitlake.storage.schema.tables import NAME
 from logitlake.storage.upkeep.damaged_files import copy_aside
 from logitlake.storage.upkeep.history import examine, refusal
 

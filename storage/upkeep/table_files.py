@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import list_paths
-from logitlake.storage.lake.row_hash import describe, row_hashes
-from logitlake.storage.lake.tables import ROW_HASH, TABLES, sql_type
+from logitlake.storage.schema.row_hash import describe, row_hashes
+from logitlake.storage.schema.tables import ROW_HASH, TABLES, sql_type
 
 _BATCH_ROWS = 500_000
 DELETES_SUFFIX = "-delete.parquet"

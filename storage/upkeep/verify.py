@@ -11,9 +11,9 @@ from logitlake.storage.errors import LakeError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.migration import table_columns
 from logitlake.storage.lake.object_store import connect
-from logitlake.storage.lake.row_hash import damaged_rows, describe
-from logitlake.storage.lake.schema import differing_rows, stored_rows
-from logitlake.storage.lake.tables import NAME, ROW_HASH, TABLES
+from logitlake.storage.schema.row_hash import damaged_rows, describe
+from logitlake.storage.schema.sequences import differing_rows, stored_rows
+from logitlake.storage.schema.tables import NAME, ROW_HASH, TABLES
 from logitlake.storage.shards.writing import damage
 
 _IN_SAMPLE = "('0x' || substr(md5(unit_id || ?), 1, 8))::BIGINT < ?::DOUBLE * 4294967296"

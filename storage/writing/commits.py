@@ -17,8 +17,8 @@ from logitlake.storage.errors import LakeBusyError, LostRaceError
 from logitlake.storage.identity import digest
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake, Transaction
-from logitlake.storage.lake.schema import CAPTURED, SEQUENCES, complete_rows, with_checksums
-from logitlake.storage.lake.tables import NAME
+from logitlake.storage.schema.sequences import CAPTURED, SEQUENCES, complete_rows, with_checksums
+from logitlake.storage.schema.tables import NAME
 from logitlake.storage.shards.writing import write_shard
 from logitlake.storage.writing.sightings import insert_sightings
 

@@ -18,7 +18,7 @@ from logitlake.storage.failpoints import ENVIRONMENT_VARIABLE, FAILPOINTS
 from logitlake.storage.identity import document_id
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.upkeep.rebuild import rebuild
+from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.upkeep.verify import verify
 
 UNITS = 3
@@ -34,7 +34,7 @@ from logitlake.storage.identity import document_id, recipe_id
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.writing.recipes import register_recipe
-from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.schema.sequences import SEQUENCES
 
 directory, first, end = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 recipe = {"teacher": {"name": "tiny"}, "tokenizer": "t", "sparsifier": {"name": "varopt"}, "temperature": 1.0}

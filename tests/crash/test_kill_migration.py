@@ -13,8 +13,8 @@ import pytest
 from logitlake.storage.failpoints import ENVIRONMENT_VARIABLE, MIGRATION_FAILPOINTS
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.schema import FORMAT_VERSION
-from logitlake.storage.lake.tables import ROW_HASH, TABLES
+from logitlake.storage.schema.sequences import FORMAT_VERSION
+from logitlake.storage.schema.tables import ROW_HASH, TABLES
 from logitlake.storage.upkeep.hashing import count_without_hash
 from logitlake.storage.upkeep.verify import verify_tables
 

@@ -20,11 +20,11 @@ from logitlake.storage.failpoints import ENVIRONMENT_VARIABLE, FAILPOINTS, REBUI
 from logitlake.storage.identity import document_id, recipe_id
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.rebuild.catalog import rebuild
+from logitlake.storage.schema.sequences import SEQUENCES
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget, forget_again
 from logitlake.storage.upkeep.history import examine, unknown_files
-from logitlake.storage.upkeep.rebuild import rebuild
 from logitlake.storage.upkeep.sweeping import sweep
 from logitlake.storage.upkeep.verify import verify, verify_tables
 from logitlake.storage.writing.commits import commit_unit
@@ -44,7 +44,7 @@ from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget
-from logitlake.storage.upkeep.rebuild import rebuild
+from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.upkeep.sweeping import sweep
 from tests.crash.test_kill_upkeep import commit
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from logitlake.storage.identity import document_id, recipe_id
-from logitlake.storage.lake.schema import FORMAT_VERSION, SEQUENCES, with_checksums
+from logitlake.storage.schema.sequences import FORMAT_VERSION, SEQUENCES, with_checksums
 from logitlake.storage.shards.writing import encode_shard
 
 PAGE = Path("docs/format.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from logitlake.pipeline.settings.models import Config
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.schema.sequences import SEQUENCES
 from logitlake.storage.sql.session import query
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary

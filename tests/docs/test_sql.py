@@ -11,9 +11,9 @@ from benchmarks.questions import COMMAND_LINE, ask, questions
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.schema import SEQUENCES
 from logitlake.storage.row_sets.registered import register_row_set
 from logitlake.storage.row_sets.row_set import resolve_row_set
+from logitlake.storage.schema.sequences import SEQUENCES
 from logitlake.storage.sql.reference import with_dictionary
 from logitlake.storage.sql.session import ReadSession
 from logitlake.storage.students.losses import LOSSES, record_losses

@@ -18,14 +18,14 @@ from logitlake.storage.identity import document_id, recipe_id
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import list_paths, put_bytes, read_all
-from logitlake.storage.lake.schema import FORMAT_VERSION, SEQUENCES
+from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.row_sets.row_set import fetch, resolve_row_set
+from logitlake.storage.schema.sequences import FORMAT_VERSION, SEQUENCES
 from logitlake.storage.sql.client_setup import client_lines
 from logitlake.storage.sql.session import ReadSession, query
 from logitlake.storage.upkeep.compaction import compact, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.upkeep.history import examine, unknown_files
-from logitlake.storage.upkeep.rebuild import rebuild
 from logitlake.storage.upkeep.sweeping import sweep
 from logitlake.storage.upkeep.verify import verify
 from logitlake.storage.writing.commits import commit_unit
@@ -192,7 +192,7 @@ def test_a_rebuild_on_a_server_that_was_stopped_is_refused_until_it_is_run_again
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("logitlake.storage.upkeep.rebuild._finish", stop)
+        patch.setattr("logitlake.storage.rebuild.catalog._finish", stop)
         rebuild(location)
     for read_only in (True, False):
         with pytest.raises(LakeError, match="run `logitlake rebuild` again"):

@@ -19,11 +19,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from logitlake.storage.identity import document_id, recipe_id
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.rebuild.catalog import rebuild
+from logitlake.storage.schema.sequences import SEQUENCES
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget, retire_recipe
 from logitlake.storage.upkeep.history import examine, unknown_files
-from logitlake.storage.upkeep.rebuild import rebuild
 from logitlake.storage.upkeep.sweeping import sweep
 from logitlake.storage.upkeep.verify import verify, verify_tables
 from logitlake.storage.writing.commits import SOURCES, commit_unit

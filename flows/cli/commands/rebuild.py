@@ -7,7 +7,7 @@ from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.output import Format, print_record, say
 from logitlake.flows.terminal.progress import progress_bar
 from logitlake.storage.errors import IntegrityError
-from logitlake.storage.upkeep.rebuild import rebuild as make_again
+from logitlake.storage.rebuild.catalog import rebuild as make_again
 
 
 def rebuild(options: ResultOptions) -> None:

@@ -23,7 +23,7 @@ from logitlake.pipeline.tokens.sequences import TokenizedDocument, tokenize_docu
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import MismatchError, SettingsError
 from logitlake.storage.identity import document_id
-from logitlake.storage.lake.schema import CAPTURED, STATISTIC_STEP
+from logitlake.storage.schema.sequences import CAPTURED, STATISTIC_STEP
 from logitlake.storage.shards.writing import encode_shard
 from logitlake.storage.writing.commits import stored_rows
 

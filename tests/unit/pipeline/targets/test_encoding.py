@@ -5,7 +5,7 @@ from logitlake.pipeline.targets.encoding import RowOrigin, encode_rows
 from logitlake.pipeline.targets.sparsifiers.blocks import Statistics
 from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets
 from logitlake.pipeline.tokens.sequences import TokenSequence
-from logitlake.storage.lake.schema import CAPTURED
+from logitlake.storage.schema.sequences import CAPTURED
 
 ORIGIN = RowOrigin(recipe_id="r", corpora=["c1", "c2"], sources=["s1", "s2"])
 

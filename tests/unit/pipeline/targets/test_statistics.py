@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from logitlake.pipeline.targets.encoding import segment_means, statistic_codes
-from logitlake.storage.lake.schema import STATISTIC_STEP
+from logitlake.storage.schema.sequences import STATISTIC_STEP
 
 
 def test_a_code_is_off_by_at_most_half_a_step() -> None:

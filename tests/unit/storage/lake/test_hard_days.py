@@ -11,11 +11,11 @@ from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake, _attach, without_secrets
 from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.shards.writing import write_shard
 from logitlake.storage.students.promotions import promote, student_of
 from logitlake.storage.upkeep.forgetting import forget, retire_recipe
-from logitlake.storage.upkeep.rebuild import rebuild
 from logitlake.storage.upkeep.sweeping import sweep
 from logitlake.storage.upkeep.verify import verify
 from logitlake.storage.writing.commits import SOURCES, commit_unit
@@ -145,7 +145,7 @@ def test_a_failed_rebuild_leaves_the_way_free_for_the_next(filled, location, mon
     def fail(*_: object) -> None:
         raise RuntimeError("half way")
 
-    monkeypatch.setattr("logitlake.storage.upkeep.rebuild._finish", fail)
+    monkeypatch.setattr("logitlake.storage.rebuild.catalog._finish", fail)
     with pytest.raises(RuntimeError, match="half way"):
         rebuild(location)
     monkeypatch.undo()

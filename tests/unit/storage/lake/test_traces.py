@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from logitlake.storage.identity import document_id
-from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.schema.sequences import SEQUENCES
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe
 

@@ -6,12 +6,12 @@ from logitlake.storage.errors import LakeError, SettingsError
 from logitlake.storage.identity import document_id, held_out
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.row_sets.export import export_rows
 from logitlake.storage.row_sets.registered import read_again, register_row_set
 from logitlake.storage.row_sets.row_set import fetch, resolve_row_set
 from logitlake.storage.students.registry import register_student
 from logitlake.storage.upkeep.forgetting import forget
-from logitlake.storage.upkeep.rebuild import rebuild
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe
 

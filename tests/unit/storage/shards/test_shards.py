@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from logitlake.storage.errors import IntegrityError
-from logitlake.storage.lake.schema import (
+from logitlake.storage.schema.sequences import (
     FORMAT_VERSION,
     SEQUENCES,
     differing_targets,

@@ -170,7 +170,7 @@ def filled(tmp_path_factory, empty_lake):
 
 def _row(recipe):
     from logitlake.storage.identity import document_id, recipe_id
-    from logitlake.storage.lake.schema import SEQUENCES
+    from logitlake.storage.schema.sequences import SEQUENCES
 
     row = {"recipe_id": recipe_id(recipe), "doc_id": document_id("a"), "unit_id": "", "corpus": "c", "source": "s"}
     row |= {"window_index": 0, "start": 0, "n_tokens": 3, "n_targets": 2, "levels": 64, "input_ids": [5, 6, 7]}

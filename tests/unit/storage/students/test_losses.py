@@ -6,10 +6,10 @@ import pytest
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.tables import NAME
+from logitlake.storage.rebuild.catalog import rebuild
+from logitlake.storage.schema.tables import NAME
 from logitlake.storage.students.losses import LOSSES, record_losses
 from logitlake.storage.upkeep.forgetting import forget
-from logitlake.storage.upkeep.rebuild import rebuild
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe
 

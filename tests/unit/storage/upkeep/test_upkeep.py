@@ -11,13 +11,13 @@ from logitlake.storage.errors import LakeError
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.tables import NAME
+from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.row_sets.registered import register_row_set
 from logitlake.storage.row_sets.row_set import fetch, resolve_row_set
+from logitlake.storage.schema.tables import NAME
 from logitlake.storage.students.registry import register_student
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import find_documents, forget, retire_recipe
-from logitlake.storage.upkeep.rebuild import rebuild
 from logitlake.storage.upkeep.sweeping import sweep
 from logitlake.storage.upkeep.verify import verify
 from logitlake.storage.writing.commits import commit_unit

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from logitlake.storage.lake.tables import ROW_HASH, TABLES
+from logitlake.storage.schema.tables import ROW_HASH, TABLES
 from logitlake.storage.upkeep import hashing
 from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.upkeep.hashing import add_row_hashes, count_without_hash

@@ -16,7 +16,7 @@ from logitlake.storage.identity import document_id
 from logitlake.storage.lake import locks
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
-from logitlake.storage.lake.schema import CAPTURED, SEQUENCES, sequence_checksums
+from logitlake.storage.schema.sequences import CAPTURED, SEQUENCES, sequence_checksums
 from logitlake.storage.students.registry import find_student, register_student
 from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.writing.commits import REJECTS, SOURCES, commit_unit, stored_rows, unit_id_of

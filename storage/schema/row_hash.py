@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from logitlake.storage.identity import canonical_json
-from logitlake.storage.lake.tables import ROW_HASH, TABLES
+from logitlake.storage.schema.tables import ROW_HASH, TABLES
 
 _EMPTY = pa.scalar(b"", pa.large_binary())
 

@@ -12,7 +12,7 @@ from enum import Enum
 
 import pyarrow as pa
 
-from logitlake.storage.lake.schema import SEQUENCES
+from logitlake.storage.schema.sequences import SEQUENCES
 
 # The lake's name in a DuckDB session.
 NAME = "lake"

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from logitlake.storage.lake.row_bytes import hash_rows, list_hashes, one_chunk, rows_with_null_lists, value_bytes
+from logitlake.storage.schema.row_bytes import hash_rows, list_hashes, one_chunk, rows_with_null_lists, value_bytes
 
 FORMAT_VERSION = 2
 

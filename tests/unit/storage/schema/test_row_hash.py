@@ -10,8 +10,8 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitlake.storage.lake.row_hash import row_hashes
-from logitlake.storage.lake.tables import TABLES
+from logitlake.storage.schema.row_hash import row_hashes
+from logitlake.storage.schema.tables import TABLES
 
 SCHEMA = pa.schema(
     {

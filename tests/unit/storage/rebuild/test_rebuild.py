@@ -12,14 +12,14 @@ from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import write_note
-from logitlake.storage.lake.schema import FORMAT_VERSION
-from logitlake.storage.lake.tables import NAME, TABLES
+from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.row_sets.registered import register_row_set
 from logitlake.storage.row_sets.row_set import resolve_row_set
+from logitlake.storage.schema.sequences import FORMAT_VERSION
+from logitlake.storage.schema.tables import NAME, TABLES
 from logitlake.storage.students.registry import register_student
 from logitlake.storage.upkeep.compaction import merge_small_tables
 from logitlake.storage.upkeep.forgetting import forget
-from logitlake.storage.upkeep.rebuild import rebuild
 from logitlake.storage.upkeep.verify import verify, verify_tables
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary

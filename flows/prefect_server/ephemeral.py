@@ -15,7 +15,7 @@ import prefect
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import get_current_settings
 
-from logitlake.flows.runtime.tied_process import tied_command
+from logitlake.flows.prefect_server.tied_process import tied_command
 
 # What Prefect sets for its own ephemeral server.
 _ENVIRONMENT = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}

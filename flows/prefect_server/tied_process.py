@@ -1,7 +1,7 @@
 """A Python module as a process that ends when its parent ends, however that ends: for Prefect servers.
 
-`python -m logitlake.flows.runtime.tied_process PARENT MODULE ARGUMENTS…` runs MODULE as `python -m` does, and a thread
-that watches the parent. Linux's PR_SET_PDEATHSIG would not do: it fires when the parent's thread ends.
+`python -m logitlake.flows.prefect_server.tied_process PARENT MODULE ARGUMENTS…` runs MODULE as `python -m` does, and a
+thread that watches the parent. Linux's PR_SET_PDEATHSIG would not do: it fires when the parent's thread ends.
 """
 
 import os
@@ -19,7 +19,7 @@ _SECONDS_TO_STOP = 15.0
 
 def tied_command(module: str, *arguments: str) -> list[str]:
     """The command that runs a module as a child of this process, tied to it."""
-    return [sys.executable, "-m", "logitlake.flows.runtime.tied_process", str(os.getpid()), module, *arguments]
+    return [sys.executable, "-m", "logitlake.flows.prefect_server.tied_process", str(os.getpid()), module, *arguments]
 
 
 def end_with(parent: int, *, end: Callable[[], None]) -> threading.Thread:

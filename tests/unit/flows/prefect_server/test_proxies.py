@@ -12,7 +12,7 @@ import pytest
 # Asks a server on this machine with the HTTP library that Prefect uses, and with the standard library's.
 CLIENT = """
 import sys, urllib.request
-from logitlake.flows.runtime.proxies import reach_this_machine
+from logitlake.flows.prefect_server.proxies import reach_this_machine
 reach_this_machine()
 import httpx
 with httpx.Client() as client:
@@ -66,7 +66,7 @@ def test_a_server_of_this_machine_is_reached(url: str, environment: dict[str, st
 def test_other_hosts_keep_their_proxy() -> None:
     script = """
 import os, urllib.request
-from logitlake.flows.runtime.proxies import reach_this_machine
+from logitlake.flows.prefect_server.proxies import reach_this_machine
 reach_this_machine()
 assert os.environ["HTTPS_PROXY"] == "http://proxy:3128"
 assert not urllib.request.proxy_bypass("huggingface.co")

@@ -10,7 +10,7 @@ from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.migration import LAKE_NOTES
 from logitlake.storage.lake.object_store import connect, list_paths, read_all
-from logitlake.storage.lake.schema import FORMAT_VERSION
+from logitlake.storage.schema.sequences import FORMAT_VERSION
 
 _NOTED: dict[str, Callable[[Any], object]] = {"format_version": int, "held_out_salt": str, "held_out_share": float}
 _DOC_ID_LENGTH = 32

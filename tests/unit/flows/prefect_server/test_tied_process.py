@@ -16,7 +16,7 @@ from logitlake.storage.failpoints import ENVIRONMENT_VARIABLE
 # Starts a module that never ends, prints its process id, and waits to be killed.
 PARENT = """
 import subprocess, sys, time
-from logitlake.flows.runtime.tied_process import tied_command
+from logitlake.flows.prefect_server.tied_process import tied_command
 child = subprocess.Popen(tied_command("endless", *sys.argv[1:]))
 print(child.pid, flush=True)
 time.sleep(600)

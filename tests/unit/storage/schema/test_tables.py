@@ -11,10 +11,10 @@ import pytest
 
 from logitlake.storage.identity import document_id
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.tables import TABLES, Rebuild, Table
+from logitlake.storage.rebuild.catalog import rebuild
+from logitlake.storage.schema.tables import TABLES, Rebuild, Table
 from logitlake.storage.sql.session import ReadSession
 from logitlake.storage.upkeep.forgetting import forget
-from logitlake.storage.upkeep.rebuild import rebuild
 from logitlake.storage.upkeep.verify import verify_tables
 
 TOYS = Table(

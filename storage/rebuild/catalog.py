@@ -1,6 +1,6 @@
 """A catalog made again from the data path alone, after the catalog was lost.
 
-The description of a table says where its rows come from (`logitlake.storage.lake.tables.Rebuild`). A row that occurs
+The description of a table says where its rows come from (`logitlake.storage.schema.tables.Rebuild`). A row that occurs
 twice is taken once, because upkeep leaves the files that it merged for a while. A forgotten document stays forgotten.
 A file that can't be read, and a document with a row that does not match its hash, is reported and left out; no file is
 removed or changed.
@@ -26,10 +26,10 @@ from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.lake.migration import LAKE_NOTES, write_lake_note
 from logitlake.storage.lake.object_store import connect, sync_directory
-from logitlake.storage.lake.tables import TABLES, Rebuild
+from logitlake.storage.rebuild.notes import forgotten_documents, noted_recipes, read_settings
+from logitlake.storage.rebuild.shards import OnShard, ShardsReport, take_shards
+from logitlake.storage.schema.tables import TABLES, Rebuild
 from logitlake.storage.upkeep.damaged_files import copy_aside
-from logitlake.storage.upkeep.rebuild_notes import forgotten_documents, noted_recipes, read_settings
-from logitlake.storage.upkeep.rebuild_shards import OnShard, ShardsReport, take_shards
 from logitlake.storage.upkeep.table_files import data_files, intact_rows, unreadable_files
 
 _SUFFIX = ".rebuild"

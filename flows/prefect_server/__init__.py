@@ -1,0 +1,1 @@
+"""The Prefect server of a command: the one that is configured, or one that ends with the command."""

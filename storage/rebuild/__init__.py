@@ -1,0 +1,1 @@
+"""A lost catalog made again from the data path."""
