@@ -91,7 +91,7 @@ def _stop_behind(error: BaseException) -> BaseException | None:
     while seen is not None:
         if isinstance(seen, KeyboardInterrupt | TerminatedError):
             return seen
-        seen = seen.__cause__ or seen.__context__
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return None
 
 

@@ -74,7 +74,7 @@ def local_server(home: Path, host: str, port: int) -> Iterator[str]:
                 server.kill()
                 server.wait()
             if ended is not None:
-                raise LogitlakeError(f"Prefect's server has ended with code {ended}; {_end_of(log)}")
+                raise LogitlakeError(f"Prefect's server has ended with code {ended}; {_end_of(log)}") from None
 
 
 def answers(url: str) -> bool:

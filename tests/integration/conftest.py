@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -32,28 +33,28 @@ def _postgres_program(name: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A connection string, but for the database, of a cluster of our own on loopback."""
-    folder = tmp_path_factory.mktemp("postgres")
-    cluster, port = folder / "cluster", _free_port()
-    # PostgreSQL refuses to run as root: there, it runs as the user that its package made.
-    prefix = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    if prefix:
-        for place in (folder, *folder.parents):
-            if place == Path("/tmp") or place == Path("/"):
-                break
-            place.chmod(place.stat().st_mode | 0o055)
-        shutil.chown(folder, "postgres")
-    control = [*prefix, _postgres_program("pg_ctl"), "-D", str(cluster), "-w"]
-    settings = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    make = [*prefix, _postgres_program("initdb"), "-D", str(cluster), "-A", "trust", "-U", "logitlake"]
-    subprocess.run(make, check=True, capture_output=True, cwd="/")
-    start = [*control, "-o", settings, "-l", str(folder / "log"), "start"]
-    subprocess.run(start, check=True, capture_output=True, cwd="/")
-    try:
-        yield f"host=127.0.0.1 port={port} user=logitlake"
-    finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
+def postgres_cluster() -> Iterator[str]:
+    """A connection string, but for the database, of a cluster of our own on loopback.
+
+    Not in a folder of pytest: another run of pytest closes their parent to every other user, so to PostgreSQL's.
+    """
+    with tempfile.TemporaryDirectory(prefix="logitlake-postgres-") as name:
+        folder, port = Path(name), _free_port()
+        cluster = folder / "cluster"
+        # PostgreSQL refuses to run as root: there, it runs as the user that its package made.
+        prefix = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        if prefix:
+            shutil.chown(folder, "postgres")
+        control = [*prefix, _postgres_program("pg_ctl"), "-D", str(cluster), "-w"]
+        settings = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        make = [*prefix, _postgres_program("initdb"), "-D", str(cluster), "-A", "trust", "-U", "logitlake"]
+        subprocess.run(make, check=True, capture_output=True, cwd="/")
+        start = [*control, "-o", settings, "-l", str(folder / "log"), "start"]
+        subprocess.run(start, check=True, capture_output=True, cwd="/")
+        try:
+            yield f"host=127.0.0.1 port={port} user=logitlake"
+        finally:
+            subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
 
 
 @pytest.fixture
