@@ -38,6 +38,8 @@ class Service:
     def start(self) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         environment |= {"HOME": str(self.directory), "PYTHONPATH": str(Path.cwd())}
+        # What the environment says about networks does not keep it from its own server.
+        environment |= {"http_proxy": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9"}
         with (self.directory / "serve.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "logitlake", "serve"],
