@@ -189,3 +189,27 @@ def test_a_damaged_row_of_a_shard_is_kept_as_a_copy(filled, location, make_rows,
     age(location)
     assert sweep(filled, grace=NOW).damaged_files == (path,)
     assert len(list((location.data_directory / "damaged").iterdir())) == 1
+
+
+def test_a_file_of_commits_that_a_power_loss_left_empty_does_not_stop_upkeep(filled, location, make_rows, recipe):
+    shard, _ = write_shard(location, stored_rows(make_rows("x")), recipe)
+    empty = location.data_directory / "store/commits/ducklake-never-committed.parquet"
+    empty.write_bytes(b"")
+    assert examine(filled, unknown_files(filled)).missing == []
+    age(location)
+    assert sweep(filled, grace=NOW).damaged_files == (str(empty), shard)
+    assert sorted(path.name.split("__")[1] for path in (location.data_directory / "damaged").iterdir()) == [
+        "commits",
+        "sequences",
+    ]
+    assert documents(filled) == ids("a", "b", "c") and not Path(shard).exists()
+
+
+def test_a_complete_file_of_commits_with_damage_keeps_the_shards(filled, location, make_rows, recipe):
+    shard, _ = write_shard(location, stored_rows(make_rows("x")), recipe)
+    damaged = location.data_directory / "store/commits/ducklake-of-another-catalog.parquet"
+    damaged.write_bytes(b"PAR1 damaged PAR1")
+    age(location)
+    with pytest.raises(IntegrityError, match="does not know 1 commit"):
+        sweep(filled, grace=NOW)
+    assert damaged.exists() and Path(shard).exists()
