@@ -213,3 +213,18 @@ def test_a_complete_file_of_commits_with_damage_keeps_the_shards(filled, locatio
     with pytest.raises(IntegrityError, match="does not know 1 commit"):
         sweep(filled, grace=NOW)
     assert damaged.exists() and Path(shard).exists()
+
+
+def test_captures_commit_while_upkeep_reads_what_orphans_hold(filled, location, make_rows, recipe, monkeypatch):
+    orphan, _ = write_shard(location, stored_rows(make_rows("x")), recipe)
+    age(location)
+
+    def capture_meanwhile(lake: Lake, paths: Any) -> Any:
+        if orphan in paths:
+            with Lake.open(location, read_only=False, lock_timeout=0.1) as other:
+                commit_unit(other, make_rows("y"), recipe=recipe, run_id="run", seconds=1.0)
+        return examine(lake, paths)
+
+    monkeypatch.setattr("logitlake.storage.upkeep.sweeping.examine", capture_meanwhile)
+    assert sweep(filled, grace=NOW).orphaned_files == (orphan,)
+    assert documents(filled) == ids("a", "b", "c", "y")
