@@ -37,6 +37,9 @@ def make_or_migrate(
             if not over_data:
                 _check_data_path(location)
             _make_tables(connection, settings)
+            if not over_data:
+                # The notes of an earlier lake without shards may name another held-out rule.
+                write_lake_note(connection, location)
 
     repeat_if_overtaken(make_missing_tables)
     migrate(connection, location)
