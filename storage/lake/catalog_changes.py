@@ -7,10 +7,18 @@ from collections.abc import Callable, Iterator
 
 import duckdb
 
-from logitlake.storage.errors import LakeBusyError
+from logitlake.storage.errors import LakeBusyError, LakeError
 
 _ATTEMPTS = 20
 _LONGEST_PAUSE_SECONDS = 1.0
+# What DuckDB and SQLite say where another attempt can't help, and what a person can do.
+_ADVICE = {
+    "No space left": "free some space and run again",
+    "disk is full": "free some space and run again",
+    "readonly database": "check that the catalog's folder and file may be written",
+    "Permission denied": "check that the catalog and the data path may be written",
+    "Read-only file system": "check that the catalog and the data path may be written",
+}
 
 
 @contextlib.contextmanager
@@ -31,13 +39,16 @@ def repeat_if_overtaken(change: Callable[[], None]) -> None:
     """Call `change`, and again if the database refused it because another process changed the catalog first.
 
     `change` reads what is missing each time that it is called: once another process has made everything, it does
-    nothing. Raises LakeBusyError if the database refuses it too often.
+    nothing. Raises LakeBusyError if the database refuses it too often, and LakeError at once if the disk is full or may
+    not be written.
     """
     for attempt in range(_ATTEMPTS):
         try:
             change()
         except duckdb.Error as error:
             last = error
+            if advice := next((advice for sign, advice in _ADVICE.items() if sign in str(error)), None):
+                raise LakeError(f"the catalog could not be changed ({error}): {advice}") from error
             time.sleep(random.uniform(0, min(_LONGEST_PAUSE_SECONDS, 0.05 * 2**attempt)))
         else:
             return

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from logitlake.storage.errors import LakeError
 from logitlake.storage.lake.catalog_changes import catalog_transaction, repeat_if_overtaken
+from logitlake.storage.lake.durability import moment, sync_files_since
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.migration import migrate, notes_are_current, write_lake_note
 from logitlake.storage.lake.object_store import list_paths
@@ -37,10 +38,15 @@ def make_or_migrate(
             if not over_data:
                 _check_data_path(location)
             _make_tables(connection, settings)
+            if not over_data:
+                # The notes of an earlier lake without shards may name another held-out rule.
+                write_lake_note(connection, location)
 
+    began = moment()
     repeat_if_overtaken(make_missing_tables)
     migrate(connection, location)
     repeat_if_overtaken(lambda: _set_options(connection))
+    sync_files_since(location, began)
     if not notes_are_current(location):
         write_lake_note(connection, location)
 

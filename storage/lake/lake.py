@@ -19,6 +19,7 @@ from logitlake.storage.errors import LakeBusyError, LakeError, LakeMissingError,
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.catalog_changes import repeat_if_overtaken
 from logitlake.storage.lake.creation import has_tables, make_or_migrate
+from logitlake.storage.lake.durability import moment, sync_files_since
 from logitlake.storage.lake.extensions import load_extension
 from logitlake.storage.lake.lake_settings import read_lake_settings
 from logitlake.storage.lake.location import LakeLocation
@@ -197,6 +198,7 @@ class Lake:
         read before may be stale, so the caller must read again and never just repeat its statements.
         """
         with commit_lock(self.location, self._lock_timeout):
+            began = moment()
             self.connection.execute("BEGIN")
             try:
                 self.connection.execute("UPDATE store.guard SET commit_number = commit_number + 1")
@@ -205,6 +207,7 @@ class Lake:
                 reach("transaction-open")
                 yield Transaction(row[0], self.connection)
                 reach("rows-registered")
+                sync_files_since(self.location, began)
                 self._commit()
                 reach("committed")
             except duckdb.Error as error:
@@ -232,9 +235,11 @@ class Lake:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the commit lock for upkeep that DuckLake does in its own transactions."""
+        """Hold the commit lock for upkeep that DuckLake does in its own transactions, and sync the files it wrote."""
         with commit_lock(self.location, self._lock_timeout):
+            began = moment()
             yield
+            sync_files_since(self.location, began)
 
     def _commit(self) -> None:
         try:
@@ -279,7 +284,9 @@ class Lake:
 
 def _migrate(connection: duckdb.DuckDBPyConnection, location: LakeLocation, lock_timeout: float) -> None:
     with commit_lock(location, lock_timeout):
+        began = moment()
         migrate(connection, location)
+        sync_files_since(location, began)
 
 
 @contextmanager

@@ -54,6 +54,7 @@ def single_writer(location: LakeLocation, task: str, *, patience: float = 0.0) -
     _wait(lock, task, holder, patience)
     try:
         with suppress(OSError):  # only for the messages of others
+            holder.unlink(missing_ok=True)  # on a full disk the number of an earlier process would stay
             holder.write_text(f"{os.getpid()} {socket.gethostname()}", encoding="utf-8")
         yield
     finally:
@@ -98,5 +99,7 @@ def _holder(path: Path) -> str:
     try:
         process, _, machine = path.read_text(encoding="utf-8")[:200].partition(" ")
     except (OSError, UnicodeDecodeError):
+        process, machine = "", ""
+    if not (process.isdecimal() and machine):
         return f"an unknown process (`fuser {path.with_suffix('.lock')}` shows it)"
     return f"process {process} on {machine} (`kill {process}` stops it)"

@@ -23,7 +23,7 @@ from logitlake.storage.errors import LakeError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import UNFINISHED, Lake, Transaction
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.locks import single_writer
+from logitlake.storage.lake.locks import commit_lock, single_writer
 from logitlake.storage.lake.migration import LAKE_NOTES, write_lake_note
 from logitlake.storage.lake.object_store import connect, sync_directory
 from logitlake.storage.rebuild.notes import forgotten_documents, noted_recipes, read_settings
@@ -33,6 +33,7 @@ from logitlake.storage.upkeep.damaged_files import copy_aside
 from logitlake.storage.upkeep.table_files import data_files, intact_rows, unreadable_files
 
 _SUFFIX = ".rebuild"
+_LOCK_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -95,8 +96,10 @@ def _new_catalog(location: LakeLocation) -> Iterator[LakeLocation]:
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         reach("catalog-rebuilt")
-        _check_place(final)
-        beside.replace(final)
+        # A capture may be making a lake at the same moment.
+        with commit_lock(location, _LOCK_SECONDS):
+            _check_place(final)
+            beside.replace(final)
         sync_directory(final.parent)
         reach("catalog-renamed")
     finally:
@@ -120,6 +123,7 @@ def _rebuild(location: LakeLocation, settings: Mapping[str, str], on_shard: OnSh
         _mark_unfinished(lake)
         _renew_lake_notes(lake, report)
         with lake.transaction() as transaction:
+            _check_mark(transaction)
             for name, table in TABLES.items():
                 if table.rebuild is Rebuild.FROM_FILES:
                     _take_rows(transaction, location, name, report)
@@ -148,6 +152,13 @@ def _mark_unfinished(lake: Lake) -> None:
         raise LakeError("the catalog holds a lake already: rebuild makes one in an empty database only")
     with lake.transaction() as transaction:
         transaction.insert("lake_settings", pa.table({"name": [UNFINISHED], "value": ["true"]}))
+
+
+def _check_mark(transaction: Transaction) -> None:
+    """On a server, another rebuild may have completed the catalog since it was opened: rows would come in twice."""
+    mark = f"SELECT 1 FROM store.lake_settings WHERE name = '{UNFINISHED}'"
+    if not transaction.connection.execute(mark).fetchone():
+        raise LakeError("another rebuild has completed the catalog meanwhile: nothing is left to do")
 
 
 def _renew_lake_notes(lake: Lake, report: RebuildReport) -> None:

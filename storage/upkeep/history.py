@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from logitlake.storage.lake.lake import Lake, without_secrets
-from logitlake.storage.lake.object_store import connect, list_paths
+from logitlake.storage.lake.object_store import connect, list_paths, read_all
 from logitlake.storage.schema.sequences import complete_rows, differing_rows
 from logitlake.storage.schema.tables import NAME, TABLES
 from logitlake.storage.upkeep.forgetting import RETIRE_KIND
@@ -31,12 +31,15 @@ _RECORDS = {
 }
 _NEVER = datetime.min.replace(tzinfo=UTC)
 _VALUABLE = frozenset(_RECORDS) - {"run_events"}
+# The last bytes of every complete Parquet file.
+_PARQUET_END = b"PAR1"
 
 
 @dataclass(slots=True)
 class UnknownFiles:
     """What files that the catalog does not name hold: `missing` describes what was committed and is not in the catalog,
-    `damaged` maps a file whose rows are not all intact, and are not all elsewhere, to what is wrong with it."""
+    `damaged` maps a file whose rows are not all intact, and are not all elsewhere, to what is wrong with it. A shard
+    whose commit may have been in a damaged file counts as damaged."""
 
     missing: list[str] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)
@@ -65,17 +68,32 @@ def examine(lake: Lake, paths: Sequence[str]) -> UnknownFiles:
         if table in TABLES and not path.endswith(DELETES_SUFFIX):
             by_table.setdefault(table, []).append(path)
     with connect(lake.location) as connection:
-        unit_ids: set[str] = set()
-        for path in by_table.pop("sequences", []):
-            unit_ids |= _unknown_units(lake, connection, path, found)
+        units = {path: _unknown_units(lake, connection, path, found) for path in by_table.pop("sequences", [])}
         records = {table: _unknown_records(lake, connection, table, files, found) for table, files in by_table.items()}
     # A transaction that was rolled back meanwhile has removed its files.
     present = set(list_paths(lake.location, "store/**/*.parquet")) if found.damaged else set()
     found.damaged = {path: reason for path, reason in found.damaged.items() if path in present}
+    unit_ids = set().union(*units.values())
     found.missing = _committed_elsewhere(lake, records, unit_ids)
-    if not found.missing and any(path.startswith(f"{lake.location.data}store/commits/") for path in found.damaged):
-        found.missing = [f"unit {unit_id}" for unit_id in sorted(unit_ids)]
+    damaged_commits = [path for path in found.damaged if path.startswith(f"{lake.location.data}store/commits/")]
+    if unit_ids and damaged_commits and not found.missing:
+        if any(_is_complete(lake, path) for path in damaged_commits):
+            found.missing = [f"unit {unit_id}" for unit_id in sorted(unit_ids)]
+        else:
+            shards = [path for path, of_file in units.items() if of_file]
+            found.damaged |= dict.fromkeys(
+                shards, f"its commit may have been in {damaged_commits[0]}, which is damaged"
+            )
     return found
+
+
+def _is_complete(lake: Lake, path: str) -> bool:
+    """Whether a Parquet file was written to its end; one whose bytes can't be read counts as complete."""
+    try:
+        contents = read_all(lake.location, path.removeprefix(lake.location.data))
+    except duckdb.Error:
+        return True
+    return all(content.endswith(_PARQUET_END) for content in contents.values())
 
 
 def refusal(lake: Lake, missing: Sequence[str]) -> str:

@@ -59,8 +59,9 @@ def sweep(lake: Lake, *, grace: timedelta, forget_at_once: bool = False, dry_run
 
     `forget_at_once` gives expired files no grace, because some hold rows that must be forgotten: a query that is
     reading one of them at this moment fails, and works when it is run again. Orphans and unfinished writes stay for an
-    hour at least: a capture may be about to register one. The lock is held throughout, because a file that an open
-    transaction has just added looks like an orphan. DuckLake treats every Parquet file under the data path as its own:
+    hour at least: a capture may be about to register one. The lock is held while files are removed, because a file that
+    an open transaction has just added looks like an orphan; what orphans hold is read before, because that may take
+    longer than a capture waits for the lock. DuckLake treats every Parquet file under the data path as its own:
     while there are foreign files, orphans stay.
 
     Raises IntegrityError, and removes nothing, if an orphan was committed in another catalog's history
@@ -71,31 +72,43 @@ def sweep(lake: Lake, *, grace: timedelta, forget_at_once: bool = False, dry_run
     at_once = forget_at_once or grace == timedelta(0)
     catalog_before = now if at_once else _whole_days(lake, before)
     orphans_before = min(before, now - _WRITERS_TIME)
+    examined, damaged = _examined_orphans(lake, orphans_before, examined=frozenset())
     with lake.exclusive():
-        orphans = _paths(lake, "ducklake_delete_orphaned_files", _older_than(orphans_before), dry_run=True)
-        found = examine(lake, orphans)
-        if found.missing:
-            raise IntegrityError(refusal(lake, found.missing))
+        orphans, more_damaged = _examined_orphans(lake, orphans_before, examined=examined)
+        damaged |= more_damaged
         snapshots = lake.sql(_call("ducklake_expire_snapshots", _older_than(catalog_before), dry_run)).num_rows
         reach("snapshots-expired")
         # What has expired just now is younger than any time that was taken before.
         which = "cleanup_all => true" if at_once else _older_than(catalog_before)
         expired = _paths(lake, "ducklake_cleanup_old_files", which, dry_run)
         reach("files-removed")
-        foreign = tuple(path for path in orphans if not path.startswith(f"{lake.location.data}store/"))
+        foreign = tuple(sorted(path for path in orphans if not path.startswith(f"{lake.location.data}store/")))
+        removed = tuple(sorted(orphans))
         if not foreign and not dry_run:
-            for path in found.damaged:
+            for path in damaged:
                 copy_aside(lake.location, path)
-            orphans = _paths(lake, "ducklake_delete_orphaned_files", _older_than(orphans_before), dry_run)
+            removed = _paths(lake, "ducklake_delete_orphaned_files", _older_than(orphans_before), dry_run)
         staged = _staged(lake, orphans_before, dry_run)
     return Swept(
         snapshots=snapshots,
         expired_files=expired,
-        orphaned_files=() if foreign else orphans,
+        orphaned_files=() if foreign else removed,
         staged_files=staged,
         foreign_files=foreign,
-        damaged_files=() if foreign else tuple(sorted(found.damaged)),
+        damaged_files=() if foreign else tuple(sorted(damaged)),
     )
+
+
+def _examined_orphans(
+    lake: Lake, before: datetime, *, examined: frozenset[str]
+) -> tuple[frozenset[str], frozenset[str]]:
+    """The orphans, and those of them that are damaged. Only files that are not in `examined` are read: old files do not
+    change. Raises IntegrityError if one was committed in another catalog's history."""
+    orphans = frozenset(_paths(lake, "ducklake_delete_orphaned_files", _older_than(before), dry_run=True))
+    found = examine(lake, sorted(orphans - examined))
+    if found.missing:
+        raise IntegrityError(refusal(lake, found.missing))
+    return orphans, frozenset(found.damaged)
 
 
 def _whole_days(lake: Lake, before: datetime) -> datetime:

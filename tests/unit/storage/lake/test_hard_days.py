@@ -3,6 +3,7 @@
 from datetime import timedelta
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -212,3 +213,28 @@ def test_no_second_copy_of_local_shards_is_kept_in_memory(filled):
     filled.sql("SELECT sum(n_tokens) FROM sequences WHERE len(target_ids) > 0")
     cached = "SELECT sum(memory_usage_bytes)::BIGINT AS n FROM duckdb_memory() WHERE tag = 'EXTERNAL_FILE_CACHE'"
     assert filled.row(cached)["n"] == 0
+
+
+def test_the_notes_beside_a_new_lake_name_its_own_held_out_rule(location):
+    """A lake without shards was begun anew with other settings: a rebuild must not bring the old rule back."""
+    Lake.create(location, held_out_salt="old", held_out_share=0.1).close()
+    _lose_the_catalog(location)
+    Lake.create(location, held_out_salt="new", held_out_share=0.5).close()
+    _lose_the_catalog(location)
+    rebuild(location)
+    with Lake.open(location) as lake:
+        assert (lake.held_out_salt, lake.held_out_share) == ("new", 0.5)
+
+
+@pytest.mark.parametrize("reason", ["IO Error: No space left on device", "database or disk is full"])
+def test_a_full_disk_is_named_at_once_while_a_lake_is_made(location, monkeypatch, reason):
+    attempts = []
+
+    def fail(*_: object) -> None:
+        attempts.append(1)
+        raise duckdb.IOException(reason)
+
+    monkeypatch.setattr("logitlake.storage.lake.creation._make_tables", fail)
+    with pytest.raises(LakeError, match="free some space and run again") as refused:
+        Lake.create(location, held_out_salt="s", held_out_share=0.1)
+    assert not isinstance(refused.value, LakeBusyError) and len(attempts) == 1

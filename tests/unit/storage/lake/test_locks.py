@@ -45,3 +45,10 @@ def test_a_lock_that_is_held_is_busy_and_free_afterwards(location: LakeLocation)
             pass
     with single_writer(location, "capture"):
         pass
+
+
+def test_a_message_never_names_a_process_that_could_not_write_its_number(location: LakeLocation) -> None:
+    with single_writer(location, "capture"):
+        (location.state_directory / "capture.holder").write_bytes(b"")
+        with pytest.raises(LakeBusyError, match="an unknown process"), single_writer(location, "capture"):
+            raise AssertionError("the lock was taken twice")

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from logitlake.storage.errors import FormatVersionError, LakeError, LakeMissingError
+from logitlake.storage.errors import FormatVersionError, LakeBusyError, LakeError, LakeMissingError
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
-from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.lake import UNFINISHED, Lake
 from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.locks import commit_lock
 from logitlake.storage.lake.object_store import write_note
 from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.row_sets.registered import register_row_set
@@ -217,3 +218,25 @@ def test_a_missing_shard_is_found_and_named(filled, location):
 def test_a_sample_of_the_lake_can_be_checked(filled):
     assert len(list(verify(filled, sample=1.0))) == 2
     assert list(verify(filled, sample=0.0)) == []
+
+
+def test_a_rebuild_that_another_rebuild_has_overtaken_adds_no_row(filled, location, monkeypatch):
+    filled.close()
+    _lose_the_catalog(location)
+
+    def complete(lake: Lake, _: object) -> None:
+        with lake.transaction() as transaction:
+            transaction.connection.execute(f"DELETE FROM store.lake_settings WHERE name = '{UNFINISHED}'")
+
+    monkeypatch.setattr("logitlake.storage.rebuild.catalog._renew_lake_notes", complete)
+    with pytest.raises(LakeError, match="another rebuild has completed the catalog"):
+        rebuild(location)
+
+
+def test_a_rebuild_waits_with_its_rename_for_a_lake_that_is_being_made(filled, location, monkeypatch):
+    filled.close()
+    _lose_the_catalog(location)
+    monkeypatch.setattr("logitlake.storage.rebuild.catalog._LOCK_SECONDS", 0.1)
+    with commit_lock(location, 1.0), pytest.raises(LakeBusyError):
+        rebuild(location)
+    assert not location.catalog_file.exists()

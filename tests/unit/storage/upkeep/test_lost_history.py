@@ -189,3 +189,42 @@ def test_a_damaged_row_of_a_shard_is_kept_as_a_copy(filled, location, make_rows,
     age(location)
     assert sweep(filled, grace=NOW).damaged_files == (path,)
     assert len(list((location.data_directory / "damaged").iterdir())) == 1
+
+
+def test_a_file_of_commits_that_a_power_loss_left_empty_does_not_stop_upkeep(filled, location, make_rows, recipe):
+    shard, _ = write_shard(location, stored_rows(make_rows("x")), recipe)
+    empty = location.data_directory / "store/commits/ducklake-never-committed.parquet"
+    empty.write_bytes(b"")
+    assert examine(filled, unknown_files(filled)).missing == []
+    age(location)
+    assert sweep(filled, grace=NOW).damaged_files == (str(empty), shard)
+    assert sorted(path.name.split("__")[1] for path in (location.data_directory / "damaged").iterdir()) == [
+        "commits",
+        "sequences",
+    ]
+    assert documents(filled) == ids("a", "b", "c") and not Path(shard).exists()
+
+
+def test_a_complete_file_of_commits_with_damage_keeps_the_shards(filled, location, make_rows, recipe):
+    shard, _ = write_shard(location, stored_rows(make_rows("x")), recipe)
+    damaged = location.data_directory / "store/commits/ducklake-of-another-catalog.parquet"
+    damaged.write_bytes(b"PAR1 damaged PAR1")
+    age(location)
+    with pytest.raises(IntegrityError, match="does not know 1 commit"):
+        sweep(filled, grace=NOW)
+    assert damaged.exists() and Path(shard).exists()
+
+
+def test_captures_commit_while_upkeep_reads_what_orphans_hold(filled, location, make_rows, recipe, monkeypatch):
+    orphan, _ = write_shard(location, stored_rows(make_rows("x")), recipe)
+    age(location)
+
+    def capture_meanwhile(lake: Lake, paths: Any) -> Any:
+        if orphan in paths:
+            with Lake.open(location, read_only=False, lock_timeout=0.1) as other:
+                commit_unit(other, make_rows("y"), recipe=recipe, run_id="run", seconds=1.0)
+        return examine(lake, paths)
+
+    monkeypatch.setattr("logitlake.storage.upkeep.sweeping.examine", capture_meanwhile)
+    assert sweep(filled, grace=NOW).orphaned_files == (orphan,)
+    assert documents(filled) == ids("a", "b", "c", "y")
