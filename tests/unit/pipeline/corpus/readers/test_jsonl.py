@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logitlake.pipeline.corpus.document import Chat, Document, Pair, Reject
-from logitlake.pipeline.corpus.json_line import parse_json
+from logitlake.pipeline.corpus.json_line import RepeatedKeyError, parse_json
 from logitlake.pipeline.corpus.readers.jsonl import read_jsonl
 from logitlake.pipeline.corpus.streams import lines
 from logitlake.pipeline.settings.models import CorpusSettings
@@ -189,6 +189,21 @@ def test_chat_that_can_not_be_used_is_a_reject(tmp_path, messages, reason):
 )
 def test_what_has_each_key_once_is_read_whatever_its_strings_hold(value):
     assert parse_json(orjson.dumps(value)) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"a":1,"a":2}',
+        b'{"a" :1, "a"\t: 2}',
+        b'{"a"\r\n:1,"a"\n\n:2}',
+        b'{"a:":"b","a:":2}',
+        b'[{"b":{"\\"":1,"\\"":2}}]',
+    ],
+)
+def test_a_repeated_key_is_found_however_it_is_written(text):
+    with pytest.raises(RepeatedKeyError):
+        parse_json(text)
 
 
 @pytest.mark.parametrize(
