@@ -251,3 +251,10 @@ def test_file_that_can_not_be_opened_is_a_corpus_error_that_names_it(tmp_path):
     (tmp_path / "a.jsonl").symlink_to(tmp_path / "gone")
     with pytest.raises(CorpusError, match=r"a\.jsonl can't be read .*glob: \['!a\.jsonl'\]"):
         read(tmp_path)
+
+
+def test_a_file_whose_window_is_too_large_says_how_to_pack_it(tmp_path):
+    window_of_2_gib = bytes([(31 - 10) << 3])
+    (tmp_path / "a.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd\x00" + window_of_2_gib + b"\x01\x00\x00")
+    [reject] = read(tmp_path)
+    assert "zstd --long=27" in reject.detail
