@@ -40,7 +40,8 @@ def crash_dead_runs(location: LakeLocation) -> None:
             if run.deployment_id in own and run.id not in alive:
                 _crash(client, run, "its process was killed, or the machine was restarted")
         crash_dead_subflows(client)
-        if not _begun_runs(client):
+        # Without a run here its leases were removed (`remove_leases`): no other run can give a slot back.
+        if not alive or not _begun_runs(client):
             client.update_global_concurrency_limit(TEACHERS, GlobalConcurrencyLimitUpdate(active_slots=0))
 
 

@@ -108,7 +108,7 @@ class _ZstdStream(io.RawIOBase):
             if "too much memory" not in str(error):
                 raise
             raise zstandard.ZstdError(
-                f"a window above {MAX_WINDOW_BYTES} bytes is needed; pack the file again with `zstd --long=27` or without"
+                f"a window above {MAX_WINDOW_BYTES} bytes is needed; pack the file again with `zstd --long=27`"
             ) from None
         if self._frame.eof:
             self._input = self._frame.unused_data

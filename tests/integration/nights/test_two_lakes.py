@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from prefect.automations import Automation
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate, WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Running
 
 from logitlake.flows.runtime.environment import TAG
-from logitlake.flows.runtime.limits import ensure_limit
+from logitlake.flows.runtime.limits import TEACHERS, ensure_limit
+from logitlake.flows.serve import dead_runs
 from logitlake.flows.serve.automations import ZOMBIES, arrange_automations
 from logitlake.flows.serve.dead_runs import crash_dead_runs
 from logitlake.flows.serve.deployments import deployments, remove_other_deployments
@@ -57,12 +58,16 @@ def test_deployments_of_the_former_place_of_a_lake_are_removed_and_those_of_work
         assert not left_over & present
 
 
-def test_only_runs_of_this_lake_are_marked_as_crashed(server: Any, config: Config, tmp_path: Path) -> None:
+def test_only_runs_of_this_lake_are_marked_as_crashed_and_no_slot_stays_taken(
+    server: Any, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run of another lake, or of a work pool, may have its process on another machine."""
     lake = config.lake.model_copy(update={"path": tmp_path / "elsewhere"})
     other = config.model_copy(update={"lake": lake})
     with temporary_settings({PREFECT_API_URL: server.api}), get_client(sync_client=True) as client:
+        monkeypatch.setattr(dead_runs, "live_runs", set)
         ensure_limit(1)
+        client.update_global_concurrency_limit(TEACHERS, GlobalConcurrencyLimitUpdate(active_slots=1))
         runs = []
         for lake_config in (config, other):
             deployment_id = deployments(lake_config, None)[0].apply()
@@ -71,6 +76,7 @@ def test_only_runs_of_this_lake_are_marked_as_crashed(server: Any, config: Confi
         crash_dead_runs(location_of(config))
         states = [client.read_flow_run(run_id).state for run_id in runs]
         assert [state.type for state in states if state] == [StateType.CRASHED, StateType.RUNNING]
+        assert client.read_global_concurrency_limit_by_name(TEACHERS).active_slots == 0
         client.set_flow_run_state(runs[1], Cancelled(), force=True)
 
 
