@@ -191,6 +191,7 @@ def main() -> None:
     if _COMPLETE in os.environ or light.intersection(sys.argv[1:2]):
         keep_out("pandas")
     # A path is printed as the bytes that it has; what the terminal's encoding lacks is printed as an escape.
-    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")  # type: ignore[union-attr]
+    if sys.stdout is not None:  # it is None where the caller has closed it
+        utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")  # type: ignore[union-attr]
     app(prog_name="logitlake")

@@ -5,6 +5,7 @@ import time
 import urllib.parse
 
 import httpx
+from prefect.client.base import ServerType, determine_server_type
 from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 
@@ -17,7 +18,8 @@ _SECONDS = 10.0
 def require_server() -> None:
     """Raise ServerStartError if a server is configured and does not answer. Without one there is nothing to check."""
     url = get_current_settings().api.url
-    if not url:
+    # Prefect Cloud has no such page for a workspace.
+    if not url or determine_server_type() is ServerType.CLOUD:
         return
     deadline = time.monotonic() + _SECONDS
     while (problem := _problem()) is not None:

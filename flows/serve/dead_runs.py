@@ -15,7 +15,9 @@ from prefect.states import Crashed
 
 from logitlake.flows.runtime.environment import TAG
 from logitlake.flows.runtime.limits import TEACHERS
+from logitlake.flows.serve.deployments import own_deployments
 from logitlake.flows.serve.live_runs import live_runs
+from logitlake.storage.lake.location import LakeLocation
 
 log = logging.getLogger(__name__)
 
@@ -25,18 +27,21 @@ _PERIOD_SECONDS = 20.0
 _DEPTH = 2
 
 
-def crash_dead_runs() -> None:
-    """Mark every begun run of ours without a process as crashed, and free the slots of their teachers.
+def crash_dead_runs(location: LakeLocation) -> None:
+    """Mark every begun run of this lake's deployments without a process as crashed, and free the slots of teachers.
 
-    Only for the server of this machine, before `serve` starts its first run: all its runs are on this machine.
+    Only for the server of this machine, before `serve` starts its first run: these runs are on this machine. Runs of
+    work pools and of other lakes are left alone, for their processes may be elsewhere.
     """
     alive = live_runs()
     with get_client(sync_client=True) as client:
+        own = {deployment.id for deployment in own_deployments(client, location)}
         for run in _begun_runs(client):
-            if run.deployment_id is not None and run.id not in alive:
+            if run.deployment_id in own and run.id not in alive:
                 _crash(client, run, "its process was killed, or the machine was restarted")
         crash_dead_subflows(client)
-        if not _begun_runs(client):
+        # Without a run here its leases were removed (`remove_leases`): no other run can give a slot back.
+        if not alive or not _begun_runs(client):
             client.update_global_concurrency_limit(TEACHERS, GlobalConcurrencyLimitUpdate(active_slots=0))
 
 

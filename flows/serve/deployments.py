@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from prefect import flow, tags
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events import DeploymentEventTrigger
@@ -42,6 +43,10 @@ from logitlake.storage.lake.location import LakeLocation
 # Prefect sends our log lines to its server (PREFECT_LOGGING_EXTRA_LOGGERS), but leaves the level at WARNING.
 logging.getLogger("logitlake").setLevel(logging.INFO)
 
+# Tag of what the server in a lake's own folder serves: it identifies old deployments after the lake was moved.
+_OWN_SERVER = "logitlake.own-server"
+# Names of an older logitlake.
+_OLD_NAMES = {"capture", "redistill", "maintain"}
 # How long a scheduled run waits for another one of its kind.
 _PATIENCE = 24 * 3600.0
 
@@ -110,11 +115,17 @@ def maintain(
 
 
 def deployments(
-    config: Config, config_file: Path | None, overrides: Sequence[str] = (), lake: Path | None = None
+    config: Config,
+    config_file: Path | None,
+    overrides: Sequence[str] = (),
+    lake: Path | None = None,
+    *,
+    own_server: bool = False,
 ) -> list[RunnerDeployment]:
     """The three deployments with the schedules of the settings, for one machine (`prefect.yaml` is for many).
 
-    Each run reads the settings anew from `config_file`, `overrides` and `lake` (lake.path).
+    Each run reads the settings anew from `config_file`, `overrides` and `lake` (lake.path). `own_server`: the server's
+    state is in the lake's folder.
     """
     parameters = {
         "config_file": str(config_file.absolute()) if config_file else None,
@@ -122,6 +133,7 @@ def deployments(
         "lake": str(lake.absolute()) if lake else None,
     }
     schedule = config.schedule
+    server_tags = [_OWN_SERVER] if own_server else []
     captured = DeploymentEventTrigger(
         name=f"student after capture, {resource_of(location_of(config))}",
         expect={CAPTURED},
@@ -129,17 +141,18 @@ def deployments(
         parameters=parameters,
     )
     return [
-        _deployment(capture, schedule.capture, config, parameters),
+        _deployment(capture, schedule.capture, config, parameters, server_tags),
         # A night that is triggered while another one runs waits for it; it then ends within seconds.
         _deployment(
             redistill,
             schedule.redistill,
             config,
             parameters,
+            server_tags,
             triggers=[captured] if schedule.on_capture else [],
             collision=ConcurrencyLimitStrategy.ENQUEUE,
         ),
-        _deployment(maintain, schedule.maintain, config, parameters),
+        _deployment(maintain, schedule.maintain, config, parameters, server_tags),
     ]
 
 
@@ -154,6 +167,7 @@ def _deployment(
     cron: str | None,
     config: Config,
     parameters: dict[str, Any],
+    server_tags: list[str],
     *,
     triggers: list[DeploymentEventTrigger] | None = None,
     collision: ConcurrencyLimitStrategy = ConcurrencyLimitStrategy.CANCEL_NEW,
@@ -165,7 +179,7 @@ def _deployment(
         parameters=parameters,
         triggers=[*(triggers or [])],
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=collision),
-        tags=[TAG, resource_of(location_of(config))],
+        tags=[TAG, resource_of(location_of(config)), *server_tags],
         description=entry.description,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
@@ -180,14 +194,28 @@ def _settings(
     return config.model_copy(update={name: section for name, section in sections.items() if section is not None})
 
 
-def remove_other_deployments(served: Sequence[RunnerDeployment]) -> None:
-    """Remove our deployments that are not in `served`, from the server in the lake's own folder.
+def own_deployments(client: SyncPrefectClient, location: LakeLocation) -> list[DeploymentResponse]:
+    """Deployments of `serve` for this lake on its own server: also of its former place, and of an older logitlake.
+
+    Without those of work pools and of other lakes: their runs may be on other machines.
+    """
+    own_tags = {resource_of(location), _OWN_SERVER}
+    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
+    return [
+        deployment
+        for deployment in client.read_deployments(deployment_filter=ours)
+        if deployment.work_pool_name is None
+        and (own_tags.intersection(deployment.tags) or deployment.name in _OLD_NAMES)
+    ]
+
+
+def remove_other_deployments(served: Sequence[RunnerDeployment], location: LakeLocation) -> None:
+    """Remove this lake's deployments that are not in `served`, from its own server.
 
     They remain from the former place of a lake that was moved, and from an older logitlake.
     """
-    names = {(deployment.flow_name, deployment.name) for deployment in served}
+    names = {deployment.name for deployment in served}
     with get_client(sync_client=True) as client:
-        ours = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
-        for deployment in client.read_deployments(deployment_filter=ours):
-            if (client.read_flow(deployment.flow_id).name, deployment.name) not in names:
+        for deployment in own_deployments(client, location):
+            if deployment.name not in names:
                 client.delete_deployment(deployment.id)

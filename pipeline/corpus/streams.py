@@ -102,7 +102,14 @@ class _ZstdStream(io.RawIOBase):
             return False
         if self._frame is None:
             self._frame = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
-        self._output = memoryview(self._frame.decompress(data))
+        try:
+            self._output = memoryview(self._frame.decompress(data))
+        except zstandard.ZstdError as error:
+            if "too much memory" not in str(error):
+                raise
+            raise zstandard.ZstdError(
+                f"a window above {MAX_WINDOW_BYTES} bytes is needed; pack the file again with `zstd --long=27`"
+            ) from None
         if self._frame.eof:
             self._input = self._frame.unused_data
             self._frame = None

@@ -1,11 +1,14 @@
 """transformers.Trainer on targets from the cache.
 
 The reader knows its rank and can resume, so the trainer uses its own dataloader, which accelerate does not shard, wrap
-or fast-forward. A checkpoint holds the reader's state; it is written last, so a checkpoint without it is incomplete.
+or fast-forward. A checkpoint holds the reader's state; it is written last, when the other files are on the disk, so a
+checkpoint without it is incomplete.
 """
 
 import json
+import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +20,10 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.training.model_loss import LossSettings, attach_loss, batch_inputs, detach_loss
+from logitlake.pipeline.training.sync_directory import sync_directory
 from logitlake.storage.errors import MismatchError
+
+log = logging.getLogger(__name__)
 
 READER_STATE = "reader.json"
 _STEP_TARGETS = "step_targets"
@@ -183,13 +189,17 @@ class _ReaderState(TrainerCallback):
         if not state.is_world_process_zero:
             return
         path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / READER_STATE
+        sync_directory(path.parent)
         staged = path.with_suffix(".tmp")
         staged.write_text(json.dumps(reader_state), encoding="utf-8")
         staged.rename(path)
 
 
 class _SaveByTime(TrainerCallback):
-    """Asks for a checkpoint once `seconds` have passed since the last one, or since the start."""
+    """Asks for a checkpoint once `seconds` have passed since the last one, or since the start.
+
+    Without room on the disk for it and for the student, the training goes on without: a full disk would end it.
+    """
 
     def __init__(self, trainer: DistillationTrainer, seconds: float) -> None:
         self._trainer = trainer
@@ -202,18 +212,40 @@ class _SaveByTime(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step >= state.max_steps:
             return  # the student itself is written next
-        if self._is_due(args):
+        if self._is_due(args, state):
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._saved = time.monotonic()
 
-    def _is_due(self, args: Any) -> bool:
-        """All ranks must agree, and their clocks do not: it is due once it is on any rank."""
-        due = time.monotonic() - self._saved >= self._seconds
+    def _is_due(self, args: Any, state: Any) -> bool:
+        """All ranks must agree, and their clocks do not: the first rank decides."""
+        due = state.is_world_process_zero and time.monotonic() - self._saved >= self._seconds and self._has_room(args)
         if args.world_size == 1:
             return due
         return bool(self._trainer.accelerator.reduce(torch.tensor(int(due), device=args.device)).item())
+
+    def _has_room(self, args: Any) -> bool:
+        output = Path(args.output_dir)
+        folder = next(parent for parent in (output, *output.parents) if parent.is_dir())
+        free, needed = shutil.disk_usage(folder).free, _checkpoint_bytes(self._trainer.model)
+        if free >= needed:
+            return True
+        self._saved = time.monotonic()
+        log.warning(
+            "no checkpoint was written: %s has %.1f GB free, a checkpoint and the student may take %.1f GB; a training "
+            "that is killed starts again from its last checkpoint",
+            *(folder, free / 1e9, needed / 1e9),
+        )
+        return False
+
+
+def _checkpoint_bytes(model: Any) -> int:
+    """For a model and its student: the weights twice, and two numbers of the optimiser for each trained weight."""
+    return sum(
+        parameter.numel() * (2 * parameter.element_size() + 8 * parameter.requires_grad)
+        for parameter in model.parameters()
+    )
 
 
 class _Bar(ProgressCallback):

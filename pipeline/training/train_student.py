@@ -36,6 +36,7 @@ from logitlake.pipeline.training.distillation_trainer import (
     training_curve,
 )
 from logitlake.pipeline.training.model_loss import LossSettings
+from logitlake.pipeline.training.sync_directory import sync_directory
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.row_sets.row_set import RowSet
 
@@ -271,18 +272,8 @@ def _save(
             pickled.unlink()
         copy_tokenizer(tokenizer, staging, chat_template=chat_template)
         write_card(staging, facts)
-        _sync(staging)
+        sync_directory(staging)
         output.parent.mkdir(parents=True, exist_ok=True)
         staging.rename(output)
         shutil.rmtree(staging.parent, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-
-
-def _sync(directory: Path) -> None:
-    """Flush all files to disk: a crash after the rename must not leave empty files."""
-    for path in [*directory.rglob("*"), directory]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

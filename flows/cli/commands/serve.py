@@ -55,13 +55,15 @@ def serve(options: ServeOptions) -> None:
         from logitlake.flows.serve.dead_runs import crash_dead_runs, subflows_watched
         from logitlake.flows.serve.deployments import deployments, remove_other_deployments
 
-        served = deployments(config, config_file, options.overrides or (), options.lake)
+        in_own_folder = own_server and in_lake_folder and location.state_directory is not None
+        given = (config_file, options.overrides or (), options.lake)
+        served = deployments(config, *given, own_server=in_own_folder)
         ensure_limit(config.schedule.teachers)
         arrange_automations(config.schedule)
         if own_server:
-            crash_dead_runs()
+            crash_dead_runs(location)
             if in_lake_folder:
-                remove_other_deployments(served)
+                remove_other_deployments(served, location)
         stack.enter_context(subflows_watched())
         api = get_current_settings().api.url or ""
         say(f"serving lake {location.data}, time zone {config.schedule.timezone}; web page: {api.removesuffix('/api')}")

@@ -245,3 +245,9 @@ def test_a_corpus_directory_without_files_yet_is_no_error(
     corpus = config.corpora[0].model_copy(update={"path": str(incoming)})
     report = run_capture(config.model_copy(update={"corpora": (corpus,)}))
     assert (report.documents_seen, report.n_units) == (0, 0)
+
+
+def test_a_command_runs_where_the_caller_has_closed_its_output() -> None:
+    call = f"{sys.executable} -m logitlake --version >&-"
+    done = subprocess.run(call, shell=True, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.settings import PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
 
+from logitlake.flows.prefect_server.configured import require_server
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.sql.session import query
@@ -37,3 +39,11 @@ def test_a_configured_server_that_is_dead_is_one_sentence(
     assert "Traceback" not in done.stderr
     assert "secret" not in done.stdout + done.stderr
     assert query(location_of(config), "SELECT status FROM runs").to_pylist() == [{"status": "failed"}]
+
+
+def test_prefect_cloud_is_not_asked_for_a_page_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    workspace = "https://api.prefect.cloud/api/accounts/1/workspaces/2"
+    with temporary_settings({PREFECT_API_URL: workspace, PREFECT_API_KEY: "key"}):
+        require_server()

@@ -76,3 +76,25 @@ assert urllib.request.proxy_bypass("mirror.example.org")
     environment.pop("no_proxy", None)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "statement"),
+    [
+        ({"HTTP_PROXY": DEAD, "NO_PROXY": "*"}, "assert urllib.request.proxy_bypass('huggingface.co')"),
+        ({"ALL_PROXY": "socks5://proxy:1080"}, "assert os.environ['ALL_PROXY'] == 'socks5://proxy:1080'"),
+    ],
+    ids=["no host has a proxy", "SOCKS with its package"],
+)
+def test_proxies_that_clients_can_use_stay_as_they_are(environment: dict[str, str], statement: str) -> None:
+    script = f"""
+import importlib.util, os, urllib.request
+importlib.util.find_spec = lambda name: object()
+from logitlake.flows.prefect_server.proxies import reach_this_machine
+reach_this_machine()
+{statement}
+"""
+    plain = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    call = [sys.executable, "-c", script]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, env=plain | environment)
+    assert done.returncode == 0, done.stderr

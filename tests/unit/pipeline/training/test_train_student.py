@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -255,6 +256,32 @@ def test_checkpoints_by_time_are_on_unless_told_otherwise(train, tmp_path, lake,
     with pytest.raises(KilledError):
         train(output=tmp_path / "none", fetch=failing_fetch(lake, 1), epochs=2, save_minutes=None)
     assert not list(next(tmp_path.glob(".none.*")).glob("checkpoints/checkpoint-*"))
+
+
+def test_a_checkpoint_is_on_the_disk_before_the_file_that_makes_it_complete(train, tmp_path, lake, monkeypatch):
+    """After a power loss, a complete checkpoint with empty files would stop every later attempt."""
+    synced, flush = [], os.fsync
+
+    def fsync(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").resolve()
+        synced.append((path.name, (path.parent / READER_STATE).exists()))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(KilledError):
+        train(fetch=failing_fetch(lake, 1), epochs=2, save_steps=1)
+    assert {("model.safetensors", False), ("optimizer.pt", False), ("trainer_state.json", False)} <= set(synced)
+
+
+def test_a_disk_without_room_for_checkpoints_does_not_end_a_training(train, tmp_path, lake, monkeypatch, caplog):
+    hours = count()
+    monkeypatch.setattr(distillation_trainer, "time", SimpleNamespace(monotonic=lambda: 3600.0 * next(hours)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(KilledError):
+        train(fetch=failing_fetch(lake, 1), epochs=2)
+    assert not list(next(tmp_path.glob(".out.*")).glob("checkpoints/checkpoint-*"))
+    assert "no checkpoint was written" in caplog.text
+    assert train(epochs=2).directory.is_dir()
 
 
 def test_a_checkpoint_of_batches_of_another_size_is_refused(train, tmp_path, lake):

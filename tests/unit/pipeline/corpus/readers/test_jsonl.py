@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logitlake.pipeline.corpus.document import Chat, Document, Pair, Reject
-from logitlake.pipeline.corpus.json_line import parse_json
+from logitlake.pipeline.corpus.json_line import RepeatedKeyError, parse_json
 from logitlake.pipeline.corpus.readers.jsonl import read_jsonl
 from logitlake.pipeline.corpus.streams import lines
 from logitlake.pipeline.settings.models import CorpusSettings
@@ -192,6 +192,21 @@ def test_what_has_each_key_once_is_read_whatever_its_strings_hold(value):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        b'{"a":1,"a":2}',
+        b'{"a" :1, "a"\t: 2}',
+        b'{"a"\r\n:1,"a"\n\n:2}',
+        b'{"a:":"b","a:":2}',
+        b'[{"b":{"\\"":1,"\\"":2}}]',
+    ],
+)
+def test_a_repeated_key_is_found_however_it_is_written(text):
+    with pytest.raises(RepeatedKeyError):
+        parse_json(text)
+
+
+@pytest.mark.parametrize(
     "form",
     [
         lambda chat: chat,
@@ -236,3 +251,10 @@ def test_file_that_can_not_be_opened_is_a_corpus_error_that_names_it(tmp_path):
     (tmp_path / "a.jsonl").symlink_to(tmp_path / "gone")
     with pytest.raises(CorpusError, match=r"a\.jsonl can't be read .*glob: \['!a\.jsonl'\]"):
         read(tmp_path)
+
+
+def test_a_file_whose_window_is_too_large_says_how_to_pack_it(tmp_path):
+    window_of_2_gib = bytes([(31 - 10) << 3])
+    (tmp_path / "a.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd\x00" + window_of_2_gib + b"\x01\x00\x00")
+    [reject] = read(tmp_path)
+    assert "zstd --long=27" in reject.detail
