@@ -1,6 +1,7 @@
 """Which runs have a process on this machine. Imports no Prefect, which reads its settings when it is imported."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -17,8 +18,8 @@ def live_runs() -> set[UUID]:
             environment = process.environ()
         except (psutil.Error, OSError):
             continue  # the process has ended, or is another user's
-        if run_id := environment.get(_RUN_ID):
-            runs.add(UUID(run_id))
+        with suppress(KeyError, ValueError):  # another program may use the variable
+            runs.add(UUID(environment[_RUN_ID]))
     return runs
 
 
