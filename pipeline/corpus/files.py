@@ -109,7 +109,8 @@ def _link_reject(settings: CorpusSettings, file: CorpusFile, real_root: str) -> 
     if file.path.is_symlink() and not settings.follow_links:
         target = os.path.realpath(file.path)
         if os.path.commonpath([target, real_root]) != real_root:
-            detail = f"a link to {escaped(target)}, outside the corpus; set corpora.{settings.name}.follow_links: true to read it"
+            setting = f"corpora.{settings.name}.follow_links: true"
+            detail = f"a link to {escaped(target)}, outside the corpus; set {setting} to read it"
             return Reject(settings.name, file.source, None, RejectReason.OUTSIDE_CORPUS, detail)
     if _is_special(file.path):
         detail = "expected a regular file, found a device, a pipe or a socket"
