@@ -53,7 +53,10 @@ def _content(lake: Lake) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("kill_at", [*MIGRATION_FAILPOINTS, "rows-hashed:4"])
+@pytest.mark.parametrize(
+    "kill_at",
+    ["rows-hashed:4", *(pytest.param(place, marks=pytest.mark.slow) for place in MIGRATION_FAILPOINTS)],
+)
 def test_a_killed_migration_loses_nothing_and_the_next_one_completes_it(tmp_path, kill_at):
     directory = tmp_path / "lake"
     shutil.copytree(FORMAT_1, directory)

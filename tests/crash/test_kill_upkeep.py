@@ -144,14 +144,14 @@ def upkeep_loses_nothing(location: LakeLocation, names: list[str]) -> None:
 
 
 def _cases() -> list[object]:
-    """Each operation at each of its places by each signal; one case of each operation is quick."""
+    """Each operation at each of its places by each signal; one case is quick."""
     places = {
         "rebuild": (*REBUILD_FAILPOINTS, "transaction-open", "rows-registered"),
         "compact": (*FAILPOINTS, "snapshots-expired", "files-removed"),
         "forget": FAILPOINTS,
         "commit": ("file-staged", "file-renamed", "transaction-open:2", "rows-registered:2", "committed:2"),
     }
-    quick = {("rebuild", "shard-taken", "SIGKILL"), ("commit", "rows-registered:2", "SIGKILL")}
+    quick = {("rebuild", "shard-taken", "SIGKILL")}
     cases = [(operation, place, name) for operation, all_of in places.items() for place in all_of for name in SIGNALS]
     return [pytest.param(*case, marks=() if case in quick else pytest.mark.slow) for case in cases]
 

@@ -21,7 +21,8 @@ PREFECT_API_URL = "http://user:secret@127.0.0.1:9/api"
 """
 
 
-@pytest.mark.parametrize("source", ["PREFECT_API_URL", pytest.param("the Prefect profile", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["PREFECT_API_URL", "the Prefect profile"])
 def test_a_configured_server_that_is_dead_is_one_sentence(
     source: str, config: Config, config_file: Path, tmp_path: Path
 ) -> None:

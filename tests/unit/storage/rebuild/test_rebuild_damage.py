@@ -135,6 +135,7 @@ def test_one_damaged_row_costs_its_document_only(filled, location, values):
     assert copy.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_document_whose_every_row_has_another_id_is_missed(filled, location):
     path = shard_of(location, "a")
     change_rows(path, lambda row: row | {"doc_id": "x"} if row["doc_id"] == document_id("a") else row)
@@ -195,6 +196,7 @@ def test_a_damaged_copy_of_a_row_does_not_cost_the_good_one(full_lake, location,
         assert sorted(lake.sql("SELECT * FROM store.promotions").to_pylist(), key=repr) == before
 
 
+@pytest.mark.slow
 def test_a_row_without_a_hash_and_its_copy_with_one_are_one_row(full_lake, location):
     (path,) = location.data_directory.glob("store/promotions/*.parquet")
     copy = path.with_name(f"0-{path.name}")
@@ -235,6 +237,7 @@ def test_no_content_of_a_note_stops_the_reading_of_the_others(location, content)
     assert len(damage) == 3
 
 
+@pytest.mark.slow
 def test_a_document_whose_tombstone_file_is_gone_stays_forgotten_by_the_table(filled, location):
     forget(filled, [document_id("a")], reason="asked")
     for path in location.data_directory.glob("tombstones/*.json"):
@@ -243,7 +246,7 @@ def test_a_document_whose_tombstone_file_is_gone_stays_forgotten_by_the_table(fi
     assert documents(location) == ids("b", "c", "d")
 
 
-@pytest.mark.parametrize("name", ["lake.json", "lake-copy.json"])
+@pytest.mark.parametrize("name", ["lake.json", pytest.param("lake-copy.json", marks=pytest.mark.slow)])
 def test_a_damaged_lake_note_is_made_again_from_its_copy(filled, location, name):
     note, content = location.data_directory / name, b'{"format_version": 2}'
     before = note.read_bytes()
@@ -254,6 +257,7 @@ def test_a_damaged_lake_note_is_made_again_from_its_copy(filled, location, name)
     assert documents(location) == ids("a", "b", "c", "d")
 
 
+@pytest.mark.slow
 def test_a_lake_note_that_is_gone_is_made_again(filled, location):
     note = location.data_directory / "lake.json"
     before = note.read_bytes()

@@ -71,7 +71,9 @@ FILES: dict[str, tuple[str, Callable[[], bytes], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", FILES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case.endswith("gzip") else ()) for case in FILES]
+)
 def test_a_file_that_grows_when_it_is_unpacked_or_parsed_takes_bounded_memory(tmp_path: Path, case: str) -> None:
     name, content, expected = FILES[case]
     (tmp_path / name).write_bytes(content())
