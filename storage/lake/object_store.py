@@ -102,7 +102,7 @@ def list_paths(location: LakeLocation, pattern: str) -> list[str]:
 
 def is_staged(name: str) -> bool:
     """Whether this is the name of an unfinished write of this module."""
-    return re.fullmatch(rf".+\.(parquet|json)\.\d+{re.escape(STAGING_SUFFIX)}", name) is not None
+    return re.fullmatch(rf".+\.(parquet|json)(\.damaged)?\.\d+{re.escape(STAGING_SUFFIX)}", name) is not None
 
 
 def _put_file(path: Path, content: bytes) -> None:

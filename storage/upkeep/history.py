@@ -98,11 +98,12 @@ def _is_complete(lake: Lake, path: str) -> bool:
 
 def refusal(lake: Lake, missing: Sequence[str]) -> str:
     """What a person reads when the catalog knows less than its data path."""
+    n_records = f"{len(missing)} record{'s' * (len(missing) > 1)}"
     return (
-        f"the catalog {without_secrets(lake.location.catalog)} does not know {len(missing)} commits that "
-        f"{lake.location.data} holds, such as {missing[0]}: it is an older copy, or its rebuild was stopped. Nothing "
-        "was removed. Put the newer catalog back, or move this one away and run `logitlake rebuild`, which makes it "
-        "again from all files"
+        f"{lake.location.data} holds {n_records} of committed work that the catalog "
+        f"{without_secrets(lake.location.catalog)} does not know, such as {missing[0]}: the catalog is an older copy, "
+        "or its rebuild was stopped. Nothing was removed. Put the newer catalog back, or move this one away and run "
+        "`logitlake rebuild`, which makes it again from all files"
     )
 
 

@@ -76,17 +76,19 @@ def sweep(lake: Lake, *, grace: timedelta, forget_at_once: bool = False, dry_run
     with lake.exclusive():
         orphans, more_damaged = _examined_orphans(lake, orphans_before, examined=examined)
         damaged |= more_damaged
+        foreign = tuple(sorted(path for path in orphans if not path.startswith(f"{lake.location.data}store/")))
+        if not foreign and not dry_run:
+            # First of all: if a copy can't be made, nothing is removed.
+            for path in damaged:
+                copy_aside(lake.location, path)
         snapshots = lake.sql(_call("ducklake_expire_snapshots", _older_than(catalog_before), dry_run)).num_rows
         reach("snapshots-expired")
         # What has expired just now is younger than any time that was taken before.
         which = "cleanup_all => true" if at_once else _older_than(catalog_before)
         expired = _paths(lake, "ducklake_cleanup_old_files", which, dry_run)
         reach("files-removed")
-        foreign = tuple(sorted(path for path in orphans if not path.startswith(f"{lake.location.data}store/")))
         removed = tuple(sorted(orphans))
         if not foreign and not dry_run:
-            for path in damaged:
-                copy_aside(lake.location, path)
             removed = _paths(lake, "ducklake_delete_orphaned_files", _older_than(orphans_before), dry_run)
         staged = _staged(lake, orphans_before, dry_run)
     return Swept(

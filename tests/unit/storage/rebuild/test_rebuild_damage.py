@@ -23,7 +23,7 @@ from logitlake.storage.rebuild.notes import forgotten_documents, noted_recipes, 
 from logitlake.storage.schema.tables import ROW_HASH, TABLES, Rebuild
 from logitlake.storage.upkeep.compaction import compact, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget, forget_again
-from logitlake.storage.upkeep.sweeping import sweep
+from logitlake.storage.upkeep.sweeping import holdings, sweep
 from logitlake.storage.upkeep.verify import verify, verify_tables
 from logitlake.storage.writing.commits import SOURCES, commit_unit
 from logitlake.storage.writing.recipes import register_recipe
@@ -163,6 +163,34 @@ def test_a_torn_shard_is_kept_as_a_copy_by_the_sweep(filled, location):
         sweep(lake, grace=NOW)
     (copy,) = (location.data_directory / "damaged").iterdir()
     assert len(copy.read_bytes()) == 300 and documents(location) == ids("c", "d")
+
+
+def test_a_sweep_that_can_not_copy_a_damaged_file_removes_nothing(filled, location):
+    path = shard_of(location, "a")
+    path.write_bytes(path.read_bytes()[:300])
+    rebuilt(filled)
+    age(location)
+    before = sorted(location.data_directory.rglob("*.parquet"))
+    (location.data_directory / "damaged").write_bytes(b"a file where the folder of the copies should be")
+    with Lake.open(location, read_only=False) as lake:
+        n_snapshots = holdings(lake).n_snapshots
+        with pytest.raises((OSError, LakeError)):
+            sweep(lake, grace=NOW)
+        assert holdings(lake).n_snapshots == n_snapshots > 1
+    assert sorted(location.data_directory.rglob("*.parquet")) == before
+
+
+def test_what_a_killed_copy_of_a_damaged_file_left_is_swept(filled, location):
+    """The name is that of an unfinished write of `put_bytes`."""
+    folder = location.data_directory / "damaged"
+    folder.mkdir()
+    staged = folder / "store__sequences__a.parquet.damaged.12345.tmp"
+    staged.write_bytes(b"half")
+    age(location)
+    os.utime(staged, (0, 0))
+    with Lake.open(location, read_only=False) as lake:
+        assert sweep(lake, grace=NOW).staged_files == (str(staged),)
+    assert not staged.exists()
 
 
 def test_a_torn_page_of_a_small_table_is_named_and_the_others_are_taken(full_lake, location):

@@ -210,7 +210,7 @@ def test_a_complete_file_of_commits_with_damage_keeps_the_shards(filled, locatio
     damaged = location.data_directory / "store/commits/ducklake-of-another-catalog.parquet"
     damaged.write_bytes(b"PAR1 damaged PAR1")
     age(location)
-    with pytest.raises(IntegrityError, match="does not know 1 commit"):
+    with pytest.raises(IntegrityError, match="holds 1 record of committed work"):
         sweep(filled, grace=NOW)
     assert damaged.exists() and Path(shard).exists()
 
