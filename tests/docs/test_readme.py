@@ -78,13 +78,6 @@ def test_every_file_and_folder_that_is_named_exists():
     assert [name for name in sorted(named) if not Path(name).exists()] == []
 
 
-def test_every_guarantee_names_its_tests_by_their_whole_paths():
-    [table] = re.findall(r"^\| guarantee \| tests \|\n(.*?)\n\n", README, flags=re.MULTILINE | re.DOTALL)
-    cells = [line.split("|")[2] for line in table.splitlines()[1:]]
-    assert len(cells) > 10
-    assert all(re.fullmatch(r" (`tests/[\w./-]+`(, )?)+ ", cell) for cell in cells)
-
-
 def test_every_make_target_and_command_that_is_named_exists():
     targets = re.findall(r"^(\w[\w-]*):", Path("Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert set(re.findall(r"make ([\w-]+)  ", README)) <= set(targets)
