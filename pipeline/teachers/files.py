@@ -48,6 +48,7 @@ def resolve_teacher(settings: TeacherSettings) -> TeacherFiles:
     Raises SettingsError that says what was tried when there is no such teacher, or no weights that may be loaded.
     """
     directory = _directory(settings)
+    _refuse_adapter_beside(directory)
     weights = _weight_files(directory, settings)
     teacher_hash, n_parameters = hash_weights(weights)
     adapter = None if settings.adapter is None else _adapter(settings)
@@ -131,7 +132,10 @@ def _adapter(settings: TeacherSettings) -> Path:
 
 
 def _weight_files(directory: Path, settings: TeacherSettings) -> list[Path]:
-    """The weights that transformers would load: those of the index if there is one, safetensors before pickles."""
+    """The weights that transformers would load: those of the index if there is one, safetensors before pickles.
+
+    Raises SettingsError where two sets of weights lie side by side.
+    """
     if files := _safetensors(directory):
         return files
     pickles = sorted(path for kind in _PICKLES for path in directory.glob(kind))
@@ -144,13 +148,40 @@ def _weight_files(directory: Path, settings: TeacherSettings) -> list[Path]:
 
 def _safetensors(directory: Path) -> list[Path]:
     index = directory / "model.safetensors.index.json"
+    whole = directory / "model.safetensors"
     if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return sorted(directory / name for name in names)
-    for name in ("model.safetensors", "adapter_model.safetensors"):
-        if (directory / name).is_file():
-            return [directory / name]
+        names = sorted(set(_weight_map(index).values()))
+        if whole.is_file() and names != [whole.name]:
+            raise SettingsError(
+                f"weights {directory}: found {whole.name} and {index.name}, which names other files ({names[0]}, …); "
+                "one of them is left from before: move it away"
+            )
+        return [directory / name for name in names]
+    for path in (whole, directory / "adapter_model.safetensors"):
+        if path.is_file():
+            return [path]
     return sorted(directory.glob("*.safetensors"))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """The file of each tensor. Raises SettingsError for an index that is not one."""
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if names and all(isinstance(name, str) for name in names.values()):
+            return dict(names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise SettingsError(f"weights {index}: expected a weight_map from tensors to files; copy the index again")
+
+
+def _refuse_adapter_beside(directory: Path) -> None:
+    """transformers would load the base model that the adapter names, in place of the weights here."""
+    if (directory / "adapter_config.json").is_file():
+        raise SettingsError(
+            f"{directory}: found adapter_config.json beside the model, and transformers would load the adapter's own "
+            "base model; set teacher.model to the base model and teacher.adapter to this directory, or, if the adapter "
+            "is merged into these weights, move adapter_config.json and adapter_model.* away"
+        )
 
 
 def _model_type(directory: Path) -> str:

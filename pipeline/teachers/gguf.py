@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from logitlake.pipeline.teachers.fingerprints import cache_directory
 from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
+from logitlake.pipeline.teachers.loading import check_whole
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.identity import digest
 
@@ -44,10 +45,15 @@ def _save(path: Path, staging: Path) -> None:
     folder, name = str(path.parent), path.name
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            gguf_file=name,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+            output_loading_info=True,
         )
     except LOAD_ERRORS as error:
         raise SettingsError(f"teacher {path}: transformers can't read this GGUF file ({error})") from None
+    check_whole(model, found, f"teacher {path}")
     tokenizer.save_pretrained(staging)
     model.save_pretrained(staging)
