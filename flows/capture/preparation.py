@@ -37,7 +37,12 @@ class Prepared:
     @property
     def source(self) -> TeacherSource:
         """What a process needs to load the teacher."""
-        return TeacherSource(settings=self.teacher, files=self.files, vocabulary=self.tokenizer.vocab_size)
+        return TeacherSource(
+            settings=self.teacher,
+            files=self.files,
+            vocabulary=self.tokenizer.vocab_size,
+            window=self.config.tokenization.window,
+        )
 
     def answered(self, value: float) -> "Prepared":
         """The same with the value from the probe."""

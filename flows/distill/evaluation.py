@@ -104,4 +104,4 @@ def _load(teacher: TeacherSettings | None, recipe: Mapping[str, Any], files: Tea
             f"the teacher in the settings has weights {files.teacher_hash} and adapter {files.adapter_hash}, the "
             f"recipe was made with {weights} and {adapter}"
         )
-    return load_engine(teacher, files, vocab_size=recipe["vocabulary"])
+    return load_engine(teacher, files, vocab_size=recipe["vocabulary"], window=recipe["window"])

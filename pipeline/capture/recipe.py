@@ -12,6 +12,7 @@ from logitlake.pipeline.settings.models import TargetSettings, TeacherSettings, 
 from logitlake.pipeline.teachers.dtype import resolve_dtype
 from logitlake.pipeline.teachers.engine import Gives
 from logitlake.pipeline.teachers.files import TeacherFiles
+from logitlake.pipeline.teachers.positions import check_window
 from logitlake.pipeline.teachers.registry import check_engine
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import SettingsError
@@ -94,8 +95,10 @@ def make_recipe(
 ) -> Recipe:
     """The recipe of these settings; needs no torch unless the dtype is `auto` and an accelerator is in the machine.
 
-    Raises SettingsError while `target_bytes` is set: the probe must have chosen a value in its place first.
+    Raises SettingsError while `target_bytes` is set (the probe must have chosen a value in its place first), and for
+    windows longer than the teacher's positions.
     """
+    check_window(files.directory, tokenization.window, "the teacher")
     if target.target_bytes is not None:
         raise SettingsError(
             f"target.target_bytes {target.target_bytes}: the recipe needs the value that the probe chooses for "

@@ -35,11 +35,15 @@ class TeacherFiles:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherSource:
-    """What a process needs to load the teacher; it can be pickled. `vocabulary` is the tokenizer's size."""
+    """What a process needs to load the teacher; it can be pickled.
+
+    `vocabulary` is the tokenizer's size, `window` the longest sequence.
+    """
 
     settings: TeacherSettings
     files: TeacherFiles
     vocabulary: int
+    window: int
 
 
 def resolve_teacher(settings: TeacherSettings) -> TeacherFiles:
