@@ -55,6 +55,7 @@ class Recipe:
                 "name": self.teacher.name,
                 "weights": self.teacher.teacher_hash,
                 "adapter": self.teacher.adapter_hash,
+                **self._teacher_config(),
                 "engine": self.engine,
                 "dtype": self.dtype,
             },
@@ -73,6 +74,10 @@ class Recipe:
             FACTS: {**asdict(self.target.facts), "teacher_gives": self.teacher_gives},
             **self._logprob_steps(),
         }
+
+    def _teacher_config(self) -> dict[str, Any]:
+        """Recipes of an older logitlake have none, and keep their ids."""
+        return {} if self.teacher.config_hash is None else {"config": self.teacher.config_hash}
 
     def _logprob_steps(self) -> dict[str, Any]:
         """Named only where it is not the default: recipes without keep the ids they always had."""

@@ -5,15 +5,18 @@ Needs torch only to convert a GGUF file, once. Code after planning reads `Teache
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from logitlake.pipeline.settings.models import TeacherSettings
+from logitlake.pipeline.teachers.config_hash import hash_config
 from logitlake.pipeline.teachers.fingerprints import hash_adapter, hash_weights
-from logitlake.storage.errors import SettingsError
+from logitlake.storage.errors import MismatchError, SettingsError
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
@@ -23,7 +26,10 @@ _NAMES = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherFiles:
-    """A teacher on this disk: `directory` holds its weights and tokenizer, `name` is its family and size."""
+    """A teacher on this disk: `directory` holds its weights and tokenizer, `name` is its family and size.
+
+    `config_hash` covers what its config decides beside the tensors; None in recipes of an older logitlake.
+    """
 
     directory: Path
     teacher_hash: str
@@ -31,6 +37,7 @@ class TeacherFiles:
     n_parameters: int = 0
     adapter_directory: Path | None = None
     adapter_hash: str | None = None
+    config_hash: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,14 +63,32 @@ def resolve_teacher(settings: TeacherSettings) -> TeacherFiles:
     weights = _weight_files(directory, settings)
     teacher_hash, n_parameters = hash_weights(weights)
     adapter = None if settings.adapter is None else _adapter(settings)
+    model_type = _model_type(directory)
     return TeacherFiles(
         directory=directory,
         teacher_hash=teacher_hash,
-        name=f"{_model_type(directory)}-{_short(n_parameters)}",
+        config_hash=hash_config(directory, trust_remote_code=settings.trust_remote_code),
+        name=f"{model_type}-{_short(n_parameters)}",
         n_parameters=n_parameters,
         adapter_directory=adapter,
         adapter_hash=None if adapter is None else hash_adapter(adapter, _weight_files(adapter, settings)),
     )
+
+
+def check_same_teacher(files: TeacherFiles, recipe: Mapping[str, Any]) -> None:
+    """Raises MismatchError unless these are the weights, the adapter and the config of a recipe."""
+    expected = {name: recipe["teacher"].get(name) for name in ("weights", "adapter", "config")}
+    found = {"weights": files.teacher_hash, "adapter": files.adapter_hash, "config": files.config_hash}
+    if expected["config"] is None:
+        # A recipe of an older logitlake.
+        found["config"] = None
+    other = [name for name in expected if expected[name] != found[name]]
+    if other:
+        raise MismatchError(
+            f"teacher {files.directory}: "
+            + ", ".join(f"expected {name} {expected[name]} as in the recipe, found {found[name]}" for name in other)
+            + "; set the teacher that made the cache"
+        )
 
 
 def _directory(settings: TeacherSettings) -> Path:

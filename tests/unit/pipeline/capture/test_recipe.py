@@ -44,6 +44,7 @@ def recipe_of(tokenizer: TextTokenizer) -> Any:
     [
         {"files": dataclasses.replace(FILES, teacher_hash="g" * 32)},
         {"files": dataclasses.replace(FILES, adapter_hash="g" * 32)},
+        {"files": dataclasses.replace(FILES, config_hash="g" * 32)},
         {"teacher": {"dtype": "bfloat16"}},
         {"tokenization": {"window": 256}},
         {"tokenization": {"overlap": 8}},
