@@ -45,9 +45,10 @@ class Recipe:
     format_version: int = RECIPE_VERSION
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, with no path and no setting that the sparsifier in use does not read.
+        """JSON-able, with no setting that the sparsifier in use does not read, and no path but the teacher's origin.
 
-        `facts` follow from the rest, describe the targets without the sparsifier's code, and are not hashed.
+        `facts` are not hashed: they describe the targets without the sparsifier's code, and say where the teacher
+        comes from.
         """
         return {
             "format_version": self.format_version,
@@ -71,9 +72,12 @@ class Recipe:
             "sparsifier": self.target.recipe_part(),
             "quantiser": {"name": "systematic", "levels": self.target.levels_in_use},
             "seed": self.target.seed,
-            FACTS: {**asdict(self.target.facts), "teacher_gives": self.teacher_gives},
+            FACTS: {**asdict(self.target.facts), "teacher_gives": self.teacher_gives, **self._origin()},
             **self._logprob_steps(),
         }
+
+    def _origin(self) -> dict[str, Any]:
+        return {} if self.teacher.origin is None else {"teacher": self.teacher.origin.to_dict()}
 
     def _teacher_config(self) -> dict[str, Any]:
         """Recipes of an older logitlake have none, and keep their ids."""

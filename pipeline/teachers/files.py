@@ -6,7 +6,7 @@ Needs torch only to convert a GGUF file, once. Code after planning reads `Teache
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.pipeline.teachers.config_hash import hash_config
 from logitlake.pipeline.teachers.fingerprints import hash_adapter, hash_weights
+from logitlake.pipeline.teachers.origin import CARD, TeacherOrigin, find_origin
 from logitlake.storage.errors import MismatchError, SettingsError
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
-_SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+_SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", CARD)
 _NAMES = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
 
 
@@ -38,6 +39,7 @@ class TeacherFiles:
     adapter_directory: Path | None = None
     adapter_hash: str | None = None
     config_hash: str | None = None
+    origin: TeacherOrigin | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +70,7 @@ def resolve_teacher(settings: TeacherSettings) -> TeacherFiles:
         directory=directory,
         teacher_hash=teacher_hash,
         config_hash=hash_config(directory, trust_remote_code=settings.trust_remote_code),
+        origin=find_origin(settings.model, settings.revision, directory),
         name=f"{model_type}-{_short(n_parameters)}",
         n_parameters=n_parameters,
         adapter_directory=adapter,

@@ -10,6 +10,7 @@ import pytest
 from logitlake.flows.capture.preparation import prepare
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config
+from logitlake.storage.sql.session import query
 from logitlake.storage.writing.teacher_configs import noted_config
 from tests.tiny_lake import capture_all
 
@@ -57,3 +58,18 @@ def test_an_older_lake_goes_on_under_its_recipe_until_the_config_changes(
     other = capture_all(config)
     assert other.recipe_id != first.recipe_id
     assert other.n_documents == first.n_documents + 1
+
+
+def test_the_lake_says_which_teacher_it_was(own_teacher: Path, raw_config: dict[str, Any]) -> None:
+    (own_teacher / "README.md").write_text("---\nlicense: apache-2.0\nbase_model: owner/base\n---\n")
+    config = Config.model_validate(raw_config)
+    capture_all(config)
+    question = "SELECT teacher_model, teacher_revision, teacher_licence, teacher_base_models FROM recipes"
+    assert query(location_of(config), question).to_pylist() == [
+        {
+            "teacher_model": str(own_teacher),
+            "teacher_revision": None,
+            "teacher_licence": "apache-2.0",
+            "teacher_base_models": ["owner/base"],
+        }
+    ]
