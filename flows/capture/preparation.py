@@ -16,7 +16,9 @@ from logitlake.pipeline.corpus.rejects import RejectGuard
 from logitlake.pipeline.settings.models import Config, TeacherSettings
 from logitlake.pipeline.teachers.files import TeacherFiles, TeacherSource, resolve_teacher
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
+from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.writing.target_size_answers import kept_probe
+from logitlake.storage.writing.teacher_configs import has_recipe, noted_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,12 @@ class Prepared:
     @property
     def source(self) -> TeacherSource:
         """What a process needs to load the teacher."""
-        return TeacherSource(settings=self.teacher, files=self.files, vocabulary=self.tokenizer.vocab_size)
+        return TeacherSource(
+            settings=self.teacher,
+            files=self.files,
+            vocabulary=self.tokenizer.vocab_size,
+            window=self.config.tokenization.window,
+        )
 
     def answered(self, value: float) -> "Prepared":
         """The same with the value from the probe."""
@@ -73,12 +80,21 @@ def prepare(config: Config, files: TeacherFiles | None = None) -> Prepared:
         tokenization=config.tokenization,
         target=config.target.model_copy(update={"target_bytes": None}),
     )
+    recipe = _older_recipe(location_of(config), recipe) or recipe
     prepared = Prepared(config=config, teacher=config.teacher, files=files, tokenizer=tokenizer, recipe=recipe)
     if config.target.target_bytes is None:
         return prepared
     question = probe_key(recipe, config.target.target_bytes)
     answer = kept_probe(location_of(config), question)
     return prepared.answered(answer["value"]) if answer else replace(prepared, question=question)
+
+
+def _older_recipe(location: LakeLocation, recipe: Recipe) -> Recipe | None:
+    """The recipe without the teacher's config, if a lake of an older logitlake has it and no other config is noted."""
+    older = replace(recipe, teacher=replace(recipe.teacher, config_hash=None))
+    if not has_recipe(location, older.recipe_id):
+        return None
+    return older if noted_config(location, older.recipe_id) in (None, recipe.teacher.config_hash) else None
 
 
 def documents(config: Config, guards: Mapping[str, RejectGuard]) -> Iterator[Document | Reject]:

@@ -35,6 +35,7 @@ from logitlake.storage.writing.known_documents import KnownDocuments
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 from logitlake.storage.writing.runs import note_run
 from logitlake.storage.writing.target_size_answers import keep_probe
+from logitlake.storage.writing.teacher_configs import note_config
 
 log = logging.getLogger(__name__)
 
@@ -238,6 +239,8 @@ class CaptureRun:
             tokens, special = prepared.tokenizer.token_texts(), set(prepared.tokenizer.special_ids())
             with self._writing:
                 register_recipe(self._lake, prepared.recipe.to_dict())
+                if prepared.recipe.teacher.config_hash is None and prepared.files.config_hash is not None:
+                    note_config(self.location, prepared.recipe.recipe_id, prepared.files.config_hash)
                 register_vocabulary(self._lake, prepared.tokenizer.fingerprint, tokens, special)
             self._introduced = True
 

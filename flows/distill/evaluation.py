@@ -13,9 +13,9 @@ from logitlake.pipeline.reading.blocks import lake_fetch
 from logitlake.pipeline.settings.models import EvaluationSettings, TeacherSettings
 from logitlake.pipeline.teachers.devices import resolve_device
 from logitlake.pipeline.teachers.engine import Engine
-from logitlake.pipeline.teachers.files import TeacherFiles, resolve_teacher
+from logitlake.pipeline.teachers.files import TeacherFiles, check_same_teacher, resolve_teacher
 from logitlake.pipeline.teachers.registry import load_engine
-from logitlake.storage.errors import LakeError, LogitlakeError, MismatchError, SettingsError
+from logitlake.storage.errors import LakeError, LogitlakeError, SettingsError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.row_set import RowSet, resolve_row_set
 
@@ -98,10 +98,5 @@ def _load(teacher: TeacherSettings | None, recipe: Mapping[str, Any], files: Tea
     if teacher is None:
         raise SettingsError("the settings have no section `teacher`")
     files = files or resolve_teacher(teacher)
-    weights, adapter = recipe["teacher"]["weights"], recipe["teacher"]["adapter"]
-    if (files.teacher_hash, files.adapter_hash) != (weights, adapter):
-        raise MismatchError(
-            f"the teacher in the settings has weights {files.teacher_hash} and adapter {files.adapter_hash}, the "
-            f"recipe was made with {weights} and {adapter}"
-        )
-    return load_engine(teacher, files, vocab_size=recipe["vocabulary"])
+    check_same_teacher(files, recipe)
+    return load_engine(teacher, files, vocab_size=recipe["vocabulary"], window=recipe["window"])

@@ -28,7 +28,7 @@ def compute_unit(
 @lru_cache(maxsize=1)
 def loaded_teacher(source: TeacherSource) -> Engine:
     """The teacher of this process; kept until another one is loaded, or until `unload_teacher`."""
-    return load_engine(source.settings, source.files, vocab_size=source.vocabulary)
+    return load_engine(source.settings, source.files, vocab_size=source.vocabulary, window=source.window)
 
 
 def unload_teacher() -> None:

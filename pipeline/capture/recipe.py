@@ -12,6 +12,7 @@ from logitlake.pipeline.settings.models import TargetSettings, TeacherSettings, 
 from logitlake.pipeline.teachers.dtype import resolve_dtype
 from logitlake.pipeline.teachers.engine import Gives
 from logitlake.pipeline.teachers.files import TeacherFiles
+from logitlake.pipeline.teachers.positions import check_window
 from logitlake.pipeline.teachers.registry import check_engine
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import SettingsError
@@ -44,9 +45,10 @@ class Recipe:
     format_version: int = RECIPE_VERSION
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, with no path and no setting that the sparsifier in use does not read.
+        """JSON-able, with no setting that the sparsifier in use does not read, and no path but the teacher's origin.
 
-        `facts` follow from the rest, describe the targets without the sparsifier's code, and are not hashed.
+        `facts` are not hashed: they describe the targets without the sparsifier's code, and say where the teacher
+        comes from.
         """
         return {
             "format_version": self.format_version,
@@ -54,6 +56,7 @@ class Recipe:
                 "name": self.teacher.name,
                 "weights": self.teacher.teacher_hash,
                 "adapter": self.teacher.adapter_hash,
+                **self._teacher_config(),
                 "engine": self.engine,
                 "dtype": self.dtype,
             },
@@ -69,9 +72,16 @@ class Recipe:
             "sparsifier": self.target.recipe_part(),
             "quantiser": {"name": "systematic", "levels": self.target.levels_in_use},
             "seed": self.target.seed,
-            FACTS: {**asdict(self.target.facts), "teacher_gives": self.teacher_gives},
+            FACTS: {**asdict(self.target.facts), "teacher_gives": self.teacher_gives, **self._origin()},
             **self._logprob_steps(),
         }
+
+    def _origin(self) -> dict[str, Any]:
+        return {} if self.teacher.origin is None else {"teacher": self.teacher.origin.to_dict()}
+
+    def _teacher_config(self) -> dict[str, Any]:
+        """Recipes of an older logitlake have none, and keep their ids."""
+        return {} if self.teacher.config_hash is None else {"config": self.teacher.config_hash}
 
     def _logprob_steps(self) -> dict[str, Any]:
         """Named only where it is not the default: recipes without keep the ids they always had."""
@@ -94,8 +104,10 @@ def make_recipe(
 ) -> Recipe:
     """The recipe of these settings; needs no torch unless the dtype is `auto` and an accelerator is in the machine.
 
-    Raises SettingsError while `target_bytes` is set: the probe must have chosen a value in its place first.
+    Raises SettingsError while `target_bytes` is set (the probe must have chosen a value in its place first), and for
+    windows longer than the teacher's positions.
     """
+    check_window(files.directory, tokenization.window, "the teacher")
     if target.target_bytes is not None:
         raise SettingsError(
             f"target.target_bytes {target.target_bytes}: the recipe needs the value that the probe chooses for "

@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from transformers import AutoModelForCausalLM
 
 from logitlake.pipeline.evaluation.tally import Tally, document_losses
 from logitlake.pipeline.reading.batches import TARGET_COLUMNS, TargetBatch, make_batch
@@ -25,7 +24,7 @@ from logitlake.pipeline.targets.arrow_lists import flat_lists
 from logitlake.pipeline.targets.decoding import RaggedTargets, decode_targets
 from logitlake.pipeline.teachers.dtype import resolve_dtype
 from logitlake.pipeline.teachers.engine import Engine
-from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
+from logitlake.pipeline.teachers.loading import load_causal_lm
 from logitlake.pipeline.training.output_layer import ModelParts, take_apart
 from logitlake.storage.errors import MismatchError, SettingsError
 from logitlake.storage.row_sets.row_set import RowSet
@@ -99,12 +98,7 @@ def held_out_rows(
 
 def load_student(directory: Path, *, trust_remote_code: bool = False) -> Any:
     """A student from its directory, in float32, on the CPU, ready to be evaluated."""
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code
-        )
-    except LOAD_ERRORS as error:
-        raise SettingsError(f"student {directory}: transformers can't load it: {error}") from None
+    model = load_causal_lm(directory, "student", dtype=torch.float32, trust_remote_code=trust_remote_code)
     return model.eval()
 
 

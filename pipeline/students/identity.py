@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from logitlake.pipeline.settings.models import StudentSettings, TeacherSettings, TrainingSettings
-from logitlake.pipeline.teachers.files import TeacherFiles, resolve_teacher
+from logitlake.pipeline.teachers.files import TeacherFiles, check_same_teacher, resolve_teacher
 from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
-from logitlake.storage.errors import MismatchError, SettingsError
+from logitlake.storage.errors import SettingsError
 from logitlake.storage.identity import canonical_json, digest
 from logitlake.storage.row_sets.row_set import RowSet
 
@@ -95,14 +95,12 @@ def read_facts(directory: Path) -> dict[str, Any]:
 
 
 def _teacher_as_parent(recipe: Mapping[str, Any], teacher: TeacherFiles | None) -> Parent:
-    weights, adapter = recipe["teacher"]["weights"], recipe["teacher"]["adapter"]
-    if teacher is not None and (teacher.teacher_hash, teacher.adapter_hash) != (weights, adapter):
-        raise MismatchError(
-            f"teacher: expected the recipe's weights {weights} and adapter {adapter}, found {teacher.teacher_hash} and "
-            f"{teacher.adapter_hash}; set the teacher that made the cache, or start from these weights by "
-            "student.source checkpoint"
-        )
+    if teacher is not None:
+        check_same_teacher(teacher, recipe)
+    weights, adapter, config = (recipe["teacher"].get(name) for name in ("weights", "adapter", "config"))
     content_id = weights if adapter is None else digest(b"adapted", weights.encode(), adapter.encode())
+    if config is not None:
+        content_id = digest(b"configured", content_id.encode(), config.encode())
     return Parent(
         parent_id=content_id,
         content_id=content_id,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from logitlake.pipeline.settings.models import LoraSettings, StudentSettings
@@ -16,6 +16,7 @@ from logitlake.pipeline.students.identity import Parent
 from logitlake.pipeline.students.preflight import check_layers
 from logitlake.pipeline.teachers.files import TeacherFiles
 from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
+from logitlake.pipeline.teachers.loading import load_adapter, load_causal_lm
 from logitlake.storage.errors import MismatchError, SettingsError
 
 
@@ -114,24 +115,17 @@ def _teacher(teacher: TeacherFiles | None) -> Any:
             "student.source teacher: needs the teacher's files, found none; set the section `teacher`, or start from a "
             "checkpoint"
         )
-    model = _load(str(teacher.directory), None, False, "teacher.model")
+    model = load_causal_lm(teacher.directory, "teacher.model", dtype="auto")
     if teacher.adapter_directory is not None:
-        model = model.to(torch.float32)
-        model = PeftModel.from_pretrained(model, str(teacher.adapter_directory)).merge_and_unload()
+        adapted = load_adapter(model.to(torch.float32), teacher.adapter_directory, "teacher.adapter")
+        model = adapted.merge_and_unload()
     return model
 
 
 def _from_checkpoint(settings: StudentSettings, parent: Parent) -> Any:
-    return _load(str(parent.directory), None, settings.trust_remote_code, "student.model")
-
-
-def _load(name: str, revision: str | None, trust_remote_code: bool, setting: str) -> Any:
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            name, revision=revision, dtype="auto", trust_remote_code=trust_remote_code, use_safetensors=True
-        )
-    except LOAD_ERRORS as error:
-        raise SettingsError(f"{setting} {name}: can't be loaded as a causal language model: {error}") from None
+    return load_causal_lm(
+        str(parent.directory), "student.model", dtype="auto", trust_remote_code=settings.trust_remote_code
+    )
 
 
 def _from_config(settings: StudentSettings) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from logitlake.pipeline.students.identity import FACTS_FILE
+from logitlake.storage.identity import FACTS
 from logitlake.storage.json_text import finite
 
 _CARD = """---
@@ -61,11 +62,15 @@ def render_card(facts: Mapping[str, Any]) -> str:
 
 def _lineage(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
     rows, teacher = facts["row_set"], facts["recipe"]["teacher"]
+    origin = facts["recipe"].get(FACTS, {}).get("teacher", {})
     return [
         ("student id", facts["student_id"]),
         ("parent id", facts["parent_id"]),
         ("parent", facts["parent"]),
         ("teacher", f"{teacher['name']}, weights {teacher['weights']}"),
+        ("teacher's name", origin.get("model", "not recorded")),
+        ("teacher's revision", origin.get("revision", "not known")),
+        ("teacher's licence", origin.get("licence", "not known")),
         ("adapter of the teacher", teacher["adapter"] or "none"),
         ("recipes", ", ".join(rows["recipe_ids"])),
         ("row set", rows["row_set_id"]),

@@ -5,25 +5,32 @@ Needs torch only to convert a GGUF file, once. Code after planning reads `Teache
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from logitlake.pipeline.settings.models import TeacherSettings
+from logitlake.pipeline.teachers.config_hash import hash_config
 from logitlake.pipeline.teachers.fingerprints import hash_adapter, hash_weights
-from logitlake.storage.errors import SettingsError
+from logitlake.pipeline.teachers.origin import CARD, TeacherOrigin, find_origin
+from logitlake.storage.errors import MismatchError, SettingsError
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
-_SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+_SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", CARD)
 _NAMES = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherFiles:
-    """A teacher on this disk: `directory` holds its weights and tokenizer, `name` is its family and size."""
+    """A teacher on this disk: `directory` holds its weights and tokenizer, `name` is its family and size.
+
+    `config_hash` covers what its config decides beside the tensors; None in recipes of an older logitlake.
+    """
 
     directory: Path
     teacher_hash: str
@@ -31,15 +38,21 @@ class TeacherFiles:
     n_parameters: int = 0
     adapter_directory: Path | None = None
     adapter_hash: str | None = None
+    config_hash: str | None = None
+    origin: TeacherOrigin | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherSource:
-    """What a process needs to load the teacher; it can be pickled. `vocabulary` is the tokenizer's size."""
+    """What a process needs to load the teacher; it can be pickled.
+
+    `vocabulary` is the tokenizer's size, `window` the longest sequence.
+    """
 
     settings: TeacherSettings
     files: TeacherFiles
     vocabulary: int
+    window: int
 
 
 def resolve_teacher(settings: TeacherSettings) -> TeacherFiles:
@@ -48,17 +61,37 @@ def resolve_teacher(settings: TeacherSettings) -> TeacherFiles:
     Raises SettingsError that says what was tried when there is no such teacher, or no weights that may be loaded.
     """
     directory = _directory(settings)
+    _refuse_adapter_beside(directory)
     weights = _weight_files(directory, settings)
     teacher_hash, n_parameters = hash_weights(weights)
     adapter = None if settings.adapter is None else _adapter(settings)
+    model_type = _model_type(directory)
     return TeacherFiles(
         directory=directory,
         teacher_hash=teacher_hash,
-        name=f"{_model_type(directory)}-{_short(n_parameters)}",
+        config_hash=hash_config(directory, trust_remote_code=settings.trust_remote_code),
+        origin=find_origin(settings.model, settings.revision, directory),
+        name=f"{model_type}-{_short(n_parameters)}",
         n_parameters=n_parameters,
         adapter_directory=adapter,
         adapter_hash=None if adapter is None else hash_adapter(adapter, _weight_files(adapter, settings)),
     )
+
+
+def check_same_teacher(files: TeacherFiles, recipe: Mapping[str, Any]) -> None:
+    """Raises MismatchError unless these are the weights, the adapter and the config of a recipe."""
+    expected = {name: recipe["teacher"].get(name) for name in ("weights", "adapter", "config")}
+    found = {"weights": files.teacher_hash, "adapter": files.adapter_hash, "config": files.config_hash}
+    if expected["config"] is None:
+        # A recipe of an older logitlake.
+        found["config"] = None
+    other = [name for name in expected if expected[name] != found[name]]
+    if other:
+        raise MismatchError(
+            f"teacher {files.directory}: "
+            + ", ".join(f"expected {name} {expected[name]} as in the recipe, found {found[name]}" for name in other)
+            + "; set the teacher that made the cache"
+        )
 
 
 def _directory(settings: TeacherSettings) -> Path:
@@ -131,7 +164,10 @@ def _adapter(settings: TeacherSettings) -> Path:
 
 
 def _weight_files(directory: Path, settings: TeacherSettings) -> list[Path]:
-    """The weights that transformers would load: those of the index if there is one, safetensors before pickles."""
+    """The weights that transformers would load: those of the index if there is one, safetensors before pickles.
+
+    Raises SettingsError where two sets of weights lie side by side.
+    """
     if files := _safetensors(directory):
         return files
     pickles = sorted(path for kind in _PICKLES for path in directory.glob(kind))
@@ -144,13 +180,40 @@ def _weight_files(directory: Path, settings: TeacherSettings) -> list[Path]:
 
 def _safetensors(directory: Path) -> list[Path]:
     index = directory / "model.safetensors.index.json"
+    whole = directory / "model.safetensors"
     if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return sorted(directory / name for name in names)
-    for name in ("model.safetensors", "adapter_model.safetensors"):
-        if (directory / name).is_file():
-            return [directory / name]
+        names = sorted(set(_weight_map(index).values()))
+        if whole.is_file() and names != [whole.name]:
+            raise SettingsError(
+                f"weights {directory}: found {whole.name} and {index.name}, which names other files ({names[0]}, …); "
+                "one of them is left from before: move it away"
+            )
+        return [directory / name for name in names]
+    for path in (whole, directory / "adapter_model.safetensors"):
+        if path.is_file():
+            return [path]
     return sorted(directory.glob("*.safetensors"))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """The file of each tensor. Raises SettingsError for an index that is not one."""
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if names and all(isinstance(name, str) for name in names.values()):
+            return dict(names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise SettingsError(f"weights {index}: expected a weight_map from tensors to files; copy the index again")
+
+
+def _refuse_adapter_beside(directory: Path) -> None:
+    """transformers would load the base model that the adapter names, in place of the weights here."""
+    if (directory / "adapter_config.json").is_file():
+        raise SettingsError(
+            f"{directory}: found adapter_config.json beside the model, and transformers would load the adapter's own "
+            "base model; set teacher.model to the base model and teacher.adapter to this directory, or, if the adapter "
+            "is merged into these weights, move adapter_config.json and adapter_model.* away"
+        )
 
 
 def _model_type(directory: Path) -> str:

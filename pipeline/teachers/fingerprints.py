@@ -77,7 +77,7 @@ def _tensors_of(path: Path) -> dict[str, TensorPrint]:
     except OSError as error:
         raise SettingsError(f"weights {path}: can't be read ({error.strerror}); check teacher.model") from None
     content = {name: [tensor.hash, tensor.size] for name, tensor in tensors.items()}
-    _write_cache(entry, {**stamp, "tensors": content})
+    write_json(entry, {**stamp, "tensors": content})
     return tensors
 
 
@@ -128,16 +128,24 @@ def _update(sha: "hashlib._Hash", file: BinaryIO, length: int) -> int:
 
 def _read_cache(path: Path, stamp: Mapping[str, Any]) -> dict[str, TensorPrint] | None:
     try:
-        cached = json.loads(path.read_text(encoding="utf-8"))
+        cached = read_json(path)
         if {key: cached[key] for key in stamp} != stamp:
             return None
         return {name: TensorPrint(hash=entry[0], size=entry[1]) for name, entry in cached["tensors"].items()}
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (AttributeError, KeyError, TypeError, IndexError):
         return None
 
 
-def _write_cache(path: Path, content: Mapping[str, Any]) -> None:
-    """Errors are ignored: without the cache the weights are hashed again."""
+def read_json(path: Path) -> Any:
+    """The content of a file of the cache; None if there is none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file of the cache, whole. Errors are ignored: without the cache, things are computed again."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:

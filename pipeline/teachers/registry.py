@@ -31,11 +31,11 @@ def check_engine(settings: TeacherSettings) -> EngineKind:
     return kind
 
 
-def load_engine(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: int) -> Engine:
-    """The teacher of `files` in the engine that the settings name.
+def load_engine(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: int, window: int) -> Engine:
+    """The teacher of `files` in the engine that the settings name, probed with sequences of up to `window` tokens.
 
     Raises SettingsError if it can't be loaded or gives too little, MismatchError if it has fewer output rows than the
-    tokenizer has ids.
+    tokenizer has ids, or if a target would not depend on its own document only (`probe`).
     """
     kind = check_engine(settings)
     try:
@@ -45,4 +45,7 @@ def load_engine(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: i
             f"teacher.engine {settings.engine} of {ENGINES.origin(settings.engine)}: can't import {kind.load}: "
             f"{error}; install what it needs, or choose another engine"
         ) from error
-    return load(settings, files, vocab_size=vocab_size)
+    # Imported here: the probe needs torch, as every loaded teacher does.
+    from logitlake.pipeline.teachers.probe import probed
+
+    return probed(load(settings, files, vocab_size=vocab_size), window=window, name=files.name)

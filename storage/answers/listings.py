@@ -8,7 +8,9 @@ from logitlake.storage.lake.lake import Lake
 
 LISTINGS = {
     "recipes": """
-        SELECT recipe_id, teacher, sparsifier, temperature, n_documents, n_tokens, bytes_per_token, created_at
+        SELECT
+            recipe_id, teacher, teacher_model, sparsifier, temperature, n_documents, n_tokens, bytes_per_token,
+            created_at
         FROM recipes ORDER BY created_at DESC""",
     "runs": """
         SELECT

@@ -84,6 +84,16 @@ def write_note(location: LakeLocation, name: str, content: Mapping[str, Any]) ->
     put_bytes(location, name, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False).encode())
 
 
+def read_note(location: LakeLocation, name: str) -> dict[str, Any] | None:
+    """A JSON file beside the data; None if there is none, or no data yet. Raises ValueError if it is no JSON."""
+    directory = location.data_directory
+    if (directory is not None and not directory.is_dir()) or not list_paths(location, name):
+        return None
+    (content,) = read_all(location, name).values()
+    note: dict[str, Any] = json.loads(content)
+    return note
+
+
 def read_all(location: LakeLocation, pattern: str) -> dict[str, bytes]:
     """Every file under the data path that matches a glob pattern, by full path."""
     with connect(location) as connection:

@@ -55,6 +55,10 @@ CREATE OR REPLACE VIEW recipes AS
 SELECT
     recipe_id,
     recipe ->> '$.teacher.name' AS teacher,
+    facts ->> '$.teacher.model' AS teacher_model,
+    facts ->> '$.teacher.revision' AS teacher_revision,
+    facts ->> '$.teacher.licence' AS teacher_licence,
+    (facts -> '$.teacher.base_models')::VARCHAR[] AS teacher_base_models,
     recipe ->> '$.tokenizer' AS tokenizer_id,
     recipe ->> '$.sparsifier.name' AS sparsifier,
     (facts ->> 'unbiased')::BOOLEAN AS unbiased,

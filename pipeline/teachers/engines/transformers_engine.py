@@ -14,15 +14,13 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from peft import PeftConfig, PeftModel
-from transformers import AutoModelForCausalLM
 
 from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.pipeline.teachers.devices import resolve_device
 from logitlake.pipeline.teachers.dtype import resolve_dtype
 from logitlake.pipeline.teachers.files import TeacherFiles
-from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
-from logitlake.storage.errors import MismatchError, SettingsError
+from logitlake.pipeline.teachers.loading import load_adapter, load_causal_lm
+from logitlake.storage.errors import MismatchError
 
 # Logits that exist at once: 64 M elements are 128 MB in bfloat16.
 _CHUNK_ELEMENTS = 1 << 26
@@ -167,37 +165,19 @@ def load_teacher(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: 
     """
     device = resolve_device(settings.device)
     dtype = getattr(torch, resolve_dtype(settings.dtype, settings.device))
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            files.directory,
-            dtype=dtype,
-            attn_implementation=settings.attention,
-            trust_remote_code=settings.trust_remote_code,
-            use_safetensors=None if settings.allow_pickle else True,
-        )
-    except LOAD_ERRORS as error:
-        raise SettingsError(f"teacher {files.directory}: transformers can't load it: {error}") from None
+    model = load_causal_lm(
+        files.directory,
+        "teacher",
+        dtype=dtype,
+        trust_remote_code=settings.trust_remote_code,
+        allow_pickle=settings.allow_pickle,
+        attention=settings.attention,
+    )
     if files.adapter_directory is not None:
-        model = _with_adapter(model, files, allow_pickle=settings.allow_pickle)
+        # Not merged: bfloat16 would round small changes away.
+        adapted = load_adapter(model, files.adapter_directory, "teacher.adapter", allow_pickle=settings.allow_pickle)
+        model = adapted.get_base_model()
     return TransformersEngine(model.to(device), vocab_size=vocab_size)
-
-
-def _with_adapter(model: Any, files: TeacherFiles, *, allow_pickle: bool) -> Any:
-    """The model with the adapter's layers. They are not merged: bfloat16 would round small changes away."""
-    assert files.adapter_directory is not None
-    config = PeftConfig.from_pretrained(str(files.adapter_directory))
-    if config.is_prompt_learning:
-        raise SettingsError(
-            f"teacher.adapter {files.adapter_directory}: {config.peft_type} adds virtual tokens, which a cached "
-            "sequence can't hold; use an adapter that changes layers, such as LoRA"
-        )
-    try:
-        adapted = PeftModel.from_pretrained(
-            model, str(files.adapter_directory), is_trainable=False, use_safetensors=not allow_pickle
-        )
-    except (ValueError, RuntimeError, OSError, KeyError) as error:
-        raise SettingsError(f"teacher.adapter {files.adapter_directory}: does not fit the teacher: {error}") from None
-    return adapted.get_base_model()
 
 
 def _device_name(device: torch.device) -> str:

@@ -143,7 +143,7 @@ def test_a_teacher_whose_config_contradicts_itself_is_refused(config_file: Path,
     (broken / "config.json").write_text(json.dumps(config | {"num_attention_heads": 5}))
     settings = TeacherSettings(model=str(broken), device="cpu", dtype="float32")
     with pytest.raises(SettingsError, match="can't load it"):
-        load_engine(settings, resolve_teacher(settings), vocab_size=10)
+        load_engine(settings, resolve_teacher(settings), vocab_size=10, window=8)
 
 
 def test_an_error_that_nobody_foresaw_is_one_message_and_a_traceback_only_on_demand(

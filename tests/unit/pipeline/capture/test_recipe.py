@@ -12,6 +12,7 @@ from logitlake.pipeline.capture.target_size_question import probe_key
 from logitlake.pipeline.settings.models import TargetSettings, TeacherSettings, TokenizationSettings
 from logitlake.pipeline.teachers.engine import EngineKind
 from logitlake.pipeline.teachers.files import TeacherFiles
+from logitlake.pipeline.teachers.origin import TeacherOrigin
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.identity import recipe_id as id_of
@@ -44,6 +45,7 @@ def recipe_of(tokenizer: TextTokenizer) -> Any:
     [
         {"files": dataclasses.replace(FILES, teacher_hash="g" * 32)},
         {"files": dataclasses.replace(FILES, adapter_hash="g" * 32)},
+        {"files": dataclasses.replace(FILES, config_hash="g" * 32)},
         {"teacher": {"dtype": "bfloat16"}},
         {"tokenization": {"window": 256}},
         {"tokenization": {"overlap": 8}},
@@ -69,6 +71,7 @@ def test_whatever_decides_a_row_changes_the_recipe(recipe_of: Any, changed: dict
     "changed",
     [
         {"files": dataclasses.replace(FILES, directory=Path("/b"))},
+        {"files": dataclasses.replace(FILES, origin=TeacherOrigin(model="owner/name", licence="mit"))},
         {"teacher": {"model": "y", "revision": "main"}},
         {"teacher": {"device": "cpu"}},
         {"teacher": {"attention": "eager"}},

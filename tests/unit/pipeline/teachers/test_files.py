@@ -44,9 +44,33 @@ def test_the_index_decides_which_files_are_weights(teacher: Path) -> None:
     alone = resolve_teacher(TeacherSettings(model=str(teacher)))
     save_file({"w": np.ones(3, np.float32)}, teacher / "consolidated.safetensors")
     assert resolve_teacher(TeacherSettings(model=str(teacher))) == alone
-    index = {"weight_map": {"w": "consolidated.safetensors"}}
-    (teacher / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert resolve_teacher(TeacherSettings(model=str(teacher))).teacher_hash != alone.teacher_hash
+    index = teacher / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"w": "model.safetensors"}}))
+    assert resolve_teacher(TeacherSettings(model=str(teacher))) == alone
+    (teacher / "model.safetensors").rename(teacher / "model-1.safetensors")
+    index.write_text(json.dumps({"weight_map": {"w": "model-1.safetensors"}}))
+    assert resolve_teacher(TeacherSettings(model=str(teacher))) == alone
+
+
+def test_an_index_of_other_files_beside_a_whole_file_is_refused(teacher: Path) -> None:
+    save_file({"w": np.ones(3, np.float32)}, teacher / "model-1.safetensors")
+    (teacher / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": "model-1.safetensors"}}))
+    with pytest.raises(SettingsError, match=r"model\.safetensors and model\.safetensors\.index\.json.*move it away"):
+        resolve(teacher)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"w": 1}}'])
+def test_an_index_that_is_none_is_refused(teacher: Path, content: str) -> None:
+    (teacher / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(SettingsError, match="expected a weight_map"):
+        resolve(teacher)
+
+
+def test_an_adapter_beside_the_model_is_refused(teacher: Path) -> None:
+    """transformers would load the base model that the adapter names, and no tensor of it was hashed."""
+    (teacher / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "elsewhere"}))
+    with pytest.raises(SettingsError, match=r"teacher\.adapter to this directory"):
+        resolve(teacher)
 
 
 @pytest.mark.parametrize("model", ["./nowhere", "/no/such/place", "a/b/c"])

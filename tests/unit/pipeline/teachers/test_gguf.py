@@ -40,6 +40,10 @@ def gguf_file(tmp_path: Path, trained_backend: str) -> Path:
     path = tmp_path / "models" / "tiny.gguf"
     path.parent.mkdir()
     writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_license("apache-2.0")
+    writer.add_base_model_count(1)
+    writer.add_base_model_name(0, "SmolLM2-135M")
+    writer.add_base_model_organization(0, "HuggingFaceTB")
     writer.add_context_length(128)
     writer.add_embedding_length(32)
     writer.add_block_count(2)
@@ -94,3 +98,13 @@ def test_a_file_that_is_no_gguf_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"broken\.gguf"):
         convert_gguf(path)
     assert list((tmp_path / "cache" / "gguf").iterdir()) == []
+
+
+def test_the_origin_of_a_gguf_file_is_that_of_its_metadata(gguf_file: Path) -> None:
+    origin = resolve_teacher(TeacherSettings(model=str(gguf_file))).origin
+    assert origin is not None
+    assert origin.to_dict() == {
+        "model": str(gguf_file),
+        "licence": "apache-2.0",
+        "base_models": ["HuggingFaceTB/SmolLM2-135M"],
+    }
