@@ -258,3 +258,54 @@ def test_a_file_whose_window_is_too_large_says_how_to_pack_it(tmp_path):
     (tmp_path / "a.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd\x00" + window_of_2_gib + b"\x01\x00\x00")
     [reject] = read(tmp_path)
     assert "zstd --long=27" in reject.detail
+
+
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "default": None}}}]
+READ_TOOLS = ({"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}},)
+ASKED = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda tools: tools,
+        lambda tools: orjson.dumps(tools).decode(),
+        lambda tools: [orjson.dumps(tool).decode() for tool in tools],
+    ],
+    ids=["objects", "json text", "tools as json text"],
+)
+def test_tools_are_a_part_of_the_chat_in_every_form_that_is_read(tmp_path, form):
+    (tmp_path / "a.jsonl").write_bytes(record(m=ASKED, tools=form(TOOLS)))
+    [item] = read(tmp_path, messages_field="m")
+    assert item.content == Chat(tuple(ASKED), READ_TOOLS)
+    assert item.doc_id == document_id({"messages": ASKED, "tools": list(READ_TOOLS)})
+
+
+def test_a_chat_without_tools_keeps_its_id(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"".join(record(m=ASKED, tools=none) for none in (None, [], "", "[]")))
+    assert {item.doc_id for item in read(tmp_path, messages_field="m")} == {document_id(ASKED)}
+    (tmp_path / "a.jsonl").write_bytes(record(m=ASKED, tools=TOOLS, offered=TOOLS))
+    assert {item.doc_id for item in read(tmp_path, messages_field="m", tools_field=None)} == {document_id(ASKED)}
+    [other] = read(tmp_path, messages_field="m", tools_field="offered")
+    assert other.content.tools == READ_TOOLS
+
+
+@pytest.mark.parametrize(
+    ("tools", "reason"),
+    [("weather", "wrong_type"), ({"name": "weather"}, "wrong_type"), (["weather"], "wrong_type"), ([3], "wrong_type")],
+)
+def test_tools_that_can_not_be_used_are_a_reject(tmp_path, tools, reason):
+    (tmp_path / "a.jsonl").write_bytes(record(m=ASKED, tools=tools))
+    assert found(read(tmp_path, messages_field="m")) == [(1, reason)]
+
+
+def test_tool_calls_may_be_json_text(tmp_path):
+    calls = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}]
+    forms = (calls, orjson.dumps(calls).decode(), [orjson.dumps(calls[0]).decode()])
+    answers = [[*ASKED, {"role": "assistant", "content": None, "tool_calls": form}] for form in forms]
+    (tmp_path / "a.jsonl").write_bytes(b"".join(record(m=answer) for answer in answers))
+    items = read(tmp_path, messages_field="m")
+    assert [item.content.messages[1] for item in items] == [{"role": "assistant", "tool_calls": calls}] * 3
+    assert len({item.doc_id for item in items}) == 1
+    (tmp_path / "a.jsonl").write_bytes(record(m=[{"role": "assistant", "tool_calls": "weather()"}]))
+    assert found(read(tmp_path, messages_field="m")) == [(1, "wrong_type")]
