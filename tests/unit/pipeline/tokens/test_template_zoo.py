@@ -18,7 +18,10 @@ from logitlake.pipeline.tokens.message_forms import message_forms
 from logitlake.pipeline.tokens.sequences import tokenize_documents
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from tests.template_zoo import template_zoo
+from tests.unit.pipeline.conftest import train_backend
 from tests.unit.pipeline.tokens.chats import CASES, ChatCase, without_nulls
+
+pytestmark = pytest.mark.slow
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 # What transformers itself can't render, for any chat of the zoo, with the sandbox that it has.
@@ -68,7 +71,6 @@ def test_the_zoo_is_whole(zoo):
     assert len(zoo) == 71
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_template_that_transformers_renders_is_rendered_and_labelled(zoo, case):
     messages, tools = CASES[case]
@@ -82,7 +84,6 @@ def test_a_template_that_transformers_renders_is_rendered_and_labelled(zoo, case
     assert problems == []
 
 
-@pytest.mark.slow
 def test_all_templates_but_a_few_take_a_chat(zoo):
     refused: dict[str, set[str]] = {}
     for name, source in zoo.items():
@@ -100,6 +101,7 @@ def test_all_templates_but_a_few_take_a_chat(zoo):
         assert refused[name] <= allowed
 
 
+@cache
 def chat_template(source: str) -> ChatTemplate:
     return ChatTemplate(source, special_tokens=SPECIAL, control_tokens=own_tags(source), origin="zoo")
 
@@ -158,11 +160,10 @@ def problems_of_turn(source: str, before: Any, tools: Any, own: str, views: list
 
 @cache
 def trained() -> str:
-    from tests.unit.pipeline.conftest import train_backend
-
     return train_backend().to_str()
 
 
+@cache
 def tokenizers_of(source: str, *, special: bool) -> tuple[TextTokenizer, PreTrainedTokenizerFast]:
     """Ours and transformers', with the template's tags as special tokens or as plain text."""
     backend = Tokenizer.from_str(trained())
@@ -174,7 +175,6 @@ def tokenizers_of(source: str, *, special: bool) -> tuple[TextTokenizer, PreTrai
     return ours, theirs
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("special", [True, False])
 @pytest.mark.parametrize("case", CASES)
 def test_ids_and_labels_are_those_of_the_text(zoo, case, special):
