@@ -88,6 +88,23 @@ def test_line_that_can_not_be_used_is_a_reject_with_its_place_and_the_run_goes_o
     assert items[1].detail
 
 
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b""])
+@pytest.mark.parametrize(
+    "line", [b'{"text": "on', '{"text": "zwei ä'.encode()[:-1], b'{"text": ', b'{"text": "one"', b'{"te']
+)
+def test_a_line_that_was_cut_off_is_called_that(tmp_path, line, ending):
+    (tmp_path / "a.jsonl").write_bytes(line + ending)
+    [reject] = read(tmp_path, max_reject_share=1)
+    assert (reject.reason, reject.detail) == ("bad_json", "the line is cut off: it ends inside a JSON value")
+
+
+@pytest.mark.parametrize("line", [b'{"text": "on\x01e"}', b'{"text" "one"}', b'{"text": "\xff"}'])
+def test_a_whole_line_with_an_error_is_not_called_cut_off(tmp_path, line):
+    (tmp_path / "a.jsonl").write_bytes(line + b"\n")
+    [reject] = read(tmp_path, max_reject_share=1)
+    assert "cut off" not in reject.detail
+
+
 def test_byte_order_mark_crlf_blank_lines_and_a_last_line_without_ending_are_read(tmp_path):
     content = b'\xef\xbb\xbf{"text": "one"}\r\n\r\n  \n{"text": "two"}\r\n\n{"text": "three"}'
     (tmp_path / "a.jsonl").write_bytes(content)
