@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from logitlake.pipeline.corpus.messages import messages_of, texts
+from logitlake.pipeline.corpus.messages import messages_of, texts, tools_of
 from logitlake.pipeline.corpus.reject_reason import RejectReason as RejectReason
 from logitlake.pipeline.corpus.reject_reason import UnusableError
 from logitlake.pipeline.settings.corpus import CorpusSettings
@@ -21,9 +21,10 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """Messages as JSON objects with at least a `role`, keys that hold null left out."""
+    """Messages as JSON objects with at least a `role`, and the tools that are offered; keys that hold null left out."""
 
     messages: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 Content = str | Pair | Chat
@@ -65,6 +66,11 @@ def fields_of(settings: CorpusSettings) -> tuple[str, ...]:
     return (settings.text_field,)
 
 
+def optional_fields_of(settings: CorpusSettings) -> tuple[str, ...]:
+    """The fields of a record that the corpus reads if they are there."""
+    return (settings.tools_field,) if settings.messages_field and settings.tools_field else ()
+
+
 def document_builder(settings: CorpusSettings) -> DocumentBuilder:
     """A function of a record, its source and its line that returns a document, or a reject with the reason."""
     corpus = settings.name
@@ -92,6 +98,8 @@ def _identity(content: Content) -> str:
             return document_id(content)
         if isinstance(content, Pair):
             return document_id({"prompt": content.prompt, "completion": content.completion})
+        if content.tools:
+            return document_id({"messages": content.messages, "tools": content.tools})
         return document_id(content.messages)
     except (TypeError, ValueError) as error:
         raise UnusableError(RejectReason.WRONG_TYPE, f"messages are not plain JSON: {error}") from None
@@ -115,7 +123,8 @@ def _content_reader(settings: CorpusSettings) -> Callable[[Mapping[str, Any]], C
         messages = messages_of(_field(record, fields[0]), fields[0])
         words = "".join(text for message in messages for text in texts(message.get("content")))
         check_length(fields[0], words, len(words))
-        return Chat(messages)
+        tools = tools_of(record.get(settings.tools_field), settings.tools_field) if settings.tools_field else ()
+        return Chat(messages, tools)
 
     if settings.messages_field:
         return chat

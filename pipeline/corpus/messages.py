@@ -1,4 +1,4 @@
-"""The messages of a chat in the forms that data sets have them, as JSON objects with `role` and `content`."""
+"""The messages and tools of a chat in the forms that data sets have them, as JSON objects."""
 
 from typing import Any
 
@@ -36,6 +36,20 @@ def messages_of(value: Any, field: str) -> tuple[dict[str, Any], ...]:
     return tuple(_message(item, f"{field}: message {number}") for number, item in enumerate(messages, start=1))
 
 
+def tools_of(value: Any, field: str) -> tuple[dict[str, Any], ...]:
+    """The tools, or tool calls, in a field's value, keys that hold null left out; null, an empty list and "" are none.
+
+    The value is a list, or JSON text of one; an item is an object, a list of pairs, or JSON text. Raises UnusableError.
+    """
+    tools = None if value in ("", b"") else _parsed(value, field)
+    if tools is None:
+        return ()
+    if not isinstance(tools, list):
+        raise UnusableError(RejectReason.WRONG_TYPE, f"{field} should be a list, found {type(tools).__name__}")
+    named = ((item, f"{field}: item {number}") for number, item in enumerate(tools, start=1))
+    return tuple(_without_nulls(_object(_parsed(item, name), name), name, 0) for item, name in named)
+
+
 def texts(content: Any) -> list[str]:
     """The texts of a message's content: itself, or the `text` of its parts."""
     if isinstance(content, list):
@@ -52,8 +66,16 @@ def _message(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(message.get("content"), str | list | None):
         kind = type(message["content"]).__name__
         raise UnusableError(RejectReason.WRONG_TYPE, f"{name}: content is {kind}, not text")
-    plain: dict[str, Any] = _without_nulls(message, name, 0)
+    plain: dict[str, Any] = _without_nulls(_with_parsed_calls(message, name), name, 0)
     return plain
+
+
+def _with_parsed_calls(message: dict[str, Any], name: str) -> dict[str, Any]:
+    """The message with its tool calls as objects: a map whose values are all text holds them as JSON text."""
+    if message.get("tool_calls") is None:
+        return message
+    calls = tools_of(message["tool_calls"], f"{name}: tool_calls")
+    return {**message, "tool_calls": list(calls)}
 
 
 def _parsed(value: Any, name: str) -> Any:
@@ -77,7 +99,7 @@ def _object(value: Any, name: str) -> dict[str, Any]:
             raise UnusableError(RejectReason.REPEATED_KEY, f"{name} has a key twice")
         value = pairs
     if not isinstance(value, dict):
-        raise UnusableError(RejectReason.WRONG_TYPE, f"{name} is not an object with a role")
+        raise UnusableError(RejectReason.WRONG_TYPE, f"{name} is not an object, found {type(value).__name__}")
     return value
 
 

@@ -31,6 +31,9 @@ class CorpusSettings(SettingsByName):
     messages_field: str | None = Field(
         None, description="chats: lists of {role, content} or {from, value}, or JSON text"
     )
+    tools_field: str | None = Field(
+        "tools", description="with messages_field: the tools that a chat offers, if a record has the field; null: none"
+    )
     min_characters: int = Field(1, ge=1)
     max_characters: int | None = Field(None, ge=1, description="longer documents are rejected; none: no bound")
     max_reject_share: float = Field(0.05, ge=0, le=1, description="a run stops when more than this share is rejected")

@@ -1,10 +1,11 @@
 """Chat templates: messages to text, by the rules of transformers, without importing it.
 
-Templates come with models and are untrusted: they render in Jinja's immutable sandbox. Unlike in transformers,
-`strftime_now` is not defined, so that the same chat gives the same text on any day: templates that check for it use
-their fixed date, and a template that requires it is refused.
+Templates come with models and are untrusted: they render in Jinja's immutable sandbox. Unlike in transformers, the
+clock stands still, so that the same chat gives the same text on any day: templates that check for `strftime_now` do
+not find it and use their fixed date, and a template that requires it reads `FIXED_DATE`.
 """
 
+import datetime
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -18,10 +19,17 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from logitlake.storage.errors import MismatchError
 from logitlake.storage.identity import digest
 
+FIXED_DATE = datetime.datetime(2025, 1, 1)
+
 # Marks around the text between {% generation %} and {% endgeneration %}. U+FDD0 is no character of any text.
 _GENERATION_START = "\ufdd0generation\ufdd0"
 _GENERATION_END = "\ufdd0endgeneration\ufdd0"
 _TRACKS_GENERATION = "endgeneration"
+
+_REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
+
+Messages = Sequence[Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any]] | None
 
 
 class UnusableChatError(Exception):
@@ -29,7 +37,7 @@ class UnusableChatError(Exception):
 
 
 class RenderedChat(NamedTuple):
-    """A chat as text, and the character spans [start, end) of the assistant's text."""
+    """A chat as text, and character spans [start, end) of the assistant's text in it."""
 
     text: str
     assistant_spans: tuple[tuple[int, int], ...]
@@ -48,8 +56,9 @@ class ChatTemplate:
         self.source = source
         self.origin = origin
         self.template_hash = digest(b"chat template", source.encode())
+        self.control_tokens = tuple({*special_tokens.values(), *control_tokens} - {""})
+        self.tracks_generation = _TRACKS_GENERATION in source
         self._special_tokens = dict(special_tokens)
-        self._control_tokens = tuple({*special_tokens.values(), *control_tokens} - {""})
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateError as error:
@@ -58,83 +67,40 @@ class ChatTemplate:
                 f"tokenization.chat_template"
             ) from None
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> RenderedChat:
-        """The chat as text, with the spans of every assistant turn.
-
-        A template with {% generation %} marks the spans. For other templates, rendering the chat up to each turn gives
-        them: that text must be a prefix of the whole, else MismatchError. Raises UnusableChatError if the template
-        refuses the chat.
-        """
-        if _TRACKS_GENERATION in self.source:
-            return _take_out_marks(self._render(messages))
-        text = self._render(messages)
-        spans = []
-        for turn, message in enumerate(messages):
-            if message["role"] == "assistant":
-                start = (
-                    self._prefix_length(text, messages[:turn], add_generation_prompt=True)
-                    if turn
-                    else self._after_first_header(text)
-                )
-                end = len(text)
-                if turn + 1 < len(messages):
-                    end = self._prefix_length(text, messages[: turn + 1], add_generation_prompt=False)
-                spans.append((start, self._end_of_turn(text, start, end)))
-        return RenderedChat(text, tuple(spans))
-
-    def render_text(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def render_text(self, messages: Messages, tools: Tools = None, **variables: Any) -> str:
         """The chat as text. Raises UnusableChatError if the template refuses it."""
-        return _take_out_marks(self._render(messages)).text
+        return self.render(messages, tools, **variables).text
 
-    def _render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False) -> str:
+    def render(self, messages: Messages, tools: Tools = None, **variables: Any) -> RenderedChat:
+        """The chat as text, with the spans of {% generation %}, of which most templates have none.
+
+        `variables` are more of the template's own, such as `add_generation_prompt`. Raises UnusableChatError if the
+        template refuses the chat.
+        """
+        context = {
+            **self._special_tokens,
+            "messages": [_with_reasoning_names(message) for message in messages],
+            "tools": list(tools) if tools else None,
+            "documents": None,
+            "add_generation_prompt": False,
+            **variables,
+        }
         try:
-            return self._template.render(
-                **self._special_tokens,
-                messages=list(messages),
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-            )
+            return _take_out_marks(self._template.render(context))
         except jinja2.UndefinedError as error:
-            if "strftime_now" in str(error):
-                raise MismatchError(
-                    f"chat template {self.origin}: it reads the clock (strftime_now), so the text of a chat would "
-                    f"change every day; copy it with a fixed date and set tokenization.chat_template to the copy"
-                ) from None
+            if "strftime_now" in str(error) and "strftime_now" not in variables:
+                return self.render(messages, tools, strftime_now=FIXED_DATE.strftime, **variables)
             raise UnusableChatError(str(error)) from None
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+        except Exception as error:  # a template is foreign code
             raise UnusableChatError(f"{type(error).__name__}: {error}") from None
 
-    def _prefix_length(self, text: str, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool) -> int:
-        prefix = self._render(messages, add_generation_prompt=add_generation_prompt) if messages else ""
-        if text.startswith(prefix):
-            return len(prefix)
-        same = next(i for i, pair in enumerate(zip(prefix, text + "\0", strict=False)) if pair[0] != pair[1])
-        raise MismatchError(
-            f"chat template {self.origin}: the first {len(messages)} messages rendered alone are no prefix of the "
-            f"whole chat (alone {prefix[same : same + 40]!r}, in the whole {text[same : same + 40]!r}), so what the "
-            f"assistant wrote can't be told from the rest; use a template that marks it with {{% generation %}} by "
-            f"tokenization.chat_template, or set tokenization.chat_targets to all"
-        )
 
-    def _after_first_header(self, text: str) -> int:
-        """Start of the assistant's text in a chat that begins with the assistant.
-
-        No earlier turn can be rendered, so its header is the generation prompt after a user's turn.
-        """
-        asked = [{"role": "user", "content": "?"}]
-        before, prompted = (self._render(asked, add_generation_prompt=add) for add in (False, True))
-        header = prompted.removeprefix(before)
-        if not header or header == prompted or header not in text:
-            raise UnusableChatError(
-                "the chat begins with the assistant, and the end of the template's header before its text is unknown"
-            )
-        return text.index(header) + len(header)
-
-    def _end_of_turn(self, text: str, start: int, end: int) -> int:
-        """The end of the assistant's text: white space after the token that closes a turn is the template's."""
-        written = text[start:end].rstrip()
-        return start + len(written) if written.endswith(self._control_tokens) else end
+def _with_reasoning_names(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The message with its reasoning under the names that templates read, as transformers gives it."""
+    reasoning = next((message[name] for name in _REASONING_NAMES if message.get(name) is not None), None)
+    if reasoning is None:
+        return dict(message)
+    return {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
 def _take_out_marks(marked: str) -> RenderedChat:

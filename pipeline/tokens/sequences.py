@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from logitlake.pipeline.corpus.document import Chat, Document, Pair, Reject, RejectReason
 from logitlake.pipeline.settings.models import TokenizationSettings
-from logitlake.pipeline.tokens.chat_template import UnusableChatError
+from logitlake.pipeline.tokens.chat_template import RenderedChat, UnusableChatError
+from logitlake.pipeline.tokens.chat_turns import chat_views, whole_text
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import SettingsError
 
@@ -27,7 +28,8 @@ class TokenSequence:
     """One window of a document.
 
     `input_ids` int32 [n]; `has_target` bool [n]: whether token i+1 is a label that belongs to this window, the last
-    entry always False. `start` is the offset of the first token in the document.
+    entry always False. `start` is the offset of the first token in the document; where a chat gives several texts, they
+    count as one after the other.
     """
 
     doc_id: str
@@ -46,8 +48,10 @@ class TokenizedDocument:
     n_tokens: int
 
 
-# Ids of the whole document, and which of them are labels.
+# Ids of a whole text, and which of them are labels.
 _Labelled = tuple[Int32Array, BoolArray]
+# The texts of a document: one, but for chats whose template shows earlier turns otherwise than the model saw them.
+_LabelledTexts = list[_Labelled]
 
 
 def tokenize_documents(
@@ -60,7 +64,7 @@ def tokenize_documents(
     the others. Raises MismatchError for a chat without a usable template, SettingsError if the settings ask for a BOS
     or EOS that the tokenizer does not have.
     """
-    labelled: list[_Labelled | Reject | None] = [None] * len(documents)
+    labelled: list[_LabelledTexts | Reject | None] = [None] * len(documents)
     for kind, encode in ((str, _encode_texts), (Pair, _encode_pairs), (Chat, _encode_chats)):
         indices = [i for i, document in enumerate(documents) if isinstance(document.content, kind)]
         if indices:
@@ -72,14 +76,14 @@ def tokenize_documents(
 
 def _encode_texts(
     documents: Sequence[Document], tokenizer: TextTokenizer, settings: TokenizationSettings
-) -> list[_Labelled | Reject]:
+) -> list[_LabelledTexts | Reject]:
     texts = [document.content for document in documents if isinstance(document.content, str)]
-    return [_labelled(ids, 0, tokenizer, settings, add_eos=settings.eos) for ids in tokenizer.encode_texts(texts)]
+    return [[_labelled(ids, 0, tokenizer, settings, add_eos=settings.eos)] for ids in tokenizer.encode_texts(texts)]
 
 
 def _encode_pairs(
     documents: Sequence[Document], tokenizer: TextTokenizer, settings: TokenizationSettings
-) -> list[_Labelled | Reject]:
+) -> list[_LabelledTexts | Reject]:
     """The ids begin with those of the prompt alone, because a student is given the prompt alone.
 
     Prompt and completion are encoded in one piece if the result begins with those ids. If a token crosses the border,
@@ -88,40 +92,49 @@ def _encode_pairs(
     pairs = [document.content for document in documents if isinstance(document.content, Pair)]
     prompts = tokenizer.encode_texts([pair.prompt for pair in pairs])
     wholes = tokenizer.encode_texts([pair.prompt + pair.completion for pair in pairs])
-    results: list[_Labelled | Reject] = []
+    results: list[_LabelledTexts | Reject] = []
     for pair, prompt, whole in zip(pairs, prompts, wholes, strict=True):
         ids = whole
         if whole[: len(prompt)] != prompt:
             ids = prompt + tokenizer.encode_continuation(pair.completion)
-        results.append(_labelled(ids, len(prompt), tokenizer, settings, add_eos=settings.eos))
+        results.append([_labelled(ids, len(prompt), tokenizer, settings, add_eos=settings.eos)])
     return results
 
 
 def _encode_chats(
     documents: Sequence[Document], tokenizer: TextTokenizer, settings: TokenizationSettings
-) -> list[_Labelled | Reject]:
+) -> list[_LabelledTexts | Reject]:
     """The template writes all special tokens of a chat: no EOS is added, and a BOS only with `bos: always`."""
     template = tokenizer.require_chat_template()
-    results: list[_Labelled | Reject] = []
+    special_ids = sorted(tokenizer.special_ids())
+    results: list[_LabelledTexts | Reject] = []
     for document in documents:
-        assert isinstance(document.content, Chat)
+        chat = document.content
+        assert isinstance(chat, Chat)
         try:
             if settings.chat_targets == "all":
-                text, spans = template.render_text(document.content.messages), None
+                views = [RenderedChat(whole_text(template, chat.messages, chat.tools), ())]
             else:
-                text, spans = template.render(document.content.messages)
+                views = chat_views(template, chat.messages, chat.tools)
         except UnusableChatError as error:
             results.append(_reject(document, RejectReason.BAD_CHAT, f"the chat template refuses the chat: {error}"))
             continue
-        encoding = tokenizer.encode_with_offsets([text])[0]
-        add_bos = settings.bos == "always"
-        ids_L, is_label_L = _labelled(encoding.ids, 0, tokenizer, settings, add_eos=False, add_bos=add_bos)
-        if spans is not None:
-            n_added = len(ids_L) - len(encoding.ids)
-            is_label_L[:n_added] = False
-            is_label_L[n_added:] &= _inside(np.array(encoding.offsets, np.int64).reshape(-1, 2), spans)
-        results.append((ids_L, is_label_L))
+        results.append([_encode_view(view, tokenizer, special_ids, settings) for view in views])
     return results
+
+
+def _encode_view(
+    view: RenderedChat, tokenizer: TextTokenizer, special_ids: list[int], settings: TokenizationSettings
+) -> _Labelled:
+    encoding = tokenizer.encode_with_offsets([view.text])[0]
+    add_bos = settings.bos == "always"
+    ids_L, is_label_L = _labelled(encoding.ids, 0, tokenizer, settings, add_eos=False, add_bos=add_bos)
+    if settings.chat_targets != "all":
+        n_added = len(ids_L) - len(encoding.ids)
+        is_label_L[:n_added] = False
+        offsets_L2 = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        is_label_L[n_added:] &= _touching(offsets_L2, np.isin(encoding.ids, special_ids), view.assistant_spans)
+    return ids_L, is_label_L
 
 
 def _labelled(
@@ -154,29 +167,42 @@ def _required(token_id: int | None, name: str) -> int:
     return token_id
 
 
-def _inside(offsets_L2: npt.NDArray[np.int64], spans: Sequence[tuple[int, int]]) -> BoolArray:
-    """Which tokens lie wholly inside one of the spans; a token across a border is not inside."""
-    inside_L = np.zeros(len(offsets_L2), dtype=np.bool_)
+def _touching(
+    offsets_L2: npt.NDArray[np.int64], is_special_L: BoolArray, spans: Sequence[tuple[int, int]]
+) -> BoolArray:
+    """Which tokens hold a character of one of the spans, as in transformers' own mask of the assistant's tokens.
+
+    Some tokenizers cut white space off a token's characters: a token without any counts as the character before. A
+    special token before a span may take in the white space behind it: such a token is the template's.
+    """
+    begins_L, ends_L = offsets_L2[:, 0], offsets_L2[:, 1]
+    begins_L = np.minimum(begins_L, ends_L - 1)
+    touching_L = np.zeros(len(offsets_L2), dtype=np.bool_)
     for start, end in spans:
-        inside_L |= (offsets_L2[:, 0] >= start) & (offsets_L2[:, 1] <= end) & (start < end)
-    return inside_L
+        touching_L |= (begins_L < end) & (ends_L > start) & ~((begins_L < start) & is_special_L)
+    return touching_L
 
 
 def _cut(
-    document: Document, labelled: _Labelled | Reject, settings: TokenizationSettings
+    document: Document, labelled: _LabelledTexts | Reject, settings: TokenizationSettings
 ) -> TokenizedDocument | Reject:
-    """The windows of a document that carry a target."""
+    """The windows of a document that carry a target. Windows of a later text are numbered on, and start behind it."""
     if isinstance(labelled, Reject):
         return labelled
-    ids_L, is_label_L = labelled
-    if len(ids_L) < settings.min_tokens:
-        return _reject(document, RejectReason.TOO_SHORT, f"{len(ids_L)} tokens, min_tokens is {settings.min_tokens}")
-    sequences = []
-    for number, (start, end, first_label) in enumerate(windows(len(ids_L), settings.window, settings.overlap)):
-        has_target_n = np.zeros(end - start, dtype=np.bool_)
-        has_target_n[first_label - start - 1 : -1] = is_label_L[first_label:end]
-        if has_target_n.any():
-            sequences.append(TokenSequence(document.doc_id, number, start, ids_L[start:end], has_target_n))
+    n_tokens = max(len(ids_L) for ids_L, _ in labelled)
+    if n_tokens < settings.min_tokens:
+        return _reject(document, RejectReason.TOO_SHORT, f"{n_tokens} tokens, min_tokens is {settings.min_tokens}")
+    sequences: list[TokenSequence] = []
+    offset, number = 0, 0
+    for ids_L, is_label_L in labelled:
+        for start, end, first_label in windows(len(ids_L), settings.window, settings.overlap):
+            has_target_n = np.zeros(end - start, dtype=np.bool_)
+            has_target_n[first_label - start - 1 : -1] = is_label_L[first_label:end]
+            if has_target_n.any():
+                ids_n = ids_L[start:end]
+                sequences.append(TokenSequence(document.doc_id, number, offset + start, ids_n, has_target_n))
+            number += 1
+        offset += len(ids_L)
     if not sequences:
         return _reject(
             document, RejectReason.NO_TARGET, "no token is a label: the assistant wrote nothing, or the text is empty"

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from logitlake.pipeline.corpus.document import Document, Reject, document_builder, fields_of
+from logitlake.pipeline.corpus.document import Document, Reject, document_builder, fields_of, optional_fields_of
 from logitlake.pipeline.settings.corpus import CorpusSettings
 from logitlake.storage.errors import CorpusError
 
@@ -59,7 +59,7 @@ def _open(settings: HuggingfaceCorpus) -> Iterable[Mapping[str, Any]]:
             )
         columns = dataset.column_names or []
         # Only these columns: others may be images or sound, which are slow to decode.
-        if fields := [field for field in fields_of(settings) if field in columns]:
+        if fields := [field for field in (*fields_of(settings), *optional_fields_of(settings)) if field in columns]:
             dataset = dataset.select_columns(fields)
     except CorpusError:
         raise

@@ -1,5 +1,6 @@
 """JSON Lines, one document a line: plain, .gz or .zst, a file or a directory of them."""
 
+import codecs
 from collections.abc import Iterator
 from functools import partial
 from typing import Literal
@@ -68,8 +69,24 @@ def _read_file(
 
 def _not_json(corpus: str, source: str, number: int, line: bytes, error: orjson.JSONDecodeError) -> Reject:
     """The reject of a line that orjson refused: it says the same of bad JSON and of bytes that are not UTF-8."""
+    if _is_cut_off(line.rstrip(b"\r\n")):
+        detail = "the line is cut off: it ends inside a JSON value"
+        return Reject(corpus, source, number, RejectReason.BAD_JSON, detail)
     try:
         line.decode()
     except UnicodeDecodeError as undecodable:
         return Reject(corpus, source, number, RejectReason.NOT_UTF8, str(undecodable))
     return Reject(corpus, source, number, RejectReason.BAD_JSON, str(error))
+
+
+def _is_cut_off(line: bytes) -> bool:
+    """Whether a line without its ending is the beginning of JSON, cut between or inside characters."""
+    # The decoder keeps back the beginning of a character at the end, and raises for any other byte that is not UTF-8.
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(line)
+        orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        return error.msg == "unexpected end of data"
+    except UnicodeDecodeError:
+        return False
+    return False

@@ -17,6 +17,7 @@ from logitlake.pipeline.corpus.document import (
     RejectReason,
     document_builder,
     fields_of,
+    optional_fields_of,
 )
 from logitlake.pipeline.corpus.files import CorpusFile, read_files
 from logitlake.pipeline.corpus.json_line import MAX_VALUES
@@ -62,8 +63,9 @@ def _rows(settings: CorpusSettings, stream: BinaryIO) -> Iterator[Row]:
     # Without pre-buffering and with a small buffer, pages are read one by one rather than whole column chunks.
     with pq.ParquetFile(stream, pre_buffer=False, buffer_size=_READ_BYTES) as parquet:
         columns = parquet.schema_arrow.names
-        fields = [field for field in fields_of(settings) if field in columns]
-        unusable = _unusable_columns(fields_of(settings), columns)
+        needed, optional = fields_of(settings), optional_fields_of(settings)
+        fields = [field for field in (*needed, *optional) if field in columns]
+        unusable = _unusable_columns((*needed, *(field for field in optional if field in columns)), columns)
         if unusable is not None:
             # Every row is unusable: one reject per row, so that the share of rejects counts documents.
             yield from (unusable for _ in range(parquet.metadata.num_rows))

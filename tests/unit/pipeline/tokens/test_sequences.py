@@ -149,6 +149,84 @@ def test_bos_always_adds_the_one_that_a_template_lacks_and_moves_no_label(make_t
     assert chosen[1].sequences[0].input_ids[0] == tokenizer.bos_id
 
 
+THINKS = (
+    "{% for m in messages %}<|{{ m.role }}|> "
+    "{% if loop.last and m.reasoning_content %}{{ m.reasoning_content }}</s>{% endif %}{{ m.content }}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|> {% endif %}"
+)
+THINKING = Chat(
+    (
+        {"role": "user", "content": "the fox?"},
+        {"role": "assistant", "content": "brown dog", "reasoning_content": "quick"},
+        {"role": "user", "content": "the box?"},
+        {"role": "assistant", "content": "five jugs", "reasoning_content": "pack"},
+    )
+)
+
+
+def test_each_turn_that_later_turns_show_otherwise_is_a_sequence_of_its_own(make_tokenizer_directory):
+    tokenizer = TextTokenizer.load(make_tokenizer_directory(template=THINKS))
+    tokenized = tokenize(document(THINKING), tokenizer, TokenizationSettings())
+    first, second = tokenized.sequences
+    assert [(s.window, s.start) for s in tokenized.sequences] == [(0, 0), (1, len(first.input_ids))]
+    assert text_of(tokenizer, first.input_ids) == "<|user|> the fox?<|end|><|assistant|> quick</s>brown dog<|end|>"
+    assert text_of(tokenizer, second.input_ids).endswith(
+        "brown dog<|end|><|user|> the box?<|end|><|assistant|> pack</s>five jugs<|end|>"
+    )
+    assert text_of(tokenizer, labels(tokenized)) == " quick</s>brown dog<|end|>pack</s>five jugs<|end|>"
+
+
+def test_windows_of_all_texts_of_a_chat_have_numbers_and_positions_of_their_own(make_tokenizer_directory):
+    tokenizer = TextTokenizer.load(make_tokenizer_directory(template=THINKS))
+    whole = tokenize(document(THINKING), tokenizer, TokenizationSettings())
+    cut = tokenize(document(THINKING), tokenizer, TokenizationSettings(window=8, overlap=2))
+    assert labels(cut) == labels(whole)
+    assert len({sequence.window for sequence in cut.sequences}) == len(cut.sequences) > 2
+    positions = [int(s.start + i) for s in cut.sequences for i in np.flatnonzero(s.has_target)]
+    assert len(set(positions)) == len(positions) == len(labels(whole))
+
+
+def test_a_token_across_the_beginning_of_the_assistants_text_is_a_label(make_tokenizer_directory):
+    tokenizer = TextTokenizer.load(make_tokenizer_directory(template=THINKS))
+    chat = Chat(({"role": "user", "content": "fox"}, {"role": "assistant", "content": "the dog"}))
+    ids = labels(tokenize(document(chat), tokenizer, TokenizationSettings()))
+    assert tokenizer.backend.id_to_token(ids[0]) == "\u0120the"
+    assert text_of(tokenizer, ids) == " the dog<|end|>"
+
+
+def test_a_special_token_that_takes_in_the_assistants_white_space_is_no_label(trained_backend):
+    from tokenizers import AddedToken, Tokenizer
+
+    from logitlake.pipeline.tokens.chat_template import ChatTemplate
+
+    backend = Tokenizer.from_str(trained_backend)
+    backend.add_special_tokens([AddedToken("<|bot|>", special=True, rstrip=True)])
+    source = (
+        "{% for m in messages %}<|bot|>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<|bot|>{% endif %}"
+    )
+    template = ChatTemplate(source, special_tokens={"eos_token": "</s>"}, origin="test")
+    tokenizer = TextTokenizer(backend, config={}, own_template=source, template=template)
+    chat = Chat(({"role": "user", "content": "fox"}, {"role": "assistant", "content": "\n dog"}))
+    assert text_of(tokenizer, labels(tokenize(document(chat), tokenizer, TokenizationSettings()))) == "dog</s>"
+
+
+def test_a_chat_that_can_not_be_labelled_is_a_reject_and_the_others_go_on(make_tokenizer_directory):
+    source = "{{ messages | tojson | length }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    tokenizer = TextTokenizer.load(make_tokenizer_directory(template=source))
+    refused, text = tokenize_documents([document(CHAT), document("the fox")], tokenizer, TokenizationSettings())
+    assert (refused.reason, isinstance(text, TokenizedDocument)) == (RejectReason.BAD_CHAT, True)
+    assert "beginning is unknown" in refused.detail
+
+
+def test_tools_of_a_chat_reach_the_template(make_tokenizer_directory):
+    source = "{{ tools | tojson }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    tokenizer = TextTokenizer.load(make_tokenizer_directory(template=source))
+    chat = Chat(CHAT.messages, ({"name": "box"},))
+    for targets in ("assistant", "all"):
+        [sequence] = tokenize(document(chat), tokenizer, TokenizationSettings(chat_targets=targets)).sequences
+        assert text_of(tokenizer, sequence.input_ids).startswith('[{"name": "box"}]<|system|>')
+
+
 def test_chat_targets_all_takes_every_token_but_the_first(tokenizer):
     tokenized = tokenize(document(CHAT), tokenizer, TokenizationSettings(chat_targets="all"))
     [sequence] = tokenized.sequences

@@ -47,9 +47,11 @@ def test_field_that_the_dataset_lacks_is_a_reject_of_every_row(tmp_path):
 
 def test_chats_of_a_dataset_are_read(tmp_path):
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
-    datasets.Dataset.from_dict({"messages": [messages]}).save_to_disk(tmp_path / "one")
+    tools = [{"name": "weather"}]
+    columns = {"messages": [messages], "tools": [tools], "other": [0]}
+    datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / "one")
     [item] = read(tmp_path / "one", messages_field="messages")
-    assert item.content == Chat(tuple(messages))
+    assert item.content == Chat(tuple(messages), tuple(tools))
 
 
 def test_missing_split_and_unreadable_dataset_are_corpus_errors_that_say_what_to_mend(tmp_path):

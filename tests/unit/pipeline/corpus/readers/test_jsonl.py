@@ -88,6 +88,23 @@ def test_line_that_can_not_be_used_is_a_reject_with_its_place_and_the_run_goes_o
     assert items[1].detail
 
 
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b""])
+@pytest.mark.parametrize(
+    "line", [b'{"text": "on', '{"text": "zwei ä'.encode()[:-1], b'{"text": ', b'{"text": "one"', b'{"te']
+)
+def test_a_line_that_was_cut_off_is_called_that(tmp_path, line, ending):
+    (tmp_path / "a.jsonl").write_bytes(line + ending)
+    [reject] = read(tmp_path, max_reject_share=1)
+    assert (reject.reason, reject.detail) == ("bad_json", "the line is cut off: it ends inside a JSON value")
+
+
+@pytest.mark.parametrize("line", [b'{"text": "on\x01e"}', b'{"text" "one"}', b'{"text": "\xff"}'])
+def test_a_whole_line_with_an_error_is_not_called_cut_off(tmp_path, line):
+    (tmp_path / "a.jsonl").write_bytes(line + b"\n")
+    [reject] = read(tmp_path, max_reject_share=1)
+    assert "cut off" not in reject.detail
+
+
 def test_byte_order_mark_crlf_blank_lines_and_a_last_line_without_ending_are_read(tmp_path):
     content = b'\xef\xbb\xbf{"text": "one"}\r\n\r\n  \n{"text": "two"}\r\n\n{"text": "three"}'
     (tmp_path / "a.jsonl").write_bytes(content)
@@ -258,3 +275,54 @@ def test_a_file_whose_window_is_too_large_says_how_to_pack_it(tmp_path):
     (tmp_path / "a.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd\x00" + window_of_2_gib + b"\x01\x00\x00")
     [reject] = read(tmp_path)
     assert "zstd --long=27" in reject.detail
+
+
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "default": None}}}]
+READ_TOOLS = ({"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}},)
+ASKED = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda tools: tools,
+        lambda tools: orjson.dumps(tools).decode(),
+        lambda tools: [orjson.dumps(tool).decode() for tool in tools],
+    ],
+    ids=["objects", "json text", "tools as json text"],
+)
+def test_tools_are_a_part_of_the_chat_in_every_form_that_is_read(tmp_path, form):
+    (tmp_path / "a.jsonl").write_bytes(record(m=ASKED, tools=form(TOOLS)))
+    [item] = read(tmp_path, messages_field="m")
+    assert item.content == Chat(tuple(ASKED), READ_TOOLS)
+    assert item.doc_id == document_id({"messages": ASKED, "tools": list(READ_TOOLS)})
+
+
+def test_a_chat_without_tools_keeps_its_id(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"".join(record(m=ASKED, tools=none) for none in (None, [], "", "[]")))
+    assert {item.doc_id for item in read(tmp_path, messages_field="m")} == {document_id(ASKED)}
+    (tmp_path / "a.jsonl").write_bytes(record(m=ASKED, tools=TOOLS, offered=TOOLS))
+    assert {item.doc_id for item in read(tmp_path, messages_field="m", tools_field=None)} == {document_id(ASKED)}
+    [other] = read(tmp_path, messages_field="m", tools_field="offered")
+    assert other.content.tools == READ_TOOLS
+
+
+@pytest.mark.parametrize(
+    ("tools", "reason"),
+    [("weather", "wrong_type"), ({"name": "weather"}, "wrong_type"), (["weather"], "wrong_type"), ([3], "wrong_type")],
+)
+def test_tools_that_can_not_be_used_are_a_reject(tmp_path, tools, reason):
+    (tmp_path / "a.jsonl").write_bytes(record(m=ASKED, tools=tools))
+    assert found(read(tmp_path, messages_field="m")) == [(1, reason)]
+
+
+def test_tool_calls_may_be_json_text(tmp_path):
+    calls = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}]
+    forms = (calls, orjson.dumps(calls).decode(), [orjson.dumps(calls[0]).decode()])
+    answers = [[*ASKED, {"role": "assistant", "content": None, "tool_calls": form}] for form in forms]
+    (tmp_path / "a.jsonl").write_bytes(b"".join(record(m=answer) for answer in answers))
+    items = read(tmp_path, messages_field="m")
+    assert [item.content.messages[1] for item in items] == [{"role": "assistant", "tool_calls": calls}] * 3
+    assert len({item.doc_id for item in items}) == 1
+    (tmp_path / "a.jsonl").write_bytes(record(m=[{"role": "assistant", "tool_calls": "weather()"}]))
+    assert found(read(tmp_path, messages_field="m")) == [(1, "wrong_type")]

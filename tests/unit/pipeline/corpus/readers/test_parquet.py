@@ -71,6 +71,24 @@ def test_chats_as_json_text_are_read(tmp_path):
         assert chat.content == Chat(({"role": "user", "content": "hi"},))
 
 
+def test_tools_are_read_where_a_file_has_them(tmp_path):
+    chat, tools = [{"role": "user", "content": "hi"}], [{"name": "weather", "parameters": {"city": "text"}}]
+    others = [{"name": "clock", "parameters": {"zone": "text"}}]
+    pq.write_table(pa.table({"m": [chat, chat], "tools": [tools, others]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"m": [chat]}), tmp_path / "b.parquet")
+    pair = [("name", "weather"), ("parameters", None)]
+    maps = pa.array([[pair]], pa.list_(pa.map_(pa.string(), pa.string())))
+    pq.write_table(pa.table({"m": [chat], "tools": maps}), tmp_path / "c.parquet")
+    found_tools = [item.content.tools for item in read(tmp_path, messages_field="m")]
+    assert found_tools == [tuple(tools), tuple(others), (), ({"name": "weather"},)]
+
+
+def test_two_columns_of_tools_are_a_reject(tmp_path):
+    chat = pa.array([[{"role": "user", "content": "hi"}]])
+    pq.write_table(pa.table([chat, chat, chat], names=["m", "tools", "tools"]), tmp_path / "a.parquet")
+    assert [item.reason for item in read(tmp_path, messages_field="m")] == ["repeated_key"]
+
+
 def test_column_of_another_type_is_rejected(tmp_path):
     pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "a.parquet")
     assert found(read(tmp_path)) == [(1, "wrong_type"), (2, "wrong_type")]
