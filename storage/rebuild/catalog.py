@@ -26,8 +26,9 @@ from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import commit_lock, single_writer
 from logitlake.storage.lake.migration import LAKE_NOTES, write_lake_note
 from logitlake.storage.lake.object_store import connect, sync_directory
+from logitlake.storage.rebuild.absent_rows import absent_documents, take_tombstones
 from logitlake.storage.rebuild.notes import forgotten_documents, noted_recipes, read_settings
-from logitlake.storage.rebuild.shards import OnShard, ShardsReport, take_shards
+from logitlake.storage.rebuild.shards import Key, OnShard, ShardsReport, take_shards
 from logitlake.storage.schema.tables import TABLES, Rebuild
 from logitlake.storage.upkeep.damaged_files import copy_aside
 from logitlake.storage.upkeep.table_files import data_files, intact_rows, unreadable_files
@@ -129,13 +130,26 @@ def _rebuild(location: LakeLocation, settings: Mapping[str, str], on_shard: OnSh
                     _take_rows(transaction, location, name, report)
             _take_recipes(transaction, location, report)
             forgotten = _forgotten(transaction, location, report)
+            take_tombstones(transaction, location, forgotten)
             shards = take_shards(transaction, location, forgotten, on_shard)
+            _name_absent_documents(shards, absent_documents(transaction, location, forgotten))
             _finish(transaction, forgotten)
         counts = lake.row(
             "SELECT count(*) AS documents, coalesce(sum(n_sequences), 0) AS sequences FROM store.documents"
         )
     _add(report, shards)
     report.n_documents, report.n_sequences = counts["documents"], counts["sequences"]
+
+
+def _name_absent_documents(report: ShardsReport, absent: Mapping[str, set[Key]]) -> None:
+    """Documents whose shard is gone; those of damaged shards are in the report already."""
+    for unit_id, keys in absent.items():
+        if gone := keys - report.lost:
+            example = min(doc_id for _, doc_id in gone)
+            report.damaged[f"unit {unit_id}"] = (
+                f"{len(gone)} documents were committed and are in no file, such as {example}"
+            )
+            report.lost |= gone
 
 
 def _add(report: RebuildReport, shards: ShardsReport) -> None:

@@ -11,6 +11,7 @@ from logitlake.flows.terminal.output import Format, print_rows, say
 from logitlake.flows.terminal.progress import watched
 from logitlake.storage.errors import IntegrityError
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.upkeep.file_statistics import check_statistics
 from logitlake.storage.upkeep.history import examine, refusal, unknown_files
 from logitlake.storage.upkeep.verify import count_units, verify_tables
 from logitlake.storage.upkeep.verify import verify as check
@@ -34,14 +35,15 @@ class VerifyOptions(ResultOptions):
 def verify(options: VerifyOptions) -> None:
     """Compare every stored row with its checksum or hash, the documents with their rows, the catalog with its files.
 
-    Prints the work units and tables that are damaged, and commits in the data path that the catalog does not know; exit
-    code 7 if there is one.
+    Prints the work units, tables and files that are damaged, and commits in the data path that the catalog does not
+    know; exit code 7 if there is one.
     """
     sample, form = options.sample, options.form
     with Lake.open(location_of(options.config())) as lake:
         n_units = count_units(lake, sample=sample)
         checks = list(watched(check(lake, sample=sample), "verify", total=n_units, unit="units"))
         tables = list(verify_tables(lake))
+        files = [file for file in check_statistics(lake) if file.problem]
         missing = examine(lake, unknown_files(lake)).missing
         unknown = refusal(lake, missing) if missing else ""
     bad = [unit for unit in checks if unit.problem]
@@ -60,6 +62,7 @@ def verify(options: VerifyOptions) -> None:
     for table in tables:
         if table.problem:
             rows.append({**dict.fromkeys(columns), "table": table.table, "problem": table.problem})
+    rows += [{**dict.fromkeys(columns), "table": file.table, "problem": file.problem} for file in files]
     rows += [{**dict.fromkeys(columns), "table": "catalog", "problem": f"not in the catalog: {m}"} for m in missing]
     if rows or form is not Format.TABLE:
         print_rows(rows, form, columns=columns)
@@ -79,4 +82,6 @@ def verify(options: VerifyOptions) -> None:
             f"{len(bad)} of {len(checks)} work units differ from what was committed: restore the named files from a "
             "backup, or forget their documents and capture again"
         )
+    if files:
+        raise IntegrityError(files[0].problem)
     say(f"{len(checks):,} work units, {n_sequences:,} sequences: every row matches its checksum")

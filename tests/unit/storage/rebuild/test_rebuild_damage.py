@@ -157,7 +157,7 @@ def test_a_document_that_is_intact_in_another_file_is_no_damage(filled, location
 def test_a_torn_shard_is_kept_as_a_copy_by_the_sweep(filled, location):
     path = shard_of(location, "a")
     path.write_bytes(path.read_bytes()[:300])
-    assert list(rebuilt(filled).damaged) == [str(path)]
+    assert str(path) in rebuilt(filled).damaged
     age(location)
     with Lake.open(location, read_only=False) as lake:
         sweep(lake, grace=NOW)
@@ -246,7 +246,9 @@ def test_a_damaged_tombstone_is_named_and_its_document_stays_forgotten(filled, l
     with Lake.open(location, read_only=False) as lake:
         held = lake.sql("SELECT DISTINCT doc_id FROM store.document_sources")["doc_id"].to_pylist()
         assert sorted(held) == ids("b", "c", "d")
-        assert forget_again(lake) == (document_id("a"),)
+        # The rebuild has made the row of the tombstone again.
+        assert forget_again(lake) == ()
+        assert lake.sql("SELECT doc_id FROM forgotten")["doc_id"].to_pylist() == [document_id("a")]
 
 
 @pytest.mark.parametrize("content", BROKEN)

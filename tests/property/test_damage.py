@@ -1,0 +1,124 @@
+"""Whatever is damaged in a lake: no answer changes, or `verify` finds it, or the command says what is wrong.
+
+A reader of training rows never gives other numbers. A rebuild never takes a wrong row and names what it leaves out.
+Each case is made from its number and the seed, which its name shows.
+"""
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from logitlake.storage.errors import LogitlakeError
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.rebuild.catalog import RebuildReport, rebuild
+from logitlake.storage.schema.tables import TABLES
+from logitlake.storage.upkeep.file_statistics import check_statistics
+from logitlake.storage.upkeep.history import examine, unknown_files
+from logitlake.storage.upkeep.verify import verify, verify_tables
+from tests.damage import Damage, batch_answers, damage, files_by_kind, make_lake, sql_answers
+
+SEED = 0
+CASES = [pytest.param(number, marks=pytest.mark.slow if number >= 30 else ()) for number in range(300)]
+# Set anew by a rebuild.
+_NEW_COLUMNS = {"recipes": {"created_at", "row_hash"}, "tombstones": {"forgotten_at", "row_hash"}}
+
+
+class Intact(NamedTuple):
+    """A lake without damage, its answers, and the rows of its tables after a rebuild."""
+
+    location: LakeLocation
+    views: dict[str, str]
+    batches: dict[str, str]
+    rows: dict[str, set[str]]
+
+
+@pytest.fixture(scope="session")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Intact:
+    location = make_lake(tmp_path_factory.mktemp("intact"))
+    copy = copy_of(location, tmp_path_factory.mktemp("copy") / "lake")
+    assert problems_of(copy) == []
+    views, batches = sql_answers(copy), batch_answers(copy)
+    _, rows = rebuilt(copy_of(location, tmp_path_factory.mktemp("rebuilt") / "lake"))
+    return Intact(location, views, batches, rows)
+
+
+def copy_of(location: LakeLocation, directory: Path) -> LakeLocation:
+    assert location.state_directory is not None
+    shutil.copytree(location.state_directory, directory)
+    return LakeLocation.resolve(directory)
+
+
+def problems_of(location: LakeLocation) -> list[str]:
+    """What `logitlake verify` says."""
+    with Lake.open(location) as lake:
+        units = [check.problem for check in verify(lake)]
+        tables = [check.problem for check in verify_tables(lake)]
+        files = [check.problem for check in check_statistics(lake)]
+        missing = examine(lake, unknown_files(lake)).missing
+    return [problem for problem in (*units, *tables, *files, *missing) if problem]
+
+
+def rebuilt(location: LakeLocation) -> tuple[RebuildReport, dict[str, set[str]]]:
+    """The report of a rebuild, and the rows of every table after it."""
+    assert location.state_directory is not None
+    for file in location.state_directory.glob("catalog.sqlite*"):
+        file.unlink()
+    report = rebuild(location)
+    with Lake.open(location) as lake:
+        names = [name for name in TABLES if name not in ("guard", "lake_settings")]
+        rows = {name: _rows(name, lake.sql(f"FROM store.{name}").to_pylist()) for name in names}
+    return report, rows
+
+
+def _rows(table: str, rows: list[dict[str, Any]]) -> set[str]:
+    new = _NEW_COLUMNS.get(table, set())
+    return {repr({name: value for name, value in row.items() if name not in new}) for row in rows}
+
+
+def outcome(call: Callable[[LakeLocation], Any], location: LakeLocation) -> Any:
+    """What a call returns, or its error if that is one of ours."""
+    try:
+        return call(location)
+    except LogitlakeError as error:
+        assert str(error) and "Stack Trace" not in str(error)
+        return error
+
+
+@pytest.mark.parametrize("number", CASES)
+def test_no_damage_is_used_in_silence(intact: Intact, tmp_path: Path, number: int) -> None:
+    noise = random.Random(f"{SEED} {number}")
+    location = copy_of(intact.location, tmp_path / "lake")
+    done = damage(noise, location, noise.choice(sorted(files_by_kind(location))))
+    check_answers(intact, location, f"case {number} of seed {SEED}: {done}")
+    if done.path.is_relative_to(location.data):
+        check_rebuild(intact, location, done)
+
+
+def check_answers(intact: Intact, location: LakeLocation, case: str) -> None:
+    """SQL, readers and verify on a damaged lake."""
+    found = outcome(problems_of, location)
+    views = outcome(sql_answers, location)
+    if isinstance(views, dict) and not found:
+        changed = [name for name in intact.views | views if intact.views.get(name) != views.get(name)]
+        assert changed == [], f"{case}: verify found nothing"
+    batches = outcome(batch_answers, location)
+    assert isinstance(batches, LogitlakeError) or batches == intact.batches, f"{case}: verify found {found}"
+
+
+def check_rebuild(intact: Intact, location: LakeLocation, done: Damage) -> None:
+    """The damage that lies in the data path, met by a rebuild."""
+    answer = outcome(rebuilt, location)
+    if isinstance(answer, LogitlakeError):
+        return
+    report, rows = answer
+    for table, expected in intact.rows.items():
+        wrong = {row for row in rows[table] - expected if "'run_id': 'rebuild'" not in row}
+        assert wrong == set(), f"{done}: wrong rows in {table}"
+        if expected - rows[table]:
+            assert report.damaged, f"{done}: {len(expected - rows[table])} rows of {table} were left out in silence"
+    assert problems_of(location) == [], f"{done}: after the rebuild"
