@@ -34,9 +34,12 @@ _BLOCK = 512
 _SLOW_VIEWS = frozenset({"near_duplicates", "disagreement", "calibration", "positions", "targets", "heads", "tails"})
 
 
-def make_lake(directory: Path) -> LakeLocation:
-    """Several units under three recipes, students, a row set of a query, a forgotten document; the last commits are in
-    the journal of the catalog only."""
+def make_lake(directory: Path) -> list[LakeLocation]:
+    """Several units under three recipes, students, a row set of a query, forgotten documents.
+
+    The last commits are in the journal of the catalog only: the lake comes as it was before each of them, and after the
+    last one. Where a journal is damaged, SQLite shows the commits before the damage, as after a kill.
+    """
     location = make_strange_lake(directory / "made")
     with Lake.open(location, read_only=False) as lake:
         first = id_of_recipe(RECIPES[0])
@@ -44,12 +47,14 @@ def make_lake(directory: Path) -> LakeLocation:
         register_row_set(lake, resolve_row_set(lake, recipe_id=first, query=query))
         forget(lake, [document_id(f"0-books-0/{number}") for number in (3, 5)], reason="asked")
     assert location.catalog_file is not None
+    states = [directory / name for name in ("before", "started", "finished")]
+    shutil.copytree(directory / "made", states[0])
     with _journal_kept(location.catalog_file):
-        with Lake.open(location, read_only=False) as lake:
-            note_run(lake, "late", "started", kind="capture", recipe_id=first)
-            note_run(lake, "late", "finished", kind="capture", recipe_id=first)
-        shutil.copytree(directory / "made", directory / "lake")
-    return LakeLocation.resolve(directory / "lake")
+        for event, state in zip(("started", "finished"), states[1:], strict=True):
+            with Lake.open(location, read_only=False) as lake:
+                note_run(lake, "late", event, kind="capture", recipe_id=first)
+            shutil.copytree(directory / "made", state)
+    return [LakeLocation.resolve(state) for state in states]
 
 
 @contextmanager

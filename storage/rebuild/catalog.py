@@ -133,7 +133,8 @@ def _rebuild(location: LakeLocation, settings: Mapping[str, str], on_shard: OnSh
             take_tombstones(transaction, location, forgotten)
             shards = take_shards(transaction, location, forgotten, on_shard)
             _name_absent_documents(shards, absent_documents(transaction, location, forgotten))
-            _finish(transaction, forgotten)
+            for unit_id in _finish(transaction, forgotten):
+                report.skipped[f"unit {unit_id}"] = "no file holds its commit: it counts as committed by this rebuild"
         counts = lake.row(
             "SELECT count(*) AS documents, coalesce(sum(n_sequences), 0) AS sequences FROM store.documents"
         )
@@ -146,9 +147,7 @@ def _name_absent_documents(report: ShardsReport, absent: Mapping[str, set[Key]])
     for unit_id, keys in absent.items():
         if gone := keys - report.lost:
             example = min(doc_id for _, doc_id in gone)
-            report.damaged[f"unit {unit_id}"] = (
-                f"{len(gone)} documents were committed and are in no file, such as {example}"
-            )
+            report.damaged[f"unit {unit_id}"] = f"{len(gone)} of its documents are in no file, such as {example}"
             report.lost |= gone
 
 
@@ -212,8 +211,11 @@ def _forgotten(transaction: Transaction, location: LakeLocation, report: Rebuild
     return pa.array(sorted(doc_ids), pa.string())
 
 
-def _finish(transaction: Transaction, forgotten: pa.Array) -> None:
-    """Give units without a commit a number, raise the guard above all numbers, remove what was forgotten or retired."""
+def _finish(transaction: Transaction, forgotten: pa.Array) -> list[str]:
+    """Give units without a commit a number, raise the guard above all numbers, remove what was forgotten or retired.
+
+    Returns the units that had no commit.
+    """
     connection = transaction.connection
     commits = connection.execute(
         """
@@ -248,3 +250,4 @@ def _finish(transaction: Transaction, forgotten: pa.Array) -> None:
     # The files do not tell that a recipe was retired; its shards are gone, and so must be its commits.
     connection.execute("DELETE FROM store.commits WHERE unit_id NOT IN (SELECT unit_id FROM store.documents)")
     connection.execute(f"DELETE FROM store.lake_settings WHERE name = '{UNFINISHED}'")
+    return sorted(commits["unit_id"].to_pylist())

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.migration import table_columns
 from logitlake.storage.lake.object_store import connect
 from logitlake.storage.schema.tables import NAME, TABLES, sql_type
+from logitlake.storage.upkeep.verify import columns_of_tables
 
 _METADATA = f"__ducklake_metadata_{NAME}"
 
@@ -46,9 +46,10 @@ class _Claim:
 def check_statistics(lake: Lake) -> Iterator[FileCheck]:
     """Compare the statistics of every file of every table with its rows, a file at a time.
 
-    Raises nothing for a damaged file. Memory holds the columns of one file that are not lists.
+    Raises nothing for a damaged file, LakeError for a catalog that can't be read. Memory holds the columns of one file
+    that are not lists.
     """
-    present = table_columns(lake.connection)
+    present = columns_of_tables(lake)
     with connect(lake.location) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         for table in (name for name in TABLES if name in present and name != "guard"):

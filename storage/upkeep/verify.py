@@ -73,10 +73,18 @@ def verify_tables(lake: Lake, names: Collection[str] | None = None) -> Iterator[
 
     There is no sample of them: a row has no work unit of its own, and they are small beside the sequences.
     """
-    present = table_columns(lake.connection)
+    present = columns_of_tables(lake)
     for name, table in TABLES.items():
         if table.hashed and name in present and (names is None or name in names):
             yield _check_table(lake, name, present[name])
+
+
+def columns_of_tables(lake: Lake) -> dict[str, set[str]]:
+    """The columns of each table that the lake has. Raises LakeError for a catalog that can't be read."""
+    try:
+        return table_columns(lake.connection)
+    except duckdb.Error as error:
+        raise LakeError(f"the catalog can't be read: {str(error).splitlines()[0]}") from error
 
 
 def _check_table(lake: Lake, name: str, present: set[str]) -> TableCheck:

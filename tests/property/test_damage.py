@@ -23,28 +23,41 @@ from logitlake.storage.upkeep.verify import verify, verify_tables
 from tests.damage import Damage, batch_answers, damage, files_by_kind, make_lake, sql_answers
 
 SEED = 0
-CASES = [pytest.param(number, marks=pytest.mark.slow if number >= 30 else ()) for number in range(300)]
+# The files of one kind after the other: the quick cases damage each kind that a reader meets.
+CASES = [pytest.param(number, marks=pytest.mark.slow if number >= 14 else ()) for number in range(300)]
+KINDS_FIRST = (
+    *("catalog.sqlite", "table sequences", "table commits", "table documents", "catalog.sqlite-wal", "table recipes"),
+    *("table promotions", "table tombstones", "table students", "recipes", "tombstones", "lake.json", "table row_sets"),
+    *("table document_sources", "table run_events", "table row_set_documents", "table row_set_queries", "students"),
+    *("table student_losses", "table vocabulary", "table rejects", "lake-copy.json"),
+)
+# Nothing beside the data tells that a file of these tables is gone, if the catalog is gone too.
+_UNTOLD = frozenset(
+    {"run_events", "promotions", "rejects", "row_sets", "row_set_queries", "row_set_documents", "students"}
+    | {"student_losses", "vocabulary", "document_sources"}
+)
 # Set anew by a rebuild.
 _NEW_COLUMNS = {"recipes": {"created_at", "row_hash"}, "tombstones": {"forgotten_at", "row_hash"}}
 
 
 class Intact(NamedTuple):
-    """A lake without damage, its answers, and the rows of its tables after a rebuild."""
+    """A lake without damage, its answers (before the last commits as well), and its rows after a rebuild."""
 
     location: LakeLocation
-    views: dict[str, str]
+    views: list[dict[str, str]]
     batches: dict[str, str]
     rows: dict[str, set[str]]
 
 
 @pytest.fixture(scope="session")
 def intact(tmp_path_factory: pytest.TempPathFactory) -> Intact:
-    location = make_lake(tmp_path_factory.mktemp("intact"))
-    copy = copy_of(location, tmp_path_factory.mktemp("copy") / "lake")
-    assert problems_of(copy) == []
-    views, batches = sql_answers(copy), batch_answers(copy)
-    _, rows = rebuilt(copy_of(location, tmp_path_factory.mktemp("rebuilt") / "lake"))
-    return Intact(location, views, batches, rows)
+    states = make_lake(tmp_path_factory.mktemp("intact"))
+    # A lake is changed when it is opened: its journal is emptied.
+    copies = [copy_of(state, tmp_path_factory.mktemp("copy") / "lake") for state in states]
+    assert problems_of(copies[-1]) == []
+    views, batches = [sql_answers(copy) for copy in copies], batch_answers(copies[-1])
+    _, rows = rebuilt(copies[-1])
+    return Intact(states[-1], views, batches, rows)
 
 
 def copy_of(location: LakeLocation, directory: Path) -> LakeLocation:
@@ -93,19 +106,21 @@ def outcome(call: Callable[[LakeLocation], Any], location: LakeLocation) -> Any:
 def test_no_damage_is_used_in_silence(intact: Intact, tmp_path: Path, number: int) -> None:
     noise = random.Random(f"{SEED} {number}")
     location = copy_of(intact.location, tmp_path / "lake")
-    done = damage(noise, location, noise.choice(sorted(files_by_kind(location))))
-    check_answers(intact, location, f"case {number} of seed {SEED}: {done}")
+    kinds = sorted(files_by_kind(location), key=KINDS_FIRST.index)
+    done = damage(noise, location, kinds[number % len(kinds)])
+    check_answers(intact, location, done, f"case {number} of seed {SEED}: {done}")
     if done.path.is_relative_to(location.data):
         check_rebuild(intact, location, done)
 
 
-def check_answers(intact: Intact, location: LakeLocation, case: str) -> None:
+def check_answers(intact: Intact, location: LakeLocation, done: Damage, case: str) -> None:
     """SQL, readers and verify on a damaged lake."""
     found = outcome(problems_of, location)
     views = outcome(sql_answers, location)
     if isinstance(views, dict) and not found:
-        changed = [name for name in intact.views | views if intact.views.get(name) != views.get(name)]
-        assert changed == [], f"{case}: verify found nothing"
+        expected = intact.views if done.kind == "catalog.sqlite-wal" else intact.views[-1:]
+        changed = [name for name, answer in views.items() if answer != intact.views[-1].get(name)]
+        assert views in expected, f"{case}: verify found nothing, but {changed} changed"
     batches = outcome(batch_answers, location)
     assert isinstance(batches, LogitlakeError) or batches == intact.batches, f"{case}: verify found {found}"
 
@@ -119,6 +134,7 @@ def check_rebuild(intact: Intact, location: LakeLocation, done: Damage) -> None:
     for table, expected in intact.rows.items():
         wrong = {row for row in rows[table] - expected if "'run_id': 'rebuild'" not in row}
         assert wrong == set(), f"{done}: wrong rows in {table}"
-        if expected - rows[table]:
-            assert report.damaged, f"{done}: {len(expected - rows[table])} rows of {table} were left out in silence"
+        if expected - rows[table] and not (table in _UNTOLD and done.action.startswith("removed")):
+            named = report.damaged or report.skipped
+            assert named, f"{done}: {len(expected - rows[table])} rows of {table} were left out in silence"
     assert problems_of(location) == [], f"{done}: after the rebuild"
