@@ -26,10 +26,10 @@ from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import commit_lock, single_writer
 from logitlake.storage.lake.migration import LAKE_NOTES, write_lake_note
 from logitlake.storage.lake.object_store import connect, sync_directory
-from logitlake.storage.rebuild.notes import forgotten_documents, noted_recipes, read_settings
 from logitlake.storage.rebuild.shards import OnShard, ShardsReport, take_shards
 from logitlake.storage.schema.tables import TABLES, Rebuild
 from logitlake.storage.upkeep.damaged_files import copy_aside
+from logitlake.storage.upkeep.notes import forgotten_documents, noted_recipes, read_settings
 from logitlake.storage.upkeep.table_files import data_files, intact_rows, unreadable_files
 
 _SUFFIX = ".rebuild"

@@ -18,10 +18,10 @@ from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Transaction
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import connect, put_bytes
-from logitlake.storage.rebuild.notes import recipe_in_footer
 from logitlake.storage.schema.sequences import complete_rows, differing_rows, with_hashes
 from logitlake.storage.shards.writing import encode_shard
-from logitlake.storage.upkeep.compaction import MERGED_PREFIX
+from logitlake.storage.upkeep.compaction import MERGED_PREFIX, REPAIRED_PREFIX
+from logitlake.storage.upkeep.notes import recipe_in_footer
 from logitlake.storage.upkeep.table_files import data_files, intact_rows, unreadable_files
 from logitlake.storage.writing.commits import register_shard
 
@@ -67,8 +67,10 @@ def take_shards(
 
 
 def _merged_first(paths: list[str]) -> list[str]:
-    """Files that compaction wrote come first: they cover the ones they were merged from."""
-    return sorted(paths, key=lambda path: (not Path(path).name.startswith((MERGED_PREFIX, "ducklake-")), path))
+    """Files that compaction or a repair wrote come first: they cover the ones they were made from."""
+    return sorted(
+        paths, key=lambda path: (not Path(path).name.startswith((MERGED_PREFIX, REPAIRED_PREFIX, "ducklake-")), path)
+    )
 
 
 def _take_shard(

@@ -21,6 +21,8 @@ from logitlake.storage.shards.writing import check_rows, encode_shard
 
 # Compaction writes these; a rebuild reads them before the files they were made from.
 MERGED_PREFIX = "merged-"
+# A repair writes these from files that are damaged.
+REPAIRED_PREFIX = "repaired-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
