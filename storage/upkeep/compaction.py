@@ -143,7 +143,7 @@ def _rows(lake: Lake, merge: Merge) -> pa.Table:
     except (ValueError, pa.ArrowException) as error:
         raise IntegrityError(
             f"units {', '.join(merge.unit_ids)}: their rows can't be read ({error}): `logitlake verify` names the "
-            "damaged unit; restore its file from a backup"
+            "damaged unit: restore its file from a backup, or run `logitlake repair`"
         ) from error
 
 

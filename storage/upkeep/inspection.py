@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.upkeep.catalog_files import current_files, without_footer
-from logitlake.storage.upkeep.history import examine, unknown_files
-from logitlake.storage.upkeep.known_damage import Damage
+from logitlake.storage.upkeep.history import examine, refusal, unknown_files
+from logitlake.storage.upkeep.known_damage import Damage, can_record, differs, record_damage
 from logitlake.storage.upkeep.shard_damage import TABLE, ShardDamage, find_shard_damage
 from logitlake.storage.upkeep.table_damage import TableDamage, find_table_damage
 from logitlake.storage.upkeep.verify import TableCheck, UnitCheck, count_units, verify, verify_tables, verify_units
@@ -14,19 +14,26 @@ from logitlake.storage.upkeep.verify import TableCheck, UnitCheck, count_units, 
 # (the checks of the units, how many there will be) → the same checks, watched by a progress bar.
 Watch = Callable[[Iterable[UnitCheck], int], Iterable[UnitCheck]]
 
+# What a person does about damage, at the end of every message about it.
+ADVICE = (
+    "restore the named files from a backup, or let `logitlake repair` keep what is intact (`--dry-run` shows what it "
+    "would do)"
+)
+
 
 @dataclass(slots=True)
 class Inspection:
     """What was checked, and what was found.
 
-    `missing` are commits that the data path holds and the catalog does not know. `unchecked` says what could not be
-    checked. `torn_shards` are shards that SQL can't open. `shards` and `table_damage` say what of the damaged units and
-    tables is lost, and what is kept.
+    `missing` are commits that the data path holds and the catalog does not know; `refusal` tells a person so.
+    `unchecked` says what could not be checked. `torn_shards` are shards that SQL can't open. `shards` and
+    `table_damage` say what of the damaged units and tables is lost, and what is kept.
     """
 
     units: list[UnitCheck] = field(default_factory=list)
     tables: list[TableCheck] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    refusal: str = ""
     unchecked: str = ""
     torn_shards: list[str] = field(default_factory=list)
     shards: ShardDamage = field(default_factory=ShardDamage)
@@ -102,12 +109,25 @@ def inspect(
         found.unchecked = f"the history of the catalog was not checked, because table {torn[0]} can't be read"
     else:
         found.missing = examine(lake, unknown_files(lake)).missing
+        found.refusal = refusal(lake, found.missing) if found.missing else ""
     is_whole = unit_ids is None and sample >= 1
     if found.damaged_units or is_whole:
         found.torn_shards = [file.path for file in without_footer(lake, current_files(lake, TABLE))]
     if found.damaged_units or found.torn_shards:
         found.shards = find_shard_damage(lake, [unit.unit_id for unit in found.damaged_units], found.torn_shards)
     return found
+
+
+def record(lake: Lake, found: Inspection) -> bool:
+    """Let the lake, open for writing, know what was found; returns whether that was new."""
+    units, tables = [unit.unit_id for unit in found.units], [table.table for table in found.tables]
+    return record_damage(lake, found.damage(lake), unit_ids=units, tables=tables)
+
+
+def is_news(lake: Lake, found: Inspection) -> bool:
+    """Whether `record` would change what the lake knows. A lake of an older logitlake is not brought up for it."""
+    units, tables = [unit.unit_id for unit in found.units], [table.table for table in found.tables]
+    return can_record(lake) and differs(lake, found.damage(lake), unit_ids=units, tables=tables)
 
 
 def _checks(lake: Lake, sample: float, salt: str, unit_ids: Collection[str] | None) -> Iterator[UnitCheck]:

@@ -47,7 +47,7 @@ def record_damage(lake: Lake, found: Sequence[Damage], *, unit_ids: Collection[s
     Commits nothing if nothing has changed; returns whether something has. The lake must be open for writing.
     """
     wanted = {damage.key: damage for damage in found}
-    if _changes(lake, wanted, unit_ids, tables) == ([], []):
+    if not differs(lake, found, unit_ids=unit_ids, tables=tables):
         return False
 
     def change(transaction: Transaction) -> None:
@@ -67,13 +67,18 @@ def record_damage(lake: Lake, found: Sequence[Damage], *, unit_ids: Collection[s
     return True
 
 
+def differs(lake: Lake, found: Sequence[Damage], *, unit_ids: Collection[str], tables: Collection[str]) -> bool:
+    """Whether `record_damage` would change anything."""
+    return _changes(lake, {damage.key: damage for damage in found}, unit_ids, tables) != ([], [])
+
+
 def can_record(lake: Lake) -> bool:
     """Whether the lake has the format of this logitlake: to record damage in an older one would bring it up."""
     return int(lake.row("SELECT format_version FROM store.guard")["format_version"]) == FORMAT_VERSION
 
 
 def summary(lake: Lake) -> str:
-    """One line about known damage; empty if there is none."""
+    """What is known to be damaged, in a few words; empty if nothing is."""
     try:
         row = lake.row(
             """
@@ -88,7 +93,7 @@ def summary(lake: Lake) -> str:
         return f"the table damage itself can't be read; {_ADVICE}"
     parts = [f"{row['docs']:,} documents in {row['units']:,} work units"] if row["units"] else []
     parts += [f"{row['tables']:,} small tables"] if row["tables"] else []
-    return f"known to be damaged: {' and '.join(parts)} (view damage); {_ADVICE}" if parts else ""
+    return f"{' and '.join(parts)} (view damage); {_ADVICE}" if parts else ""
 
 
 def _changes(
