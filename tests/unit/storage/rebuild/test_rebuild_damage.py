@@ -165,6 +165,29 @@ def test_a_torn_shard_is_kept_as_a_copy_by_the_sweep(filled, location):
     assert len(copy.read_bytes()) == 300 and documents(location) == ids("c", "d")
 
 
+def test_whole_row_groups_of_a_torn_shard_are_taken(filled, location, monkeypatch):
+    """A shard of four row groups, a document each, of which one can't be read."""
+    monkeypatch.setattr("logitlake.storage.shards.writing._ROW_GROUP_TOKENS", 6)
+    for merge in plan_compaction(filled, target_bytes=1 << 30):
+        assert compact(filled, merge) is not None
+    for path in shards(location):
+        if not path.name.startswith("merged-"):
+            path.unlink()
+    (merged,) = shards(location)
+    with pq.ParquetFile(merged) as file:
+        columns = [file.metadata.row_group(2).column(n) for n in range(file.metadata.num_columns)]
+        (lost,) = set(file.read_row_group(2)["doc_id"].to_pylist())
+    content = bytearray(merged.read_bytes())
+    for column in columns:
+        begin = min(filter(None, (column.dictionary_page_offset, column.data_page_offset)))
+        content[begin : begin + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    merged.write_bytes(content)
+    report = rebuilt(filled)
+    assert documents(location) == sorted(set(ids("a", "b", "c", "d")) - {lost})
+    assert list(report.damaged) == [str(merged)] and lost in report.damaged[str(merged)]
+    assert (report.n_lost_documents, report.n_shards) == (1, 1)
+
+
 def test_a_sweep_that_can_not_copy_a_damaged_file_removes_nothing(filled, location):
     path = shard_of(location, "a")
     path.write_bytes(path.read_bytes()[:300])
