@@ -51,17 +51,20 @@ def examine_file(lake: Lake, file: CatalogFile) -> FileState:
     damaged = rows.filter(differing)
     if damaged.num_rows:
         problems.append(f"{damaged.num_rows} of {rows.num_rows} rows do not match their hash")
-    has_footer = has_expected_footer(lake, file) and not unreadable
-    catalog_problem = not problems and not has_footer
+    expected = has_expected_footer(lake, file)
+    # DuckLake must read such a file to delete its rows.
+    has_footer = expected and not unreadable and not (found.problem and found.has_row_ids)
+    catalog_problem = not problems and not expected
     if catalog_problem:
         problems.append("every row of it is intact, but it has not the size that the catalog expects")
+    n_live = file.n_rows - len(deleted)
     return FileState(
         file=file,
         intact=rows.filter(pc.invert(differing)),
         damaged=damaged,
         problem="; ".join(problems),
-        n_lost=None if found.n_unreadable is None else found.n_unreadable + damaged.num_rows,
-        n_live=file.n_rows - len(deleted),
+        n_lost=None if found.n_unreadable is None else n_live - rows.num_rows + damaged.num_rows,
+        n_live=n_live,
         has_footer=has_footer,
         catalog_problem=catalog_problem,
     )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from logitlake.storage.errors import IntegrityError, LakeBusyError, LostRaceError
+from logitlake.storage.errors import IntegrityError, LakeBusyError, LakeError, LostRaceError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.upkeep.history import examine, refusal, unknown_files
@@ -102,8 +102,8 @@ def repair(
         before = known_damage(lake) if "damage" not in _damaged_tables(lake) else []
         for name in _damaged_tables(lake):
             _in_turn(lambda name=name: _repair_table(lake, name, report))  # type: ignore[misc]
-        if missing := examine(lake, unknown_files(lake)).missing:
-            raise IntegrityError(refusal(lake, missing))
+        if not _history_is_known(lake, report):
+            return report
         found = inspect(lake, sample=sample, unit_ids=unit_ids, watch=watch)
         report.n_units = len(found.units)
         damaged = {unit.unit_id for unit in found.damaged_units}
@@ -111,6 +111,22 @@ def repair(
             _in_turn(lambda: _repair_shards(lake, damaged, found.torn_shards, report))
         _close(lake, report, found, damaged | {damage.unit_id for damage in before if damage.unit_id})
     return report
+
+
+def _history_is_known(lake: Lake, report: RepairReport) -> bool:
+    """Whether the small tables can be asked what was committed; false only if the catalog describes one wrongly.
+
+    Raises IntegrityError if the catalog does not know every commit of its data path.
+    """
+    try:
+        missing = examine(lake, unknown_files(lake)).missing
+    except LakeError:
+        if not report.problems:
+            raise
+        return False
+    if missing:
+        raise IntegrityError(refusal(lake, missing))
+    return True
 
 
 def _foresee(lake: Lake, report: RepairReport, found: Inspection) -> None:

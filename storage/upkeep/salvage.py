@@ -17,6 +17,7 @@ from logitlake.storage.schema.tables import TABLES
 # The number of a row in its file, from 0.
 POSITION = "file_row_number"
 
+_ROW_IDS = "_ducklake_internal_row_id"
 _PARTITION = re.compile(r"/recipe_id=([^/]+)/")
 # What pyarrow raises for bytes that are no Parquet; damage may also ask for more memory than there is.
 _UNREADABLE = (OSError, pa.ArrowException, ValueError, MemoryError, OverflowError, KeyError)
@@ -27,12 +28,13 @@ class Salvage:
     """The rows of a file that can be read, with their `file_row_number`, and without any check of their hashes.
 
     `problem` says why the others can't be read, and is empty if all can; `n_unreadable` counts them: None if the file
-    does not tell.
+    does not tell. `has_row_ids`: DuckLake numbers the rows by a column of the file.
     """
 
     rows: pa.Table
     n_unreadable: int | None = 0
     problem: str = ""
+    has_row_ids: bool = False
 
 
 def salvage(location: LakeLocation, table: str, path: str) -> Salvage:
@@ -64,7 +66,8 @@ def _readable_groups(file: pq.ParquetFile, table: str, path: str, schema: pa.Sch
         except _UNREADABLE as error:
             n_unreadable += n_rows
             problem = problem or _first_line(error)
-    return Salvage(pa.concat_tables(parts), n_unreadable, problem and f"{n_unreadable} rows can't be read ({problem})")
+    problem = problem and f"{n_unreadable} rows can't be read ({problem})"
+    return Salvage(pa.concat_tables(parts), n_unreadable, problem, _ROW_IDS in file.schema_arrow.names)
 
 
 def _groups(file: pq.ParquetFile) -> Iterator[tuple[int, int, int]]:
