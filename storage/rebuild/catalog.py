@@ -27,10 +27,10 @@ from logitlake.storage.lake.locks import commit_lock, single_writer
 from logitlake.storage.lake.migration import LAKE_NOTES, write_lake_note
 from logitlake.storage.lake.object_store import connect, sync_directory
 from logitlake.storage.rebuild.absent_rows import absent_documents, take_tombstones
-from logitlake.storage.rebuild.notes import forgotten_documents, noted_recipes, read_settings
 from logitlake.storage.rebuild.shards import Key, OnShard, ShardsReport, take_shards
 from logitlake.storage.schema.tables import TABLES, Rebuild
 from logitlake.storage.upkeep.damaged_files import copy_aside
+from logitlake.storage.upkeep.notes import forgotten_documents, noted_recipes, read_settings
 from logitlake.storage.upkeep.table_files import data_files, intact_rows, unreadable_files
 
 _SUFFIX = ".rebuild"

@@ -48,7 +48,7 @@ class _Part:
         except (OSError, pa.ArrowException) as error:
             raise LakeError(
                 f"shard {path}: can't be read ({error}); if upkeep has just removed it, run again, else "
-                "`logitlake verify` says what is damaged"
+                "`logitlake verify` says what is damaged, and `logitlake repair` mends it"
             ) from error
         self._firsts = bounds[self._groups]
         self._places = np.cumsum([0, *(sizes[group] for group in self._groups)])

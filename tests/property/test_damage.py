@@ -18,13 +18,14 @@ from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.rebuild.catalog import RebuildReport, rebuild
 from logitlake.storage.schema.tables import TABLES
 from logitlake.storage.upkeep.file_statistics import check_statistics
-from logitlake.storage.upkeep.history import examine, unknown_files
-from logitlake.storage.upkeep.verify import verify, verify_tables
+from logitlake.storage.upkeep.inspection import Inspection, inspect
+from logitlake.storage.upkeep.repair import repair
 from tests.damage import Damage, batch_answers, damage, files_by_kind, make_lake, sql_answers
 
 SEED = 0
 # The files of one kind after the other: the quick cases damage each kind that a reader meets.
-CASES = [pytest.param(number, marks=pytest.mark.slow if number >= 14 else ()) for number in range(300)]
+_QUICK = 14
+CASES = [pytest.param(number, marks=pytest.mark.slow if number >= _QUICK else ()) for number in range(300)]
 KINDS_FIRST = (
     *("catalog.sqlite", "table sequences", "table commits", "table documents", "catalog.sqlite-wal", "table recipes"),
     *("table promotions", "table tombstones", "table students", "recipes", "tombstones", "lake.json", "table row_sets"),
@@ -69,11 +70,14 @@ def copy_of(location: LakeLocation, directory: Path) -> LakeLocation:
 def problems_of(location: LakeLocation) -> list[str]:
     """What `logitlake verify` says."""
     with Lake.open(location) as lake:
-        units = [check.problem for check in verify(lake)]
-        tables = [check.problem for check in verify_tables(lake)]
-        files = [check.problem for check in check_statistics(lake)]
-        missing = examine(lake, unknown_files(lake)).missing
-    return [problem for problem in (*units, *tables, *files, *missing) if problem]
+        found = inspect(lake)
+        files = [check.problem for check in check_statistics(lake) if check.problem]
+    return [*problems(found), *files]
+
+
+def problems(found: Inspection) -> list[str]:
+    damaged = [check.problem for check in (*found.damaged_units, *found.damaged_tables)]
+    return [*damaged, *found.torn_shards, *found.missing, *filter(None, [found.unchecked])]
 
 
 def rebuilt(location: LakeLocation) -> tuple[RebuildReport, dict[str, set[str]]]:
@@ -110,6 +114,8 @@ def test_no_damage_is_used_in_silence(intact: Intact, tmp_path: Path, number: in
     done = damage(noise, location, kinds[number % len(kinds)])
     check_answers(intact, location, done, f"case {number} of seed {SEED}: {done}")
     if done.path.is_relative_to(location.data):
+        if number >= _QUICK:
+            check_repair(copy_of(location, tmp_path / "repaired"), done)
         check_rebuild(intact, location, done)
 
 
@@ -123,6 +129,23 @@ def check_answers(intact: Intact, location: LakeLocation, done: Damage, case: st
         assert views in expected, f"{case}: verify found nothing, but {changed} changed"
     batches = outcome(batch_answers, location)
     assert isinstance(batches, LogitlakeError) or batches == intact.batches, f"{case}: verify found {found}"
+
+
+def check_repair(location: LakeLocation, done: Damage) -> None:
+    """A repair of what is damaged: the lake is whole after it, and what left it was named."""
+    documents = "SELECT DISTINCT recipe_id, doc_id FROM store.documents"
+    with Lake.open(location, read_only=False) as lake:
+        before = outcome(lambda _: lake.sql(documents).to_pylist(), location)
+        report = outcome(lambda _: repair(lake), location)
+        if isinstance(report, LogitlakeError):
+            return
+        left = problems(inspect(lake))
+        assert left == [] or report.problems, f"{done}: after the repair {left}"
+        present = {(row["recipe_id"], row["doc_id"]) for row in lake.sql(documents).to_pylist()}
+    named = {(lost.recipe_id, lost.doc_id) for lost in report.documents}
+    if not isinstance(before, LogitlakeError):
+        gone = {(row["recipe_id"], row["doc_id"]) for row in before} - present
+        assert gone <= named or report.removed, f"{done}: {gone - named} left the lake in silence"
 
 
 def check_rebuild(intact: Intact, location: LakeLocation, done: Damage) -> None:

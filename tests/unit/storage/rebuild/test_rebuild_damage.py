@@ -19,10 +19,10 @@ from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import put_bytes, write_note
 from logitlake.storage.rebuild.catalog import RebuildReport, rebuild
-from logitlake.storage.rebuild.notes import forgotten_documents, noted_recipes, read_settings
 from logitlake.storage.schema.tables import ROW_HASH, TABLES, Rebuild
 from logitlake.storage.upkeep.compaction import compact, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget, forget_again
+from logitlake.storage.upkeep.notes import forgotten_documents, noted_recipes, read_settings
 from logitlake.storage.upkeep.sweeping import holdings, sweep
 from logitlake.storage.upkeep.verify import verify, verify_tables
 from logitlake.storage.writing.commits import SOURCES, commit_unit
@@ -163,6 +163,29 @@ def test_a_torn_shard_is_kept_as_a_copy_by_the_sweep(filled, location):
         sweep(lake, grace=NOW)
     (copy,) = (location.data_directory / "damaged").iterdir()
     assert len(copy.read_bytes()) == 300 and documents(location) == ids("c", "d")
+
+
+def test_whole_row_groups_of_a_torn_shard_are_taken(filled, location, monkeypatch):
+    """A shard of four row groups, a document each, of which one can't be read."""
+    monkeypatch.setattr("logitlake.storage.shards.writing._ROW_GROUP_TOKENS", 6)
+    for merge in plan_compaction(filled, target_bytes=1 << 30):
+        assert compact(filled, merge) is not None
+    for path in shards(location):
+        if not path.name.startswith("merged-"):
+            path.unlink()
+    (merged,) = shards(location)
+    with pq.ParquetFile(merged) as file:
+        columns = [file.metadata.row_group(2).column(n) for n in range(file.metadata.num_columns)]
+        (lost,) = set(file.read_row_group(2)["doc_id"].to_pylist())
+    content = bytearray(merged.read_bytes())
+    for column in columns:
+        begin = min(filter(None, (column.dictionary_page_offset, column.data_page_offset)))
+        content[begin : begin + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    merged.write_bytes(content)
+    report = rebuilt(filled)
+    assert documents(location) == sorted(set(ids("a", "b", "c", "d")) - {lost})
+    assert list(report.damaged) == [str(merged)] and lost in report.damaged[str(merged)]
+    assert (report.n_lost_documents, report.n_shards) == (1, 1)
 
 
 def test_a_sweep_that_can_not_copy_a_damaged_file_removes_nothing(filled, location):
