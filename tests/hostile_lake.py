@@ -173,7 +173,8 @@ def _other_value(noise: random.Random, kind: pa.DataType, value: Any) -> Any:
         lists = ([], items[:-1], items * 2, [inside] * 1000, [*items[1:], inside], [None, *items[1:]])
         return noise.choice(lists)
     if pa.types.is_integer(kind):
-        low, high = (0, 2**kind.bit_width - 1) if str(kind).startswith("u") else (-(2**31), 2**31 - 1)
+        half = 2 ** (kind.bit_width - 1)
+        low, high = (-half, half - 1) if pa.types.is_signed_integer(kind) else (0, 2 * half - 1)
         return min(max(noise.choice(_NUMBERS), low), high)
     if pa.types.is_floating(kind):
         return noise.choice(_REALS)

@@ -14,6 +14,8 @@ from logitlake.storage.schema.tables import ROW_HASH, TABLES, sql_type
 
 _BATCH_ROWS = 500_000
 DELETES_SUFFIX = "-delete.parquet"
+# The column that DuckDB adds to the rows of files: no table may have one of this name.
+_FILENAME = "filename"
 
 
 def data_files(location: LakeLocation, table: str) -> list[str]:
@@ -46,9 +48,11 @@ def unreadable_files(connection: duckdb.DuckDBPyConnection, name: str, paths: Se
 
 
 def _wrong_column(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str]) -> str:
-    """Which column of these files is missing or of another type than in the table; empty if none."""
+    """Which column of these files is missing, of another type than in the table, or in DuckDB's way; empty if none."""
     described = connection.execute("DESCRIBE FROM read_parquet(?, union_by_name => true)", [list(paths)]).fetchall()
     stored = {column: "TIMESTAMPTZ" if kind == "TIMESTAMP WITH TIME ZONE" else kind for column, kind, *_ in described}
+    if any(column.lower() == _FILENAME for column in stored):
+        return f"column {_FILENAME}: expected none, found {stored.get(_FILENAME, 'one')}"
     for field in TABLES[name].stored:
         expected, found = sql_type(field.type), stored.get(field.name)
         if found != expected and not (found is None and field.nullable):
