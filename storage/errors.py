@@ -58,7 +58,7 @@ class LostRaceError(LakeBusyError):
 
 
 class IntegrityError(LakeError):
-    """Stored bytes are not the bytes that were committed: restore the named file, or forget and capture again."""
+    """Stored bytes are not the bytes that were committed: restore the named file, or repair and capture again."""
 
     exit_code = 7
 

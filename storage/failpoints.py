@@ -21,7 +21,9 @@ FLOW_FAILPOINTS = (
 MIGRATION_FAILPOINTS = ("lake-note-migrated", "columns-added", "tables-migrated", "rows-hashed")
 # Places in a rebuild.
 REBUILD_FAILPOINTS = ("shard-taken", "catalog-rebuilt", "catalog-renamed")
-_ALL = FAILPOINTS + FLOW_FAILPOINTS + MIGRATION_FAILPOINTS + REBUILD_FAILPOINTS
+# Places in a repair.
+REPAIR_FAILPOINTS = ("shards-salvaged", "file-ended", "rows-restored")
+_ALL = FAILPOINTS + FLOW_FAILPOINTS + MIGRATION_FAILPOINTS + REBUILD_FAILPOINTS + REPAIR_FAILPOINTS
 _reached: Counter[str] = Counter()
 
 

@@ -1,4 +1,4 @@
-"""Hostile input for readers, settings and SQL: `python -m tests.hostile_input --cases 10000 --seed 0`.
+"""Hostile input: readers, settings, SQL, shards, catalogs: `python -m tests.hostile_input --cases 10000 --seed 0`.
 
 A case is made from its number and the seed alone. Each one ends in documents, rejects, an answer, or an error of ours;
 anything else is printed with what repeats it.
@@ -27,6 +27,7 @@ from logitlake.storage.errors import LogitlakeError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.sql.session import ReadSession
+from tests.hostile_lake import catalog_case, shard_case
 
 # Python and its libraries map about 2 GiB before the first case.
 MAX_ADDRESS_BYTES = 6 * 2**30
@@ -166,7 +167,14 @@ def sql_case(noise: random.Random, _: Path, session: ReadSession) -> None:
 
 
 Case = Callable[[random.Random, Path, ReadSession], None]
-CASES: tuple[Case, ...] = (corpus_case, corpus_case, settings_case, sql_case)
+# A catalog takes a second to open: of fifty cases one is a catalog.
+CASES: tuple[Case, ...] = (
+    *(corpus_case,) * 16,
+    *(settings_case,) * 8,
+    *(sql_case,) * 9,
+    *(shard_case,) * 16,
+    catalog_case,
+)
 
 
 def finding_of(call: Callable[[], object]) -> list[str] | None:
@@ -183,7 +191,7 @@ def finding_of(call: Callable[[], object]) -> list[str] | None:
 def run(n_cases: int, seed: int, first: int) -> tuple[list[str], Counter[str]]:
     """Findings of the cases, and how many of each kind gave something else than an error."""
     findings = []
-    accepted = Counter({case.__name__: 0 for case in CASES})
+    accepted = Counter({case.__name__: 0 for case in set(CASES)})
     with tempfile.TemporaryDirectory() as root:
         location = LakeLocation.resolve(Path(root) / "lake")
         Lake.create(location, held_out_salt="s", held_out_share=0.0).close()

@@ -142,6 +142,13 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
             examples=("logitlake verify", "logitlake verify --sample 0.1"),
         ),
         Entry(
+            name="repair",
+            module="logitlake.flows.cli.commands.repair",
+            summary="mend what verify finds",
+            light=True,
+            examples=("logitlake repair --dry-run", "logitlake repair"),
+        ),
+        Entry(
             name="maintain",
             module="logitlake.flows.cli.commands.maintain",
             summary="merge small shards, remove unreferenced files",

@@ -1,6 +1,7 @@
 """One execution of upkeep, without Prefect: verify, merge, sweep. Captures and readers may run at the same time."""
 
 import logging
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,9 +21,9 @@ from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget_again, n_forgotten, n_removed, note_removed
 from logitlake.storage.upkeep.hashing import add_row_hashes
-from logitlake.storage.upkeep.history import examine, refusal, unknown_files
+from logitlake.storage.upkeep.inspection import ADVICE, inspect, record
 from logitlake.storage.upkeep.sweeping import Holdings, Swept, holdings, sweep
-from logitlake.storage.upkeep.verify import UnitCheck, count_units, verify, verify_tables
+from logitlake.storage.upkeep.verify import UnitCheck
 from logitlake.storage.writing.runs import note_run
 
 log = logging.getLogger(__name__)
@@ -76,22 +77,25 @@ class MaintainRun:
         Raises IntegrityError for damage, or if the catalog knows less than its data path holds: then nothing is merged
         or removed, because an old file may be needed.
         """
-        if missing := examine(self._lake, unknown_files(self._lake)).missing:
-            raise IntegrityError(refusal(self._lake, missing))
-        which: dict[str, Any] = {"sample": self._sample, "salt": f"{self._began:%Y-%m-%d}"}
-        n_units = count_units(self._lake, **which)
-        checks = list(watched(verify(self._lake, **which), "verify", total=n_units, unit="units"))
-        self.report = replace(self.report, units_verified=len(checks))
-        damaged = [check for check in checks if check.problem]
-        if damaged:
+
+        def watch(checks: Iterable[UnitCheck], total: int) -> Iterable[UnitCheck]:
+            return watched(checks, "verify", total=total, unit="units")
+
+        found = inspect(self._lake, sample=self._sample, salt=f"{self._began:%Y-%m-%d}", watch=watch)
+        self.report = replace(self.report, units_verified=len(found.units))
+        if not self.report.dry_run:
+            record(self._lake, found)
+        if found.missing:
+            raise IntegrityError(found.refusal)
+        if damaged := found.damaged_units:
             raise IntegrityError(
-                f"{len(damaged)} of {len(checks)} work units are damaged; the first is {_described(damaged[0])}. "
-                "Nothing was merged or removed: restore the named file from a backup, or forget its documents"
+                f"{len(damaged)} of {len(found.units)} work units are damaged; the first is {_described(damaged[0])}. "
+                f"Nothing was merged or removed: {ADVICE}"
             )
-        if problems := [check.problem for check in verify_tables(self._lake) if check.problem]:
-            raise IntegrityError(
-                f"{'; '.join(problems)}. Nothing was merged or removed: restore the named file from a backup"
-            )
+        problems = [check.problem for check in found.damaged_tables]
+        problems += [f"{path}: the shard is gone or torn" for path in found.torn_shards]
+        if problems:
+            raise IntegrityError(f"{'; '.join(problems)}. Nothing was merged or removed: {ADVICE}")
 
     def merge(self) -> None:
         """Rewrite small shards and shards with forgotten rows; finishes an interrupted forgetting first."""

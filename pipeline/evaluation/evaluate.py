@@ -20,6 +20,7 @@ import torch
 from logitlake.pipeline.evaluation.tally import Tally, document_losses
 from logitlake.pipeline.reading.batches import TARGET_COLUMNS, TargetBatch, make_batch
 from logitlake.pipeline.reading.blocks import Fetch, check_targets
+from logitlake.pipeline.students.identity import check_student_files
 from logitlake.pipeline.targets.arrow_lists import flat_lists
 from logitlake.pipeline.targets.decoding import RaggedTargets, decode_targets
 from logitlake.pipeline.teachers.dtype import resolve_dtype
@@ -97,7 +98,11 @@ def held_out_rows(
 
 
 def load_student(directory: Path, *, trust_remote_code: bool = False) -> Any:
-    """A student from its directory, in float32, on the CPU, ready to be evaluated."""
+    """A student from its directory, in float32, on the CPU, ready to be evaluated.
+
+    Raises IntegrityError if one of its files is not what was trained, SettingsError if it can't be loaded whole.
+    """
+    check_student_files(directory)
     model = load_causal_lm(directory, "student", dtype=torch.float32, trust_remote_code=trust_remote_code)
     return model.eval()
 

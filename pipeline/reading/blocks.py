@@ -52,7 +52,8 @@ def check_targets(rows: pa.Table, unit_id: str) -> None:
         if pc.any(differing_targets(pa.Table.from_batches([batch]))).as_py():
             raise IntegrityError(
                 f"unit {unit_id}: a row does not match its hash, so its targets were changed on disk; "
-                "`logitlake verify` names the file: restore it from a backup, or forget the document"
+                "`logitlake verify` names the file: restore it from a backup, or let `logitlake repair` remove the "
+                "document and `logitlake capture` compute it again"
             )
 
 

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from logitlake.pipeline.settings.models import StudentSettings, TeacherSettings, TrainingSettings
+from logitlake.pipeline.students.file_hashes import difference
 from logitlake.pipeline.teachers.files import TeacherFiles, check_same_teacher, resolve_teacher
 from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
-from logitlake.storage.errors import SettingsError
+from logitlake.storage.errors import IntegrityError, SettingsError
 from logitlake.storage.identity import canonical_json, digest
 from logitlake.storage.row_sets.row_set import RowSet
 
 FACTS_FILE = "logitlake.json"
+# In the facts: the hashes of the student's files.
+FILES = "files"
 
 # Raise it when the same settings would train another student than before.
 _METHOD = "sparse divergence 1"
@@ -58,6 +61,7 @@ def find_parent(settings: StudentSettings, recipe: Mapping[str, Any], teacher: T
         files = resolve_teacher(checkpoint)
     except SettingsError as error:
         raise SettingsError(f"student.model {settings.model}: {error}") from None
+    check_student_files(files.directory)
     return Parent(
         parent_id=read_facts(files.directory).get("student_id", files.teacher_hash),
         content_id=files.teacher_hash,
@@ -92,6 +96,21 @@ def read_facts(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise SettingsError(f"{directory / FACTS_FILE}: can't be read: {error}") from None
     return facts if isinstance(facts, dict) else {}
+
+
+def check_student_files(directory: Path) -> None:
+    """Compare the files of a student with their hashes; a model that says none of them is not checked.
+
+    Reads all files: about a second for a gigabyte. Raises IntegrityError for one that was changed, cut or removed.
+    """
+    expected = read_facts(directory).get(FILES)
+    if not isinstance(expected, dict):
+        return
+    if problem := difference(directory, expected):
+        raise IntegrityError(
+            f"student {directory}: {problem}; restore the directory from a backup, or move it away and train the "
+            f"student again. If you changed it on purpose, remove {FACTS_FILE}: it is another model now"
+        )
 
 
 def _teacher_as_parent(recipe: Mapping[str, Any], teacher: TeacherFiles | None) -> Parent:

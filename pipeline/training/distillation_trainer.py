@@ -1,8 +1,7 @@
 """transformers.Trainer on targets from the cache.
 
 The reader knows its rank and can resume, so the trainer uses its own dataloader, which accelerate does not shard, wrap
-or fast-forward. A checkpoint holds the reader's state; it is written last, when the other files are on the disk, so a
-checkpoint without it is incomplete.
+or fast-forward. A checkpoint holds the reader's state (see checkpoints.py).
 """
 
 import json
@@ -19,13 +18,12 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from logitlake.pipeline.reading.reader import RowSetReader
+from logitlake.pipeline.training.checkpoints import READER_STATE, complete_checkpoint
 from logitlake.pipeline.training.model_loss import LossSettings, attach_loss, batch_inputs, detach_loss
-from logitlake.pipeline.training.sync_directory import sync_directory
 from logitlake.storage.errors import MismatchError
 
 log = logging.getLogger(__name__)
 
-READER_STATE = "reader.json"
 _STEP_TARGETS = "step_targets"
 _SEEN = "seen"
 
@@ -151,12 +149,6 @@ class DistillationTrainer(Trainer):
             )
 
 
-def last_checkpoint(directory: Path) -> Path | None:
-    """The newest complete checkpoint in a training directory, or None."""
-    complete = [path.parent for path in directory.glob(f"checkpoint-*/{READER_STATE}")]
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
 class _Batches:
     """The reader in the interface of a dataloader."""
 
@@ -176,7 +168,7 @@ class _Batches:
 
 
 class _ReaderState(TrainerCallback):
-    """Saves the reader's state with each checkpoint, and corrects the epoch after a resume."""
+    """Completes each checkpoint with the reader's state, and corrects the epoch after a resume."""
 
     def __init__(self, trainer: DistillationTrainer) -> None:
         self._trainer = trainer
@@ -185,14 +177,11 @@ class _ReaderState(TrainerCallback):
         state.epoch = state.global_step * args.gradient_accumulation_steps / len(self._trainer.reader)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # Every rank gets here when it has written its files, and waits for the others.
         reader_state = {**self._trainer.reader.state_dict(), _SEEN: self._trainer.seen_by_all()}
         if not state.is_world_process_zero:
             return
-        path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / READER_STATE
-        sync_directory(path.parent)
-        staged = path.with_suffix(".tmp")
-        staged.write_text(json.dumps(reader_state), encoding="utf-8")
-        staged.rename(path)
+        complete_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}", reader_state)
 
 
 class _SaveByTime(TrainerCallback):

@@ -4,9 +4,12 @@ import os
 from pathlib import Path
 
 
-def sync_directory(directory: Path) -> None:
-    """Flush all files below a directory: a power loss after the next rename must not leave empty files."""
-    for path in [*directory.rglob("*"), directory]:
+def sync_directory(directory: Path, *, files: bool = True) -> None:
+    """Flush all files below a directory: a power loss after the next rename must not leave empty files.
+
+    Without `files`, only the names in the directory itself.
+    """
+    for path in [*(directory.rglob("*") if files else ()), directory]:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

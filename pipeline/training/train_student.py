@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments
 
 from logitlake.pipeline.reading.blocks import Fetch
@@ -20,7 +21,8 @@ from logitlake.pipeline.reading.local_copy import LocalCopy
 from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.settings.models import StudentSettings, TrainingSettings
 from logitlake.pipeline.settings.registry import LOSSES
-from logitlake.pipeline.students.identity import Parent, find_parent, student_id
+from logitlake.pipeline.students.file_hashes import hash_files
+from logitlake.pipeline.students.identity import FILES, Parent, find_parent, student_id
 from logitlake.pipeline.students.initial_model import make_student
 from logitlake.pipeline.students.model_card import write_card
 from logitlake.pipeline.students.preflight import existing_facts
@@ -28,10 +30,10 @@ from logitlake.pipeline.students.tokenizer import check_tokenizer, copy_tokenize
 from logitlake.pipeline.teachers.devices import device_has_bfloat16, resolve_device
 from logitlake.pipeline.teachers.dtype import resolve_dtype
 from logitlake.pipeline.teachers.files import TeacherFiles
+from logitlake.pipeline.training.checkpoints import last_checkpoint, set_aside_later
 from logitlake.pipeline.training.distillation_trainer import (
     DistillationTrainer,
     OnProgress,
-    last_checkpoint,
     logging_steps,
     training_curve,
 )
@@ -123,7 +125,7 @@ def train_student(
     trainer = DistillationTrainer(
         model, args, reader=reader, loss=loss, save_minutes=training.save_minutes, on_progress=on_progress
     )
-    resumed = last_checkpoint(work / "checkpoints")
+    resumed = _resume_point(trainer, work / "checkpoints")
     log.info("student %s: %d steps an epoch%s", this_id[:12], len(reader), f", from {resumed.name}" if resumed else "")
     result = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     facts = _facts(this_id, parent, student, training, row_set, recipe) | {
@@ -131,8 +133,18 @@ def train_student(
         "curve": training_curve(trainer.state.log_history),
         "versions": _versions(),
     }
-    _save(trainer, work / "student", output, facts, tokenizer, chat_template)
+    facts = _save(trainer, work / "student", output, facts, tokenizer, chat_template)
     return TrainedStudent(student_id=this_id, parent_id=parent.parent_id, directory=output, existed=False, facts=facts)
+
+
+def _resume_point(trainer: DistillationTrainer, directory: Path) -> Path | None:
+    """The last whole checkpoint. The first rank looks, and all ranks take the one that it names."""
+    resumed = None
+    if trainer.is_world_process_zero():
+        resumed = last_checkpoint(directory)
+        set_aside_later(resumed, directory)
+    (resumed,) = broadcast_object_list([resumed])
+    return resumed
 
 
 def training_arguments(training: TrainingSettings, directory: Path, *, show_progress: bool) -> TrainingArguments:
@@ -254,8 +266,12 @@ def _save(
     facts: Mapping[str, Any],
     tokenizer: Path,
     chat_template: Path | None,
-) -> None:
-    """Write to `staging`, then rename to `output`. Every rank must call it; the first one writes."""
+) -> dict[str, Any]:
+    """Write to `staging`, then rename to `output`. Every rank must call it; the first one writes.
+
+    Returns the facts that were written: with the hashes of the files, on the first rank.
+    """
+    facts = dict(facts)
     if trainer.args.should_save:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
@@ -271,9 +287,11 @@ def _save(
         for pickled in staging.rglob("training_args.bin"):
             pickled.unlink()
         copy_tokenizer(tokenizer, staging, chat_template=chat_template)
+        facts[FILES] = hash_files(staging)
         write_card(staging, facts)
         sync_directory(staging)
         output.parent.mkdir(parents=True, exist_ok=True)
         staging.rename(output)
         shutil.rmtree(staging.parent, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
+    return facts

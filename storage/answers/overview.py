@@ -4,6 +4,7 @@ from typing import Any
 
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.upkeep.forgetting import n_forgotten, n_removed
+from logitlake.storage.upkeep.known_damage import summary
 from logitlake.storage.upkeep.sweeping import holdings
 
 _DAYS, _STUDENTS, _RUNS = 7, 5, 5
@@ -136,6 +137,7 @@ def _health(lake: Lake) -> dict[str, Any]:
         "runs_failed_in_7_days": runs["failed"],
         "runs_without_an_end": runs["open"],
         "forgotten_rows_on_disk": n_forgotten(lake) > n_removed(lake),
+        "known_damage": summary(lake),
     }
 
 

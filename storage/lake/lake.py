@@ -118,14 +118,17 @@ class Lake:
             raise _missing(location)
         connection = _attach(location, read_only=read_only, must_exist=True)
         with _closed_on_error(connection):
-            if not has_tables(connection):
-                raise _missing(location)
-            current = is_current(connection)
-            if not read_only and not current:
-                _migrate(connection, location, lock_timeout)
-        lake = cls(location, connection, read_only=read_only, lock_timeout=lock_timeout)
-        if read_only and not current:
-            lake.show_only({})
+            try:
+                if not has_tables(connection):
+                    raise _missing(location)
+                current = is_current(connection)
+                if not read_only and not current:
+                    _migrate(connection, location, lock_timeout)
+                lake = cls(location, connection, read_only=read_only, lock_timeout=lock_timeout)
+                if read_only and not current:
+                    lake.show_only({})
+            except duckdb.Error as error:
+                raise _unreadable(location, error) from error
         return lake
 
     def __enter__(self) -> "Lake":
@@ -309,6 +312,14 @@ def _missing(location: LakeLocation) -> LakeMissingError:
     return LakeMissingError(
         f"the catalog {without_secrets(location.catalog)} holds no lake: `logitlake capture` makes one; "
         "`logitlake rebuild` makes the catalog again if the data path still holds shards"
+    )
+
+
+def _unreadable(location: LakeLocation, error: duckdb.Error) -> LakeError:
+    reason = without_secrets(str(error).splitlines()[0])
+    return LakeError(
+        f"the catalog {without_secrets(location.catalog)} can't be read ({reason}): if it is damaged, restore it from "
+        "a backup, or move it away and run `logitlake rebuild`, which makes it again from the data path"
     )
 
 

@@ -395,6 +395,10 @@ FROM store.rejects GROUP BY corpus, source, line, reason;
 
 CREATE OR REPLACE VIEW forgotten AS SELECT DISTINCT doc_id, reason, forgotten_at FROM store.tombstones;
 
+-- What is known to be damaged and not mended yet: do not trust answers about these documents. `logitlake verify` finds it.
+CREATE OR REPLACE VIEW damage AS
+SELECT table_name, unit_id, recipe_id, doc_id, file, problem, found_at FROM store.damage;
+
 -- Scalar macros for queries over the columns of `sequences`.
 CREATE OR REPLACE MACRO head_probability(code, levels) AS code / levels;
 CREATE OR REPLACE MACRO tail_probability(codes, ids, levels) AS

@@ -26,10 +26,11 @@ from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import commit_lock, single_writer
 from logitlake.storage.lake.migration import LAKE_NOTES, write_lake_note
 from logitlake.storage.lake.object_store import connect, sync_directory
-from logitlake.storage.rebuild.notes import forgotten_documents, noted_recipes, read_settings
-from logitlake.storage.rebuild.shards import OnShard, ShardsReport, take_shards
+from logitlake.storage.rebuild.absent_rows import absent_documents, take_tombstones
+from logitlake.storage.rebuild.shards import Key, OnShard, ShardsReport, take_shards
 from logitlake.storage.schema.tables import TABLES, Rebuild
 from logitlake.storage.upkeep.damaged_files import copy_aside
+from logitlake.storage.upkeep.notes import forgotten_documents, noted_recipes, read_settings
 from logitlake.storage.upkeep.table_files import data_files, intact_rows, unreadable_files
 
 _SUFFIX = ".rebuild"
@@ -129,13 +130,25 @@ def _rebuild(location: LakeLocation, settings: Mapping[str, str], on_shard: OnSh
                     _take_rows(transaction, location, name, report)
             _take_recipes(transaction, location, report)
             forgotten = _forgotten(transaction, location, report)
+            take_tombstones(transaction, location, forgotten)
             shards = take_shards(transaction, location, forgotten, on_shard)
-            _finish(transaction, forgotten)
+            _name_absent_documents(shards, absent_documents(transaction, location, forgotten))
+            for unit_id in _finish(transaction, forgotten):
+                report.skipped[f"unit {unit_id}"] = "no file holds its commit: it counts as committed by this rebuild"
         counts = lake.row(
             "SELECT count(*) AS documents, coalesce(sum(n_sequences), 0) AS sequences FROM store.documents"
         )
     _add(report, shards)
     report.n_documents, report.n_sequences = counts["documents"], counts["sequences"]
+
+
+def _name_absent_documents(report: ShardsReport, absent: Mapping[str, set[Key]]) -> None:
+    """Documents whose shard is gone; those of damaged shards are in the report already."""
+    for unit_id, keys in absent.items():
+        if gone := keys - report.lost:
+            example = min(doc_id for _, doc_id in gone)
+            report.damaged[f"unit {unit_id}"] = f"{len(gone)} of its documents are in no file, such as {example}"
+            report.lost |= gone
 
 
 def _add(report: RebuildReport, shards: ShardsReport) -> None:
@@ -198,8 +211,11 @@ def _forgotten(transaction: Transaction, location: LakeLocation, report: Rebuild
     return pa.array(sorted(doc_ids), pa.string())
 
 
-def _finish(transaction: Transaction, forgotten: pa.Array) -> None:
-    """Give units without a commit a number, raise the guard above all numbers, remove what was forgotten or retired."""
+def _finish(transaction: Transaction, forgotten: pa.Array) -> list[str]:
+    """Give units without a commit a number, raise the guard above all numbers, remove what was forgotten or retired.
+
+    Returns the units that had no commit.
+    """
     connection = transaction.connection
     commits = connection.execute(
         """
@@ -234,3 +250,4 @@ def _finish(transaction: Transaction, forgotten: pa.Array) -> None:
     # The files do not tell that a recipe was retired; its shards are gone, and so must be its commits.
     connection.execute("DELETE FROM store.commits WHERE unit_id NOT IN (SELECT unit_id FROM store.documents)")
     connection.execute(f"DELETE FROM store.lake_settings WHERE name = '{UNFINISHED}'")
+    return sorted(commits["unit_id"].to_pylist())

@@ -1,7 +1,7 @@
 """The shards of a rebuild: each is registered as it is, or its good documents are written as a new shard.
 
 A document with a row that does not match its hash is left out as a whole, and so is one that lacks rows: its other rows
-would say less than was captured. The file stays where it is.
+would say less than was captured. Of a torn file, the row groups that can be read are taken. The file stays where it is.
 """
 
 import json
@@ -18,10 +18,11 @@ from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Transaction
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import connect, put_bytes
-from logitlake.storage.rebuild.notes import recipe_in_footer
 from logitlake.storage.schema.sequences import complete_rows, differing_rows, with_hashes
 from logitlake.storage.shards.writing import encode_shard
-from logitlake.storage.upkeep.compaction import MERGED_PREFIX
+from logitlake.storage.upkeep.compaction import MERGED_PREFIX, REPAIRED_PREFIX
+from logitlake.storage.upkeep.notes import recipe_in_footer
+from logitlake.storage.upkeep.salvage import POSITION, salvage
 from logitlake.storage.upkeep.table_files import data_files, intact_rows, unreadable_files
 from logitlake.storage.writing.commits import register_shard
 
@@ -60,15 +61,18 @@ def take_shards(
         report.lost |= lost
         if lost:
             examples = ", ".join(sorted(doc_id for _, doc_id in lost)[:_NAMED_DOCUMENTS])
-            report.damaged[path] = f"{len(lost)} documents are damaged and were left out, such as {examples}"
-        else:
+            reason = f"{len(lost)} documents are damaged and were left out, such as {examples}"
+            report.damaged[path] = "; ".join(filter(None, [report.damaged.get(path), reason]))
+        elif path not in report.damaged:
             report.skipped[path] = "the damaged documents in it are intact in other files, or were forgotten"
     return report
 
 
 def _merged_first(paths: list[str]) -> list[str]:
-    """Files that compaction wrote come first: they cover the ones they were merged from."""
-    return sorted(paths, key=lambda path: (not Path(path).name.startswith((MERGED_PREFIX, "ducklake-")), path))
+    """Files that compaction or a repair wrote come first: they cover the ones they were made from."""
+    return sorted(
+        paths, key=lambda path: (not Path(path).name.startswith((MERGED_PREFIX, REPAIRED_PREFIX, "ducklake-")), path)
+    )
 
 
 def _take_shard(
@@ -79,37 +83,47 @@ def _take_shard(
     report: ShardsReport,
     damaged: dict[str, set[Key]],
 ) -> None:
+    torn = False
     try:
         rows, compacted = _read(location, path)
         differing = differing_rows(rows)
     except (duckdb.Error, pa.ArrowException, ValueError) as error:
+        found = salvage(location, "sequences", path)
         report.damaged[path] = str(error).splitlines()[0]
-        return
+        if not found.rows.num_rows:
+            return
+        rows, compacted, torn = found.rows.drop_columns([POSITION]), False, True
+        differing = differing_rows(rows)
     intact = rows
-    if pc.any(differing).as_py():
-        intact, damaged[path] = _without_damage(location, rows, differing)
+    if torn or pc.any(differing).as_py():
+        intact, damaged[path] = _without_damage(location, rows, differing, torn=torn)
     fresh = _fresh(transaction, intact, forgotten)
     if not fresh.num_rows:
         if path not in damaged:
             report.skipped[path] = "every row was forgotten or is in another file"
         return
     _take_recipe(transaction, location, path, fresh)
-    if compacted or fresh.num_rows < rows.num_rows:
+    if torn or compacted or fresh.num_rows < rows.num_rows:
         path = _rewrite(transaction, location, path, fresh)
     register_shard(transaction, path, fresh)
     report.n_taken += 1
 
 
-def _without_damage(location: LakeLocation, rows: pa.Table, differing: pa.Array) -> tuple[pa.Table, set[Key]]:
+def _without_damage(
+    location: LakeLocation, rows: pa.Table, differing: pa.Array, *, torn: bool
+) -> tuple[pa.Table, set[Key]]:
     """The rows of the documents that are whole, and the other documents of the file's work units.
 
-    A row whose document id was changed is missing from its document: the number of rows that was committed tells.
+    A row whose document id was changed is missing from its document: the number of rows that was committed tells. Of a
+    `torn` file only some row groups could be read, so a document is whole only if that number is known.
     """
     expected = _committed_counts(location, set(rows["unit_id"].to_pylist()))
     counts = _counts(rows.filter(pc.invert(differing)))
     wrong = set(_keys(rows.filter(differing)))
     incomplete = {key for key, numbers in expected.items() if counts.get(key, 0) not in numbers}
     bad = wrong | incomplete
+    if torn:
+        bad |= counts.keys() - expected.keys()
     keep = pa.array([key not in bad for key in _keys(rows)], pa.bool_())
     # A document id that was changed names no document that was lost.
     return rows.filter(keep), incomplete | (wrong & expected.keys() if expected else wrong)

@@ -98,10 +98,16 @@ def with_hashes(rows: pa.Table) -> pa.Table:
 
 
 def complete_rows(rows: pa.Table, schema: pa.Schema = SEQUENCES) -> pa.Table:
-    """`rows` in `schema`; a column that may be null and is absent, as those of a later format, is null."""
+    """`rows` in `schema`; a column that may be null and is absent, as those of a later format, is null.
+
+    Raises ValueError, or an error of Arrow, for rows that lack another column or have one of another type.
+    """
     for field in schema:
-        if field.nullable and field.name not in rows.column_names:
+        count = rows.column_names.count(field.name)
+        if field.nullable and not count:
             rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+        elif count != 1:
+            raise ValueError(f"column {field.name}: expected once, found {count} times")
     return rows.select(schema.names).cast(schema)
 
 

@@ -49,6 +49,7 @@ class Rebuild(Enum):
     WITH_LAKE = "they are written when the lake is made"
     FROM_SHARDS = "they follow from the shards"
     FROM_FILES = "they are the union of the table's files, without duplicates"
+    NEVER = "they speak of the catalog that was lost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,5 +261,23 @@ TABLES: dict[str, Table] = {
     # Documents that somebody asked to forget: excluded under every recipe, for ever.
     "tombstones": Table(
         columns=_schema(doc_id=_TEXT, reason=_TEXT, forgotten_at=_TIME), key=("doc_id",), as_of="forgotten_at < $t"
+    ),
+    # Damage that is known: found by `verify` and `maintain`, removed once the rows are intact again. A row per damaged
+    # document, or one without a document for the file of a small table.
+    "damage": Table(
+        columns=_schema(
+            table_name=_TEXT,
+            unit_id_or_null=_TEXT,
+            recipe_id_or_null=_TEXT,
+            doc_id_or_null=_TEXT,
+            file=_TEXT,
+            problem=_TEXT,
+            found_at=_TIME,
+        ),
+        key=("table_name", "unit_id", "doc_id", "file"),
+        rebuild=Rebuild.NEVER,
+        of_documents=True,
+        forget=True,
+        retire=True,
     ),
 }

@@ -45,10 +45,10 @@ class _Part:
                 bounds = np.cumsum([0, *sizes])
                 self._groups = np.unique(np.searchsorted(bounds, wanted, side="right") - 1)
                 self._rows = _read(file, self._groups.tolist(), columns)
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException) as error:
             raise LakeError(
                 f"shard {path}: can't be read ({error}); if upkeep has just removed it, run again, else "
-                "`logitlake verify` says what is damaged"
+                "`logitlake verify` says what is damaged, and `logitlake repair` mends it"
             ) from error
         self._firsts = bounds[self._groups]
         self._places = np.cumsum([0, *(sizes[group] for group in self._groups)])
@@ -61,8 +61,26 @@ class _Part:
 
 def _read(file: pq.ParquetFile, groups: list[int], columns: Sequence[str]) -> pa.Table:
     """Some row groups of a file; a column that only a later format has is null."""
+    for name in columns:
+        _check_column(file.schema_arrow, name)
     absent = [SEQUENCES.field(name) for name in columns if name not in file.schema_arrow.names]
     rows = file.read_row_groups(groups, columns=list(columns))
     for field in absent:
         rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
     return rows.select(list(columns))
+
+
+def _check_column(schema: pa.Schema, name: str) -> None:
+    """Raises ArrowInvalid for a column that is there twice, or of another type than a shard's."""
+    expected, found = SEQUENCES.field(name), [field for field in schema if field.name == name]
+    if len(found) > 1 or (not found and not expected.nullable):
+        raise pa.ArrowInvalid(f"column {name}: expected once, found {len(found)} times")
+    if found and not _same_type(found[0].type, expected.type):
+        raise pa.ArrowInvalid(f"column {name}: expected {expected.type}, found {found[0].type}")
+
+
+def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:
+    """Whether two types are the same, whatever the items of lists are called."""
+    if pa.types.is_list(found) and pa.types.is_list(expected):
+        return _same_type(found.value_type, expected.value_type)
+    return bool(found == expected)

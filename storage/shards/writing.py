@@ -78,5 +78,5 @@ def damage(damaged: pa.Table, n_rows: int, where: str) -> str:
     first = damaged.slice(0, 1).select(["doc_id", "window_index"]).to_pylist()[0]
     return (
         f"{where}: {damaged.num_rows} of {n_rows} rows do not match their hash or checksum, the first is document "
-        f"{first['doc_id']} window {first['window_index']}: restore the file from a backup, or forget the document"
+        f"{first['doc_id']} window {first['window_index']}"
     )

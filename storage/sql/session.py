@@ -92,6 +92,10 @@ class ReadSession:
         with self._running(sql, timeout) as result:
             yield result.to_arrow_reader(_BATCH_ROWS)
 
+    def n_damaged(self) -> int:
+        """How many documents, and files of small tables, are known to be damaged (view `damage`)."""
+        return int(self._lake.row("SELECT count(*) AS n FROM store.damage")["n"])
+
     def names(self) -> list[str]:
         """Views, columns and macros that a query may name."""
         rows = self.ask("SELECT DISTINCT unnest([regexp_extract(name, '^\\w+'), column_name]) AS name FROM dictionary")

@@ -21,6 +21,8 @@ from logitlake.storage.shards.writing import check_rows, encode_shard
 
 # Compaction writes these; a rebuild reads them before the files they were made from.
 MERGED_PREFIX = "merged-"
+# A repair writes these from files that are damaged.
+REPAIRED_PREFIX = "repaired-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +143,7 @@ def _rows(lake: Lake, merge: Merge) -> pa.Table:
     except (ValueError, pa.ArrowException) as error:
         raise IntegrityError(
             f"units {', '.join(merge.unit_ids)}: their rows can't be read ({error}): `logitlake verify` names the "
-            "damaged unit; restore its file from a backup"
+            "damaged unit: restore its file from a backup, or run `logitlake repair`"
         ) from error
 
 

@@ -11,7 +11,8 @@ _SUFFIX = ".damaged"
 
 
 def copy_aside(location: LakeLocation, path: str) -> str:
-    """Copy a file under the data path to `damaged/`, under a name that no reader takes for data; returns the copy.
+    """Copy a file under the data path to `damaged/`, under a name that no reader takes for data; returns the copy, and
+    nothing for a file that is gone.
 
     A bucket has no rename, so the same copy is made everywhere. Raises LakeError if the bytes can't be read or written.
     """
@@ -19,6 +20,8 @@ def copy_aside(location: LakeLocation, path: str) -> str:
     target = f"{FOLDER}{name.replace('/', '__')}{_SUFFIX}"
     if list_paths(location, target):
         return location.data + target
+    if not list_paths(location, name):
+        return ""
     try:
         content = read_all(location, name)[path]
     except (duckdb.Error, KeyError) as error:

@@ -14,6 +14,8 @@ from logitlake.storage.schema.tables import ROW_HASH, TABLES, sql_type
 
 _BATCH_ROWS = 500_000
 DELETES_SUFFIX = "-delete.parquet"
+# The column that DuckDB adds to the rows of files: no table may have one of this name.
+_FILENAME = "filename"
 
 
 def data_files(location: LakeLocation, table: str) -> list[str]:
@@ -31,23 +33,31 @@ def unreadable_files(connection: duckdb.DuckDBPyConnection, name: str, paths: Se
         return {}
     with suppress(duckdb.Error):
         _read_whole(connection, paths)
-        return {}
+        if not _wrong_column(connection, name, paths):
+            return {}
     problems = {}
-    kinds = {field.name: sql_type(field.type) for field in TABLES[name].stored}
     for path in paths:
         try:
-            described = connection.execute("DESCRIBE FROM read_parquet(?)", [[path]]).fetchall()
             _read_whole(connection, [path])
+            problem = _wrong_column(connection, name, [path])
         except duckdb.Error as error:
-            problems[path] = str(error).splitlines()[0]
-            continue
-        stored = {
-            column: "TIMESTAMPTZ" if kind == "TIMESTAMP WITH TIME ZONE" else kind for column, kind, *_ in described
-        }
-        wrong = [column for column, kind in stored.items() if column in kinds and kinds[column] != kind]
-        if wrong:
-            problems[path] = f"column {wrong[0]}: expected {kinds[wrong[0]]}, found {stored[wrong[0]]}"
+            problem = str(error).splitlines()[0]
+        if problem:
+            problems[path] = problem
     return problems
+
+
+def _wrong_column(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str]) -> str:
+    """Which column of these files is missing, of another type than in the table, or in DuckDB's way; empty if none."""
+    described = connection.execute("DESCRIBE FROM read_parquet(?, union_by_name => true)", [list(paths)]).fetchall()
+    stored = {column: "TIMESTAMPTZ" if kind == "TIMESTAMP WITH TIME ZONE" else kind for column, kind, *_ in described}
+    if any(column.lower() == _FILENAME for column in stored):
+        return f"column {_FILENAME}: expected none, found {stored.get(_FILENAME, 'one')}"
+    for field in TABLES[name].stored:
+        expected, found = sql_type(field.type), stored.get(field.name)
+        if found != expected and not (found is None and field.nullable):
+            return f"column {field.name}: expected {expected}, found {found or 'none'}"
+    return ""
 
 
 def intact_rows(
@@ -81,12 +91,23 @@ def _intact(name: str, rows: pa.Table, damage: dict[str, str]) -> pa.Table:
     has_hash = stored.is_valid().to_numpy(zero_copy_only=False)
     expected = row_hashes(rows).to_numpy()[owner] if rows.num_rows else np.array([], np.uint64)
     wrong = has_hash & (stored.fill_null(0).to_numpy() != expected)
+    # A row without a hash is of an older logitlake, which had the same columns.
+    wrong |= _wrong_nulls(name, rows)[owner]
     for place in np.flatnonzero(wrong).tolist():
         (key,) = describe(name, rows.slice(int(owner[place]), 1))
         damage[f"{files[place].as_py()}, {key}"] = "the row does not match its hash"
     keep = np.zeros(rows.num_rows, bool)
     keep[owner[~wrong]] = True
     return rows.filter(pa.array(keep))
+
+
+def _wrong_nulls(name: str, rows: pa.Table) -> np.ndarray:
+    """For each row, whether it has a null where the table allows none."""
+    wrong = np.zeros(rows.num_rows, bool)
+    for field in TABLES[name].columns:
+        if not field.nullable and field.name in rows.column_names and rows[field.name].null_count:
+            wrong |= rows[field.name].is_null().to_numpy()
+    return wrong
 
 
 def _read_whole(connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> None:

@@ -37,12 +37,16 @@ class UnitCheck:
 
 @dataclass(frozen=True, slots=True)
 class TableCheck:
-    """The state of one small table; `problem` is empty if it is intact. Rows of an older logitlake have no hash."""
+    """The state of one small table; `problem` is empty if it is intact. Rows of an older logitlake have no hash.
+
+    `readable`: SQL can read the table, whatever its rows are.
+    """
 
     table: str
     n_rows: int
     n_without_hash: int
     problem: str
+    readable: bool = True
 
 
 def verify(lake: Lake, *, sample: float = 1.0, salt: str = "") -> Iterator[UnitCheck]:
@@ -62,6 +66,19 @@ def verify(lake: Lake, *, sample: float = 1.0, salt: str = "") -> Iterator[UnitC
         yield _check_unit(lake, UnitCheck(**unit, problem=""))
 
 
+def verify_units(lake: Lake, unit_ids: Collection[str]) -> Iterator[UnitCheck]:
+    """Check these work units; one that the lake does not hold is passed over."""
+    units = lake.sql(
+        """
+        SELECT unit_id, recipe_id, sum(n_sequences)::BIGINT AS n_sequences
+        FROM store.documents WHERE list_contains(?, unit_id) GROUP BY ALL ORDER BY unit_id
+        """,
+        [sorted(unit_ids)],
+    )
+    for unit in units.to_pylist():
+        yield _check_unit(lake, UnitCheck(**unit, problem=""))
+
+
 def count_units(lake: Lake, *, sample: float = 1.0, salt: str = "") -> int:
     """How many work units `verify` would check."""
     question = f"SELECT count(DISTINCT (unit_id, recipe_id)) AS n FROM store.documents WHERE {_IN_SAMPLE}"
@@ -73,10 +90,18 @@ def verify_tables(lake: Lake, names: Collection[str] | None = None) -> Iterator[
 
     There is no sample of them: a row has no work unit of its own, and they are small beside the sequences.
     """
-    present = table_columns(lake.connection)
+    present = columns_of_tables(lake)
     for name, table in TABLES.items():
         if table.hashed and name in present and (names is None or name in names):
             yield _check_table(lake, name, present[name])
+
+
+def columns_of_tables(lake: Lake) -> dict[str, set[str]]:
+    """The columns of each table that the lake has. Raises LakeError for a catalog that can't be read."""
+    try:
+        return table_columns(lake.connection)
+    except duckdb.Error as error:
+        raise LakeError(f"the catalog can't be read: {str(error).splitlines()[0]}") from error
 
 
 def _check_table(lake: Lake, name: str, present: set[str]) -> TableCheck:
@@ -93,7 +118,7 @@ def _check_table(lake: Lake, name: str, present: set[str]) -> TableCheck:
             examples += _examples(name, damaged)
     except LakeError as error:
         files = ", ".join(_unreadable_files(lake, name)) or "its files"
-        return TableCheck(name, n_rows, n_without_hash, f"table {name}: {files} can't be read: {error}")
+        return TableCheck(name, n_rows, n_without_hash, f"table {name}: {files} can't be read: {error}", False)
     problem = f"table {name}: {n_damaged} of {n_rows} rows do not match their hash: {'; '.join(examples[:_NAMED_ROWS])}"
     return TableCheck(name, n_rows, n_without_hash, problem if n_damaged else "")
 
@@ -128,9 +153,7 @@ def _check_unit(lake: Lake, unit: UnitCheck) -> UnitCheck:
         rows = stored_rows(lake.sql("FROM store.sequences WHERE unit_id = ?", [unit.unit_id]))
         problem = _damage(lake, rows, unit) or _count_problem(lake, rows.num_rows, unit)
     except (LakeError, ValueError, pa.ArrowException) as error:
-        return replace(
-            unit, problem=f"unit {unit.unit_id}: its rows can't be read ({error}): restore its file from a backup"
-        )
+        return replace(unit, problem=f"unit {unit.unit_id}: its rows can't be read ({error})")
     return replace(unit, problem=problem, n_without_hash=rows["row_hash"].null_count)
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from logitlake.storage.errors import LakeError
 from logitlake.storage.identity import recipe_id as id_of_recipe
@@ -51,13 +52,15 @@ def find_recipe(lake: Lake, prefix: str | None = None) -> tuple[str, dict[str, A
 
 
 def register_vocabulary(lake: Lake, tokenizer_id: str, tokens: Sequence[str], special: set[int]) -> None:
-    """Register the text of every token id, for joins in SQL. `tokens[i]` is the text of id i. Idempotent."""
+    """Register the text of every token id, for joins in SQL. `tokens[i]` is the text of id i. Idempotent; completes a
+    vocabulary that a repair left incomplete."""
 
-    def is_registered() -> bool:
-        query = "SELECT 1 AS present FROM store.vocabulary WHERE tokenizer_id = ? LIMIT 1"
-        return bool(lake.row(query, [tokenizer_id]))
+    def missing() -> pa.Array:
+        held = lake.sql("SELECT DISTINCT token_id FROM store.vocabulary WHERE tokenizer_id = ?", [tokenizer_id])
+        ids = pa.array(range(len(tokens)), pa.int32())
+        return ids.filter(pc.invert(pc.is_in(ids, value_set=held["token_id"].combine_chunks())))
 
-    if is_registered():
+    if not len(missing()):
         return
     rows = pa.table(
         {
@@ -69,4 +72,4 @@ def register_vocabulary(lake: Lake, tokenizer_id: str, tokens: Sequence[str], sp
     )
     # Two captures may start at the same time, and a vocabulary that is stored twice would double every join: the check
     # is repeated inside the transaction.
-    lake.change(lambda transaction: None if is_registered() else transaction.insert("vocabulary", rows))
+    lake.change(lambda transaction: transaction.insert("vocabulary", rows.take(missing())))

@@ -16,7 +16,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from logitlake.storage.failpoints import ENVIRONMENT_VARIABLE, FAILPOINTS, REBUILD_FAILPOINTS, SIGNAL_VARIABLE
+from logitlake.storage.failpoints import (
+    ENVIRONMENT_VARIABLE,
+    FAILPOINTS,
+    REBUILD_FAILPOINTS,
+    REPAIR_FAILPOINTS,
+    SIGNAL_VARIABLE,
+)
 from logitlake.storage.identity import document_id, recipe_id
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
@@ -25,6 +31,7 @@ from logitlake.storage.schema.sequences import SEQUENCES
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget, forget_again
 from logitlake.storage.upkeep.history import examine, unknown_files
+from logitlake.storage.upkeep.repair import repair
 from logitlake.storage.upkeep.sweeping import sweep
 from logitlake.storage.upkeep.verify import verify, verify_tables
 from logitlake.storage.writing.commits import commit_unit
@@ -45,6 +52,7 @@ from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.rebuild.catalog import rebuild
+from logitlake.storage.upkeep.repair import repair
 from logitlake.storage.upkeep.sweeping import sweep
 from tests.crash.test_kill_upkeep import commit
 
@@ -62,6 +70,8 @@ else:
             sweep(lake, grace=timedelta(0))
         elif sys.argv[2] == "forget":
             forget(lake, [document_id("f")], reason="asked")
+        elif sys.argv[2] == "repair":
+            repair(lake)
 """
 
 
@@ -176,3 +186,50 @@ def test_a_killed_operation_loses_nothing(location: LakeLocation, operation: str
         with Lake.open(location) as lake:
             is_whole(lake, names)
     upkeep_loses_nothing(location, names)
+
+
+def tear(location: LakeLocation) -> None:
+    """Cut the shard of `a` and `b`, break the pages of that of `c` and `d`, and cut a file of commits."""
+    with Lake.open(location) as lake:
+        rows = lake.sql("SELECT DISTINCT filename, doc_id FROM store.sequences").to_pylist()
+        commits = lake.sql("SELECT DISTINCT filename FROM store.commits ORDER BY ALL")["filename"].to_pylist()
+    by_document = {row["doc_id"]: Path(row["filename"]) for row in rows}
+    for path in (by_document[document_id("a")], Path(commits[-1])):
+        path.write_bytes(path.read_bytes()[:100])
+    path = by_document[document_id("c")]
+    content = bytearray(path.read_bytes())
+    end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    content[4:end] = b"\xff" * (end - 4)
+    path.write_bytes(content)
+
+
+_REPAIR_PLACES = (*REPAIR_FAILPOINTS, "file-ended:2", "file-staged", "file-renamed:2")
+_REPAIR_PLACES += (
+    "transaction-open",
+    "rows-registered",
+    "committed",
+    "rows-registered:2",
+    "committed:2",
+    "committed:3",
+)
+
+
+@pytest.mark.parametrize(
+    ("failpoint", "name"),
+    [
+        pytest.param(place, name, marks=() if (place, name) == ("file-ended", "SIGKILL") else pytest.mark.slow)
+        for place in _REPAIR_PLACES
+        for name in SIGNALS
+    ],
+)
+def test_a_killed_repair_is_completed_by_the_next(location: LakeLocation, failpoint: str, name: str) -> None:
+    tear(location)
+    kill(location, "repair", failpoint, name)
+    with Lake.open(location, read_only=False) as lake:
+        assert repair(lake).problems == []
+        is_whole(lake, ["e", "f"])
+        assert repair(lake).is_clean
+        assert lake.row("SELECT count(DISTINCT doc_id) AS n FROM sequences")["n"] == 2
+        commit(lake, ["a", "b", "c", "d"], run_id="again")
+        is_whole(lake, NAMES)
+        assert lake.row("SELECT count(DISTINCT doc_id) AS n FROM sequences")["n"] == 6

@@ -108,7 +108,7 @@ def test_an_older_logitlake_refuses_a_lake_that_was_brought_up(location, monkeyp
     Lake.open(location, read_only=False).close()
     for module in ("migration", "creation"):
         monkeypatch.setattr(f"logitlake.storage.lake.{module}.FORMAT_VERSION", 1)
-    monkeypatch.setattr("logitlake.storage.rebuild.notes.FORMAT_VERSION", 1)
+    monkeypatch.setattr("logitlake.storage.upkeep.notes.FORMAT_VERSION", 1)
     for read_only in (True, False):
         with pytest.raises(FormatVersionError, match="upgrade"):
             Lake.open(location, read_only=read_only)

@@ -22,5 +22,5 @@ def test_hostile_input_is_rejected_or_refused_in_bounded_memory(cases: int, seed
     summary = json.loads(done.stdout.splitlines()[-1])
     assert (summary["cases"], summary["findings"]) == (cases, 0)
     # Cases of each kind were read, not refused at the first byte.
-    assert min(summary["accepted"].values()) > cases // 200, summary
+    assert min(summary["accepted"].values()) > cases // 500, summary
     assert summary["grown_mib"] < MOST_MIB

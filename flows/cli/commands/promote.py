@@ -7,8 +7,10 @@ import typer
 
 from logitlake.flows.cli.completion import offer
 from logitlake.flows.cli.options import Alias, ResultOptions, option, writable_lake
+from logitlake.flows.distill.directories import directory_of
 from logitlake.flows.run_ids import new_run_id
 from logitlake.flows.terminal.output import print_record
+from logitlake.pipeline.students.identity import check_student_files
 from logitlake.storage.students.promotions import promote as promote_student
 from logitlake.storage.students.promotions import roll_back, student_of
 from logitlake.storage.students.registry import named_student
@@ -29,11 +31,16 @@ class PromoteOptions(ResultOptions):
 
 
 def promote(options: PromoteOptions) -> None:
-    """Point an alias at a student, such as one that was rejected. One atomic change."""
+    """Point an alias at a student, such as one that was rejected. One atomic change.
+
+    The student's files are compared with their hashes first.
+    """
     config = options.config()
     alias = config.redistill.alias
     with writable_lake(config) as lake:
-        student, before = named_student(lake, options.student)["student_id"], student_of(lake, alias)
+        named = named_student(lake, options.student)
+        check_student_files(directory_of(config, named))
+        student, before = named["student_id"], student_of(lake, alias)
         figures = {"reason": options.reason}
         promote_student(lake, student, expected=before, figures=figures, run_id=new_run_id(), alias=alias)
     print_record({"alias": alias, "before": before, "now": student}, options.form)

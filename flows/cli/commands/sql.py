@@ -10,7 +10,7 @@ import typer
 from logitlake.flows.cli.options import ResultOptions, option
 from logitlake.flows.settings import location_of, read_query
 from logitlake.flows.terminal.output import print_rows, say
-from logitlake.storage.errors import QueryError
+from logitlake.storage.errors import LakeError, QueryError
 from logitlake.storage.sql.client_setup import client_lines
 from logitlake.storage.sql.session import ReadSession, write_parquet
 
@@ -53,6 +53,7 @@ def sql(options: SqlOptions) -> None:
     with ReadSession(location, as_of=options.as_of, memory_limit=options.memory_limit) as session:
         if session.forgotten_since:
             say(f"{session.forgotten_since:,} documents were forgotten since commit {options.as_of} and are missing")
+        _warn_of_damage(session)
         if text is None:
             # Imported here: a single question needs no prompt.
             from logitlake.flows.cli.sql_prompt import converse
@@ -62,6 +63,17 @@ def sql(options: SqlOptions) -> None:
             say(f"{write_parquet(session, text, options.output, timeout=timeout):,} rows in {options.output}")
         else:
             print_rows(session.ask(text, timeout=timeout), options.form)
+
+
+def _warn_of_damage(session: ReadSession) -> None:
+    try:
+        if n_damaged := session.n_damaged():
+            say(
+                f"{n_damaged:,} documents or files are known to be damaged, so answers may be wrong: FROM damage names "
+                "them, `logitlake repair` mends them"
+            )
+    except LakeError as error:
+        say(f"known damage can't be told ({error}): run `logitlake verify`")
 
 
 def _text(query: str | None, file: Path | None) -> str | None:

@@ -45,6 +45,7 @@ def _health(facts: dict[str, Any]) -> dict[str, Any]:
         "small_files": facts["small_files"],
         "snapshots": facts["snapshots"],
         "forgotten_rows_on_disk": _forgotten(facts["forgotten_rows_on_disk"]),
+        "known_damage": facts["known_damage"] or "none",
     }
 
 

@@ -23,6 +23,7 @@ from logitlake.storage.students.losses import LOSSES, record_losses
 from logitlake.storage.students.promotions import promote
 from logitlake.storage.students.registry import register_student
 from logitlake.storage.upkeep.forgetting import forget
+from logitlake.storage.upkeep.known_damage import Damage, record_damage
 from logitlake.storage.writing.commits import REJECTS, SOURCES, commit_unit
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 from logitlake.storage.writing.runs import note_run
@@ -175,6 +176,8 @@ def fill_every_table(lake: Lake) -> None:
         run_id="run",
         exact=False,
     )
+    known = Damage(table_name="sequences", unit_id="u", recipe_id="r", doc_id="d", file="f", problem="made up")
+    record_damage(lake, [known], unit_ids=[], tables=[])
     promote(lake, "student", expected=None, figures={"reason": "first"}, run_id="run")
     forget(lake, [document_id("b")], reason="asked")
 

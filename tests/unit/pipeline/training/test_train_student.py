@@ -12,16 +12,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
+from logitlake.pipeline.evaluation.evaluate import load_student
 from logitlake.pipeline.reading.batches import make_batch
 from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.settings.models import LoraSettings, StudentSettings, TrainingSettings
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.pipeline.training import distillation_trainer
-from logitlake.pipeline.training.distillation_trainer import READER_STATE, DistillationTrainer, last_checkpoint
+from logitlake.pipeline.training.checkpoints import MANIFEST, READER_STATE, complete_checkpoint, last_checkpoint
+from logitlake.pipeline.training.distillation_trainer import DistillationTrainer
 from logitlake.pipeline.training.model_loss import LossSettings, model_loss
 from logitlake.pipeline.training.output_layer import take_apart
 from logitlake.pipeline.training.train_student import train_student, training_arguments
-from logitlake.storage.errors import MismatchError, SettingsError
+from logitlake.storage.errors import IntegrityError, MismatchError, SettingsError
 
 # PEFT asks transformers by a name that is about to change; torch says that nothing there can be pinned.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -264,13 +266,14 @@ def test_a_checkpoint_is_on_the_disk_before_the_file_that_makes_it_complete(trai
 
     def fsync(descriptor):
         path = Path(f"/proc/self/fd/{descriptor}").resolve()
-        synced.append((path.name, (path.parent / READER_STATE).exists()))
+        synced.append((path.name, (path.parent / MANIFEST).exists()))
         flush(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(KilledError):
         train(fetch=failing_fetch(lake, 1), epochs=2, save_steps=1)
-    assert {("model.safetensors", False), ("optimizer.pt", False), ("trainer_state.json", False)} <= set(synced)
+    names = ("model.safetensors", "optimizer.pt", "trainer_state.json", READER_STATE, f"{MANIFEST}.tmp")
+    assert {(name, False) for name in names} <= set(synced)
 
 
 def test_a_disk_without_room_for_checkpoints_does_not_end_a_training(train, tmp_path, lake, monkeypatch, caplog):
@@ -289,9 +292,9 @@ def test_a_checkpoint_of_batches_of_another_size_is_refused(train, tmp_path, lak
     with pytest.raises(KilledError):
         train(fetch=failing_fetch(lake, 1), save_steps=1, epochs=2)
     work = next(tmp_path.glob(".out.*")) / "checkpoints"
-    path = last_checkpoint(work) / READER_STATE
-    state = json.loads(path.read_text())
-    path.write_text(json.dumps(state | {"global_batch_sequences": 4, "batch": 0}))
+    path = last_checkpoint(work)
+    state = json.loads((path / READER_STATE).read_text())
+    complete_checkpoint(path, state | {"global_batch_sequences": 4, "batch": 0})
     with pytest.raises(MismatchError, match=r"expected 4 sequences a batch over all ranks.*found 2"):
         train(save_steps=1, epochs=2)
 
@@ -302,13 +305,47 @@ def test_a_training_that_came_to_nan_says_so(train, tmp_path):
     assert facts["metrics"]["train_loss"] is None
 
 
-def test_a_torn_checkpoint_is_passed_over(tmp_path):
-    for step in (9, 10, 100):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    assert last_checkpoint(tmp_path) is None
-    for step in (9, 10):
-        (tmp_path / f"checkpoint-{step}" / READER_STATE).write_text("{}")
-    assert last_checkpoint(tmp_path).name == "checkpoint-10"
+def change_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_training_goes_on_from_the_checkpoint_before_a_damaged_one(train, tmp_path, lake, caplog):
+    settings = {"epochs": 2, "save_steps": 1, "learning_rate": 1e-3}
+    whole = train(output=tmp_path / "whole", **settings)
+    with pytest.raises(KilledError):
+        train(fetch=failing_fetch(lake, 1), **settings)
+    work = next(tmp_path.glob(".out.*")) / "checkpoints"
+    before, last = sorted(work.iterdir())
+    change_a_byte(last / "model.safetensors")
+    caplog.set_level("INFO", "logitlake")
+    again = train(**settings)
+    assert f"checkpoint {last} is not whole" in caplog.text and "model.safetensors: its content" in caplog.text
+    assert f"from {before.name}" in caplog.text
+    assert_same_weights(whole.directory, again.directory)
+    assert again.metrics["tokens"] == whole.metrics["tokens"]
+
+
+def test_a_training_with_damaged_checkpoints_only_starts_from_the_beginning(train, tmp_path, lake, caplog):
+    settings = {"epochs": 2, "save_steps": 1, "learning_rate": 1e-3}
+    with pytest.raises(KilledError):
+        train(fetch=failing_fetch(lake, 1), **settings)
+    for checkpoint in (next(tmp_path.glob(".out.*")) / "checkpoints").iterdir():
+        (checkpoint / "optimizer.pt").unlink()
+    again = train(**settings)
+    assert "the training starts from step 0" in caplog.text
+    assert_same_weights(train(output=tmp_path / "whole", **settings).directory, again.directory)
+
+
+def test_a_student_whose_weights_were_changed_is_not_loaded_and_not_trained_on(train, tmp_path):
+    student = train()
+    change_a_byte(student.directory / "model.safetensors")
+    with pytest.raises(IntegrityError, match=r"model\.safetensors: its content was changed"):
+        load_student(student.directory)
+    settings = StudentSettings(source="checkpoint", model=str(student.directory))
+    with pytest.raises(IntegrityError, match=r"model\.safetensors: its content was changed"):
+        train(student=settings, output=tmp_path / "second")
 
 
 def test_an_error_of_the_reader_ends_the_training_and_leaves_no_student(train, lake, tmp_path):

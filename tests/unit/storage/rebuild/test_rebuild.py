@@ -83,7 +83,7 @@ def _dump(lake: Lake, name: str) -> list[dict[str, Any]]:
 def test_a_rebuild_brings_back_every_row_of_every_table(full_lake, location, merged):
     if merged:
         merge_small_tables(full_lake)
-    before = {name: _dump(full_lake, name) for name in TABLES if name != "guard"}
+    before = {name: _dump(full_lake, name) for name in TABLES if name not in ("guard", "damage")}
     last_commit = full_lake.commit_number
     full_lake.close()
     _lose_the_catalog(location)
@@ -158,8 +158,21 @@ def test_a_torn_shard_is_reported_and_left_alone(filled, location):
     torn.write_bytes(torn.read_bytes()[:200])
     _lose_the_catalog(location)
     report = rebuild(location)
-    assert list(report.damaged) == [str(torn)] and report.n_shards == 1
+    (unit,) = set(report.damaged) - {str(torn)}
+    assert report.damaged[str(torn)] and report.n_shards == 1
+    assert unit == f"unit {torn.stem.rpartition('-')[0]}"
+    assert "documents are in no file" in report.damaged[unit]
     assert torn.exists()
+
+
+def test_the_documents_of_a_shard_that_is_gone_are_named(filled, location):
+    filled.close()
+    gone = sorted(Path(location.data).rglob("store/sequences/**/*.parquet"))[0]
+    gone.unlink()
+    _lose_the_catalog(location)
+    report = rebuild(location)
+    assert list(report.damaged) == [f"unit {gone.stem.rpartition('-')[0]}"]
+    assert report.n_lost_documents > 0
 
 
 def test_a_rebuild_never_overwrites_a_catalog(filled, location):
