@@ -16,7 +16,8 @@ from typer.core import TyperGroup
 
 from logitlake.flows.cli.command_table import COMMANDS, entries
 from logitlake.flows.cli.lazy_imports import keep_out
-from logitlake.flows.runtime.termination import TerminatedError
+from logitlake.flows.cli.signals import signals_stop_queries
+from logitlake.flows.runtime.termination import TerminatedError, stop_behind
 from logitlake.storage.errors import LakeError, LogitlakeError, SettingsError
 
 _COMPLETE = "_LOGITLAKE_COMPLETE"
@@ -75,7 +76,7 @@ class _Commands(TyperGroup):
         except (typer.Exit, typer.Abort, BrokenPipeError, _UsageError):
             raise
         except BaseException as error:
-            stop = _stop_behind(error)
+            stop = stop_behind(error)
             if stop is not None:
                 _say("interrupted: committed work is kept; run the same command again to continue")
                 raise typer.Exit(TERMINATED if isinstance(stop, TerminatedError) else INTERRUPTED) from None
@@ -83,16 +84,6 @@ class _Commands(TyperGroup):
                 raise
             message, code = _message_and_code(error)
             raise _failed(ctx, error, message, code) from None
-
-
-def _stop_behind(error: BaseException) -> BaseException | None:
-    """The Ctrl-C or SIGTERM that an error stands for: DuckDB, for one, makes a RuntimeError of it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, KeyboardInterrupt | TerminatedError):
-            return seen
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
-    return None
 
 
 def _message_and_code(error: Exception) -> tuple[str, int]:
@@ -194,4 +185,8 @@ def main() -> None:
     if sys.stdout is not None:  # it is None where the caller has closed it
         utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
         sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")  # type: ignore[union-attr]
-    app(prog_name="logitlake")
+    try:
+        with signals_stop_queries():
+            app(prog_name="logitlake")
+    except KeyboardInterrupt:  # before a command began, or after it ended
+        sys.exit(INTERRUPTED)

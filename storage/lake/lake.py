@@ -26,6 +26,7 @@ from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import commit_lock
 from logitlake.storage.lake.migration import check_format, is_current, migrate
 from logitlake.storage.lake.object_store import configure_object_store
+from logitlake.storage.lake.open_connections import close, closing, signals_kept, stoppable
 from logitlake.storage.lake.overlay import MEMORY, lay_views
 from logitlake.storage.schema.row_hash import insert_rows
 from logitlake.storage.schema.tables import NAME
@@ -138,14 +139,14 @@ class Lake:
 
     def close(self) -> None:
         """Close the connection. Anything not committed is rolled back."""
-        self.connection.close()
+        close(self.connection)
 
     def for_thread(self) -> "Lake":
         """The same attached lake on another connection, for another thread. It is closed with this one.
 
         It takes milliseconds; attaching anew takes half a second, most of it to check the extensions' signatures.
         """
-        connection = self.connection.cursor()
+        connection = stoppable(self.connection.cursor())
         _set_time_zone(connection)
         connection.execute(f"USE {self._database}")
         lake = Lake(self.location, connection, read_only=self.read_only, lock_timeout=self._lock_timeout)
@@ -165,13 +166,14 @@ class Lake:
     def sql(self, query: str, parameters: list[Any] | Mapping[str, Any] | None = None) -> pa.Table:
         """Run one query and return all of its rows. Raises LakeError with the message of DuckDB."""
         try:
-            return self.connection.execute(query, parameters or []).to_arrow_table()
+            with signals_kept(self.connection):
+                return self.connection.execute(query, parameters or []).to_arrow_table()
         except duckdb.Error as error:
             raise LakeError(f"the lake could not answer: {error}") from error
 
     def batches(self, query: str, n_rows: int) -> Iterator[pa.Table]:
         """The rows of one query, `n_rows` at a time, on another connection. Raises LakeError like `sql`."""
-        with self.connection.cursor() as cursor:
+        with closing(self.connection.cursor()) as cursor, signals_kept(cursor):
             _set_time_zone(cursor)
             cursor.execute(f"USE {self._database}")
             try:
@@ -201,15 +203,16 @@ class Lake:
             began = moment()
             self.connection.execute("BEGIN")
             try:
-                self.connection.execute("UPDATE store.guard SET commit_number = commit_number + 1")
-                row = self.connection.execute("SELECT commit_number FROM store.guard").fetchone()
-                assert row is not None
-                reach("transaction-open")
-                yield Transaction(row[0], self.connection)
-                reach("rows-registered")
-                sync_files_since(self.location, began)
-                self._commit()
-                reach("committed")
+                with signals_kept(self.connection):
+                    self.connection.execute("UPDATE store.guard SET commit_number = commit_number + 1")
+                    row = self.connection.execute("SELECT commit_number FROM store.guard").fetchone()
+                    assert row is not None
+                    reach("transaction-open")
+                    yield Transaction(row[0], self.connection)
+                    reach("rows-registered")
+                    sync_files_since(self.location, began)
+                    self._commit()
+                    reach("committed")
             except duckdb.Error as error:
                 self._rollback()
                 full = "; free some space and run again" if "No space left" in str(error) else ""
@@ -238,7 +241,8 @@ class Lake:
         """Hold the commit lock for upkeep that DuckLake does in its own transactions, and sync the files it wrote."""
         with commit_lock(self.location, self._lock_timeout):
             began = moment()
-            yield
+            with signals_kept(self.connection):
+                yield
             sync_files_since(self.location, began)
 
     def _commit(self) -> None:
@@ -314,7 +318,7 @@ def _missing(location: LakeLocation) -> LakeMissingError:
 
 def _attach(location: LakeLocation, *, read_only: bool, must_exist: bool = False) -> duckdb.DuckDBPyConnection:
     """A connection to the lake. `must_exist`: raises LakeMissingError where there is no DuckLake, and makes none."""
-    connection = duckdb.connect()
+    connection = stoppable(duckdb.connect())
     _set_time_zone(connection)
     if location.data_directory is not None:
         # The operating system caches local files already; the cache of DuckDB would grow with the number of shards.

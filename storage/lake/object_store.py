@@ -10,7 +10,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -21,6 +21,7 @@ from logitlake.storage.errors import LakeError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.extensions import load_extension
 from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.open_connections import closing
 
 _GLOB_SIGN = re.compile(r"[*?\[]")
 STAGING_SUFFIX = ".tmp"
@@ -140,11 +141,12 @@ def _put_object(location: LakeLocation, path: str, content: bytes) -> None:
         connection.execute(f"COPY outgoing TO {_quoted(path)} (FORMAT blob)")
 
 
-def connect(location: LakeLocation) -> duckdb.DuckDBPyConnection:
+@contextlib.contextmanager
+def connect(location: LakeLocation) -> Iterator[duckdb.DuckDBPyConnection]:
     """A new connection that reaches the data path, with no catalog attached."""
-    connection = duckdb.connect()
-    configure_object_store(connection, location)
-    return connection
+    with closing(duckdb.connect()) as connection:
+        configure_object_store(connection, location)
+        yield connection
 
 
 def _quoted(text: str) -> str:
