@@ -19,6 +19,7 @@ from logitlake.storage.errors import LakeBusyError, LakeError, LakeMissingError,
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.catalog_changes import repeat_if_overtaken
 from logitlake.storage.lake.creation import has_tables, make_or_migrate
+from logitlake.storage.lake.disk_errors import disk_problem, lake_folders
 from logitlake.storage.lake.durability import moment, sync_files_since
 from logitlake.storage.lake.extensions import load_extension
 from logitlake.storage.lake.lake_settings import read_lake_settings
@@ -169,7 +170,7 @@ class Lake:
             with signals_kept(self.connection):
                 return self.connection.execute(query, parameters or []).to_arrow_table()
         except duckdb.Error as error:
-            raise LakeError(f"the lake could not answer: {error}") from error
+            raise LakeError(f"the lake could not answer: {self._reason(error)}") from error
 
     def batches(self, query: str, n_rows: int) -> Iterator[pa.Table]:
         """The rows of one query, `n_rows` at a time, on another connection. Raises LakeError like `sql`."""
@@ -180,7 +181,7 @@ class Lake:
                 for batch in cursor.execute(query).to_arrow_reader(n_rows):
                     yield pa.Table.from_batches([batch])
             except (duckdb.Error, pa.ArrowException) as error:
-                raise LakeError(f"the lake could not answer: {error}") from error
+                raise LakeError(f"the lake could not answer: {self._reason(error)}") from error
 
     def row(self, query: str, parameters: list[Any] | Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The first row of a query by column name; empty if there is none."""
@@ -215,8 +216,7 @@ class Lake:
                     reach("committed")
             except duckdb.Error as error:
                 self._rollback()
-                full = "; free some space and run again" if "No space left" in str(error) else ""
-                raise LakeError(f"the transaction failed and was rolled back: {error}{full}") from error
+                raise LakeError(f"the transaction failed and was rolled back: {self._reason(error)}") from error
             except BaseException:
                 self._rollback()
                 raise
@@ -254,7 +254,10 @@ class Lake:
                 raise LostRaceError(
                     f"another commit came first ({text.splitlines()[-1]}): look again and retry"
                 ) from error
-            raise LakeError(f"the commit failed and was rolled back: {text}") from error
+            raise LakeError(f"the commit failed and was rolled back: {self._reason(error)}") from error
+
+    def _reason(self, error: Exception) -> str:
+        return disk_problem(error, lake_folders(self.location)) or str(error)
 
     def _rollback(self) -> None:
         try:
@@ -305,7 +308,7 @@ def _closed_on_error(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
 def _attach_or_make(location: LakeLocation) -> duckdb.DuckDBPyConnection:
     """Attach the DuckLake, and make it first if there is none; on a server another process may make it at once."""
     connections: list[duckdb.DuckDBPyConnection] = []
-    repeat_if_overtaken(lambda: connections.append(_attach(location, read_only=False)))
+    repeat_if_overtaken(lambda: connections.append(_attach(location, read_only=False)), location)
     return connections[0]
 
 
@@ -345,6 +348,8 @@ def _attach(location: LakeLocation, *, read_only: bool, must_exist: bool = False
         if _BEING_MADE.search(str(error)):
             raise
         hidden, reason = without_secrets(location.catalog), without_secrets(str(error))
+        if problem := disk_problem(error, lake_folders(location)):
+            raise LakeError(f"the catalog {hidden} can't be opened: {without_secrets(problem)}") from None
         raise LakeError(
             f"the catalog {hidden} can't be opened: {reason}. Check the path or connection, that it is a DuckLake "
             "catalog, and that its folder is writable (SQLite's WAL needs that even for reading)"

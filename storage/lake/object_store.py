@@ -5,7 +5,6 @@ bucket, a file appears when its upload is complete. Reads and writes use the sam
 """
 
 import contextlib
-import errno
 import json
 import os
 import re
@@ -19,6 +18,7 @@ import duckdb
 
 from logitlake.storage.errors import LakeError
 from logitlake.storage.failpoints import reach
+from logitlake.storage.lake.disk_errors import disk_problem, lake_folders
 from logitlake.storage.lake.extensions import load_extension
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.open_connections import closing
@@ -72,11 +72,9 @@ def put_bytes(location: LakeLocation, name: str, content: bytes) -> str:
         else:
             _put_object(location, path, content)
     except (OSError, duckdb.Error) as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "free some space and run again" if full else "check that it exists and may be written"
-        raise LakeError(
-            f"{path}: {len(content):,} bytes can't be written ({error}): {advice}. What was committed before stays"
-        ) from error
+        problem = disk_problem(error, lake_folders(location))
+        reason = problem or f"{error}: check that it exists and may be written; what was committed before stays"
+        raise LakeError(f"{path}: {len(content):,} bytes can't be written: {reason}") from error
     return path
 
 
