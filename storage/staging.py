@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from logitlake.storage.errors import SettingsError
@@ -20,3 +22,14 @@ def staged_beside(path: Path) -> Path:
     if len(os.fsencode(name)) > _MAX_NAME_BYTES:
         name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.tmp"
     return path.with_name(name)
+
+
+@contextmanager
+def errors_name(path: Path) -> Iterator[None]:
+    """Give an OSError of the block the name of the file that was being written, if it has none, as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise

@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
@@ -16,7 +17,8 @@ from typer.core import TyperGroup
 
 from logitlake.flows.cli.command_table import COMMANDS, entries
 from logitlake.flows.cli.lazy_imports import keep_out
-from logitlake.flows.runtime.termination import TerminatedError
+from logitlake.flows.cli.signals import signals_stop_queries
+from logitlake.flows.runtime.termination import TerminatedError, stop_behind
 from logitlake.storage.errors import LakeError, LogitlakeError, SettingsError
 
 _COMPLETE = "_LOGITLAKE_COMPLETE"
@@ -40,8 +42,7 @@ _UsageError: type[Exception] = next(
 )
 
 
-# No room for the bytes: a full disk, a quota, the limit of a process (ulimit -f).
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_TEMPORARY_FOLDER = "No usable temporary directory"
 # Errors that mean a wrong path, not a defect of the program.
 _PATH_ERRORS = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.EEXIST}
 _PATH_ERRORS |= {errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
@@ -75,7 +76,7 @@ class _Commands(TyperGroup):
         except (typer.Exit, typer.Abort, BrokenPipeError, _UsageError):
             raise
         except BaseException as error:
-            stop = _stop_behind(error)
+            stop = stop_behind(error)
             if stop is not None:
                 _say("interrupted: committed work is kept; run the same command again to continue")
                 raise typer.Exit(TERMINATED if isinstance(stop, TerminatedError) else INTERRUPTED) from None
@@ -85,25 +86,15 @@ class _Commands(TyperGroup):
             raise _failed(ctx, error, message, code) from None
 
 
-def _stop_behind(error: BaseException) -> BaseException | None:
-    """The Ctrl-C or SIGTERM that an error stands for: DuckDB, for one, makes a RuntimeError of it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, KeyboardInterrupt | TerminatedError):
-            return seen
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
-    return None
-
-
 def _message_and_code(error: Exception) -> tuple[str, int]:
     """What to say of an error that ended a command, and the exit code."""
     if isinstance(error, LogitlakeError):
         return str(error), error.exit_code
-    if isinstance(error, OSError) and error.errno in _FULL:
-        full = error.errno == errno.ENOSPC
-        reason = "the disk is full" if full else f"no room to write: {os.strerror(error.errno)}"
-        file = f" ({error.filename})" if error.filename else ""
-        return f"{reason}{file}: free some space and run again; committed work is kept", LakeError.exit_code
+    if (problem := _disk_problem(error)) is not None:
+        return problem, LakeError.exit_code
+    if isinstance(error, FileNotFoundError) and _NO_TEMPORARY_FOLDER in str(error):
+        message = f"{error.strerror}: free some space there, or set TMPDIR to a folder that may be written"
+        return message, LakeError.exit_code
     if isinstance(error, OSError) and error.filename is not None and error.errno in _PATH_ERRORS:
         message = f"{error.filename}: {error.strerror}; choose another path, or correct this one"
         return message, SettingsError.exit_code
@@ -111,6 +102,14 @@ def _message_and_code(error: Exception) -> tuple[str, int]:
         return f"out of memory ({error or 'no detail'}): free some, or give the process more, and run again", 1
     message = f"unexpected error: {type(error).__name__}: {error}; --debug prints the traceback: please report it"
     return message, LogitlakeError.exit_code
+
+
+def _disk_problem(error: Exception) -> str | None:
+    # Imported here: help and completion need no lake.
+    from logitlake.storage.lake.disk_errors import disk_problem
+
+    # `tempfile.gettempdir` raises an error where nothing can be written.
+    return disk_problem(error, [Path.cwd(), Path(os.environ.get("TMPDIR") or "/tmp")])
 
 
 class _Loaded(Mapping[str, Any]):
@@ -194,4 +193,8 @@ def main() -> None:
     if sys.stdout is not None:  # it is None where the caller has closed it
         utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
         sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")  # type: ignore[union-attr]
-    app(prog_name="logitlake")
+    try:
+        with signals_stop_queries():
+            app(prog_name="logitlake")
+    except KeyboardInterrupt:  # before a command began, or after it ended
+        sys.exit(INTERRUPTED)

@@ -12,6 +12,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import PygmentsLexer
 from pygments.lexers.sql import SqlLexer
 
+from logitlake.flows.cli.signals import listen_again
 from logitlake.flows.terminal.output import Format, print_rows, say
 from logitlake.storage.errors import QueryError
 from logitlake.storage.sql.session import ReadSession
@@ -47,6 +48,7 @@ def converse(session: ReadSession, form: Format, *, timeout: float | None = None
             continue
         except EOFError:
             return
+        listen_again()
         if text.rstrip(";").lower() in _LEAVE:
             return
         if text:

@@ -27,6 +27,7 @@ from logitlake.flows.report.sections.size import size_section
 from logitlake.flows.report.sections.students import students_section
 from logitlake.flows.terminal.output import readable
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.staging import errors_name
 
 SECTIONS = (
     holdings_section,
@@ -47,7 +48,7 @@ def write_report(lake: Lake, output: Path) -> None:
     text = render(find_out(lake))
     descriptor, staged = tempfile.mkstemp(dir=output.parent, prefix=".report.", suffix=".tmp")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with errors_name(output), os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
         Path(staged).chmod(0o644)
         Path(staged).replace(output)

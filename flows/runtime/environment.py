@@ -16,7 +16,8 @@ import platformdirs
 from logitlake.flows.prefect_server.proxies import reach_this_machine
 from logitlake.flows.runtime.termination import termination_raises
 from logitlake.pipeline.settings.models import Config
-from logitlake.storage.errors import LogitlakeError, ServerStartError
+from logitlake.storage.errors import LakeError, LogitlakeError, ServerStartError
+from logitlake.storage.lake.disk_errors import ADVICE, free_bytes
 from logitlake.storage.lake.location import LakeLocation
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ _DEFAULTS = {
 TAG = "logitlake"
 Report = TypeVar("Report")
 
+# A new database takes 2 MB, its journal up to 4 MB; the rest is for the rows of the run.
+_SERVER_BYTES = 8 << 20
 _SERVER_VARIABLES = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")
 
 
@@ -92,9 +95,19 @@ def arrange_prefect(location: LakeLocation) -> None:
     if not server_is_configured():
         home = prefect_home(location)
         home.mkdir(parents=True, exist_ok=True)
+        _require_room(home)
         os.environ["PREFECT_HOME"] = str(home)
         if sys.stderr.isatty():
             log.info("no Prefect server is configured: starting one for this run, which takes some seconds")
+
+
+def _require_room(home: Path) -> None:
+    """Raise LakeError if the database of Prefect's server has no room: the server would end without a word of it."""
+    if (free := free_bytes(home)) < _SERVER_BYTES:
+        raise LakeError(
+            f"the disk is full: the database of Prefect's server needs {_SERVER_BYTES >> 20} MiB in {home}, and "
+            f"{free:,} bytes are free: {ADVICE}; or set PREFECT_API_URL to a running server"
+        )
 
 
 def server_is_configured() -> bool:

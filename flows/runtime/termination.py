@@ -21,3 +21,13 @@ def termination_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def stop_behind(error: BaseException) -> BaseException | None:
+    """The Ctrl-C or SIGTERM that an error stands for: DuckDB, for one, makes a RuntimeError of it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, KeyboardInterrupt | TerminatedError):
+            return seen
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return None

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 import duckdb
 
 from logitlake.storage.errors import LakeBusyError, LakeError
+from logitlake.storage.lake.disk_errors import disk_problem, lake_folders
+from logitlake.storage.lake.location import LakeLocation
 
 _ATTEMPTS = 20
 _LONGEST_PAUSE_SECONDS = 1.0
 # What DuckDB and SQLite say where another attempt can't help, and what a person can do.
 _ADVICE = {
-    "No space left": "free some space and run again",
-    "disk is full": "free some space and run again",
     "readonly database": "check that the catalog's folder and file may be written",
     "Permission denied": "check that the catalog and the data path may be written",
     "Read-only file system": "check that the catalog and the data path may be written",
@@ -35,7 +35,7 @@ def catalog_transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]
         raise
 
 
-def repeat_if_overtaken(change: Callable[[], None]) -> None:
+def repeat_if_overtaken(change: Callable[[], None], location: LakeLocation) -> None:
     """Call `change`, and again if the database refused it because another process changed the catalog first.
 
     `change` reads what is missing each time that it is called: once another process has made everything, it does
@@ -47,6 +47,8 @@ def repeat_if_overtaken(change: Callable[[], None]) -> None:
             change()
         except duckdb.Error as error:
             last = error
+            if problem := disk_problem(error, lake_folders(location)):
+                raise LakeError(f"the catalog could not be changed: {problem}") from error
             if advice := next((advice for sign, advice in _ADVICE.items() if sign in str(error)), None):
                 raise LakeError(f"the catalog could not be changed ({error}): {advice}") from error
             time.sleep(random.uniform(0, min(_LONGEST_PAUSE_SECONDS, 0.05 * 2**attempt)))

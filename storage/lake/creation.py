@@ -43,9 +43,9 @@ def make_or_migrate(
                 write_lake_note(connection, location)
 
     began = moment()
-    repeat_if_overtaken(make_missing_tables)
+    repeat_if_overtaken(make_missing_tables, location)
     migrate(connection, location)
-    repeat_if_overtaken(lambda: _set_options(connection))
+    repeat_if_overtaken(lambda: _set_options(connection), location)
     sync_files_since(location, began)
     if not notes_are_current(location):
         write_lake_note(connection, location)

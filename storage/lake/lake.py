@@ -19,6 +19,7 @@ from logitlake.storage.errors import LakeBusyError, LakeError, LakeMissingError,
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.catalog_changes import repeat_if_overtaken
 from logitlake.storage.lake.creation import has_tables, make_or_migrate
+from logitlake.storage.lake.disk_errors import disk_problem, lake_folders
 from logitlake.storage.lake.durability import moment, sync_files_since
 from logitlake.storage.lake.extensions import load_extension
 from logitlake.storage.lake.lake_settings import read_lake_settings
@@ -26,6 +27,7 @@ from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import commit_lock
 from logitlake.storage.lake.migration import check_format, is_current, migrate
 from logitlake.storage.lake.object_store import configure_object_store
+from logitlake.storage.lake.open_connections import close, closing, signals_kept, stoppable
 from logitlake.storage.lake.overlay import MEMORY, lay_views
 from logitlake.storage.schema.row_hash import insert_rows
 from logitlake.storage.schema.tables import NAME
@@ -141,14 +143,14 @@ class Lake:
 
     def close(self) -> None:
         """Close the connection. Anything not committed is rolled back."""
-        self.connection.close()
+        close(self.connection)
 
     def for_thread(self) -> "Lake":
         """The same attached lake on another connection, for another thread. It is closed with this one.
 
         It takes milliseconds; attaching anew takes half a second, most of it to check the extensions' signatures.
         """
-        connection = self.connection.cursor()
+        connection = stoppable(self.connection.cursor())
         _set_time_zone(connection)
         connection.execute(f"USE {self._database}")
         lake = Lake(self.location, connection, read_only=self.read_only, lock_timeout=self._lock_timeout)
@@ -168,20 +170,21 @@ class Lake:
     def sql(self, query: str, parameters: list[Any] | Mapping[str, Any] | None = None) -> pa.Table:
         """Run one query and return all of its rows. Raises LakeError with the message of DuckDB."""
         try:
-            return self.connection.execute(query, parameters or []).to_arrow_table()
+            with signals_kept(self.connection):
+                return self.connection.execute(query, parameters or []).to_arrow_table()
         except duckdb.Error as error:
-            raise LakeError(f"the lake could not answer: {error}") from error
+            raise LakeError(f"the lake could not answer: {self._reason(error)}") from error
 
     def batches(self, query: str, n_rows: int) -> Iterator[pa.Table]:
         """The rows of one query, `n_rows` at a time, on another connection. Raises LakeError like `sql`."""
-        with self.connection.cursor() as cursor:
+        with closing(self.connection.cursor()) as cursor, signals_kept(cursor):
             _set_time_zone(cursor)
             cursor.execute(f"USE {self._database}")
             try:
                 for batch in cursor.execute(query).to_arrow_reader(n_rows):
                     yield pa.Table.from_batches([batch])
             except (duckdb.Error, pa.ArrowException) as error:
-                raise LakeError(f"the lake could not answer: {error}") from error
+                raise LakeError(f"the lake could not answer: {self._reason(error)}") from error
 
     def row(self, query: str, parameters: list[Any] | Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The first row of a query by column name; empty if there is none."""
@@ -204,19 +207,19 @@ class Lake:
             began = moment()
             self.connection.execute("BEGIN")
             try:
-                self.connection.execute("UPDATE store.guard SET commit_number = commit_number + 1")
-                row = self.connection.execute("SELECT commit_number FROM store.guard").fetchone()
-                assert row is not None
-                reach("transaction-open")
-                yield Transaction(row[0], self.connection)
-                reach("rows-registered")
-                sync_files_since(self.location, began)
-                self._commit()
-                reach("committed")
+                with signals_kept(self.connection):
+                    self.connection.execute("UPDATE store.guard SET commit_number = commit_number + 1")
+                    row = self.connection.execute("SELECT commit_number FROM store.guard").fetchone()
+                    assert row is not None
+                    reach("transaction-open")
+                    yield Transaction(row[0], self.connection)
+                    reach("rows-registered")
+                    sync_files_since(self.location, began)
+                    self._commit()
+                    reach("committed")
             except duckdb.Error as error:
                 self._rollback()
-                full = "; free some space and run again" if "No space left" in str(error) else ""
-                raise LakeError(f"the transaction failed and was rolled back: {error}{full}") from error
+                raise LakeError(f"the transaction failed and was rolled back: {self._reason(error)}") from error
             except BaseException:
                 self._rollback()
                 raise
@@ -241,7 +244,8 @@ class Lake:
         """Hold the commit lock for upkeep that DuckLake does in its own transactions, and sync the files it wrote."""
         with commit_lock(self.location, self._lock_timeout):
             began = moment()
-            yield
+            with signals_kept(self.connection):
+                yield
             sync_files_since(self.location, began)
 
     def _commit(self) -> None:
@@ -253,7 +257,10 @@ class Lake:
                 raise LostRaceError(
                     f"another commit came first ({text.splitlines()[-1]}): look again and retry"
                 ) from error
-            raise LakeError(f"the commit failed and was rolled back: {text}") from error
+            raise LakeError(f"the commit failed and was rolled back: {self._reason(error)}") from error
+
+    def _reason(self, error: Exception) -> str:
+        return disk_problem(error, lake_folders(self.location)) or str(error)
 
     def _rollback(self) -> None:
         try:
@@ -304,7 +311,7 @@ def _closed_on_error(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
 def _attach_or_make(location: LakeLocation) -> duckdb.DuckDBPyConnection:
     """Attach the DuckLake, and make it first if there is none; on a server another process may make it at once."""
     connections: list[duckdb.DuckDBPyConnection] = []
-    repeat_if_overtaken(lambda: connections.append(_attach(location, read_only=False)))
+    repeat_if_overtaken(lambda: connections.append(_attach(location, read_only=False)), location)
     return connections[0]
 
 
@@ -325,7 +332,7 @@ def _unreadable(location: LakeLocation, error: duckdb.Error) -> LakeError:
 
 def _attach(location: LakeLocation, *, read_only: bool, must_exist: bool = False) -> duckdb.DuckDBPyConnection:
     """A connection to the lake. `must_exist`: raises LakeMissingError where there is no DuckLake, and makes none."""
-    connection = duckdb.connect()
+    connection = stoppable(duckdb.connect())
     _set_time_zone(connection)
     if location.data_directory is not None:
         # The operating system caches local files already; the cache of DuckDB would grow with the number of shards.
@@ -352,6 +359,8 @@ def _attach(location: LakeLocation, *, read_only: bool, must_exist: bool = False
         if _BEING_MADE.search(str(error)):
             raise
         hidden, reason = without_secrets(location.catalog), without_secrets(str(error))
+        if problem := disk_problem(error, lake_folders(location)):
+            raise LakeError(f"the catalog {hidden} can't be opened: {without_secrets(problem)}") from None
         raise LakeError(
             f"the catalog {hidden} can't be opened: {reason}. Check the path or connection, that it is a DuckLake "
             "catalog, and that its folder is writable (SQLite's WAL needs that even for reading)"

@@ -65,7 +65,7 @@ def migrate(connection: duckdb.DuckDBPyConnection, location: LakeLocation) -> No
     on, and an older logitlake refuses to rebuild the lake. If another process migrates the same lake, one of the two
     does it and both return. Raises LakeBusyError if that does not settle.
     """
-    repeat_if_overtaken(lambda: _migrate_once(connection, location))
+    repeat_if_overtaken(lambda: _migrate_once(connection, location), location)
 
 
 def _migrate_once(connection: duckdb.DuckDBPyConnection, location: LakeLocation) -> None:

@@ -5,12 +5,11 @@ bucket, a file appears when its upload is complete. Reads and writes use the sam
 """
 
 import contextlib
-import errno
 import json
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -19,8 +18,10 @@ import duckdb
 
 from logitlake.storage.errors import LakeError
 from logitlake.storage.failpoints import reach
+from logitlake.storage.lake.disk_errors import disk_problem, lake_folders
 from logitlake.storage.lake.extensions import load_extension
 from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.open_connections import closing
 
 _GLOB_SIGN = re.compile(r"[*?\[]")
 STAGING_SUFFIX = ".tmp"
@@ -71,11 +72,9 @@ def put_bytes(location: LakeLocation, name: str, content: bytes) -> str:
         else:
             _put_object(location, path, content)
     except (OSError, duckdb.Error) as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "free some space and run again" if full else "check that it exists and may be written"
-        raise LakeError(
-            f"{path}: {len(content):,} bytes can't be written ({error}): {advice}. What was committed before stays"
-        ) from error
+        problem = disk_problem(error, lake_folders(location))
+        reason = problem or f"{error}: check that it exists and may be written; what was committed before stays"
+        raise LakeError(f"{path}: {len(content):,} bytes can't be written: {reason}") from error
     return path
 
 
@@ -150,11 +149,12 @@ def _put_object(location: LakeLocation, path: str, content: bytes) -> None:
         connection.execute(f"COPY outgoing TO {_quoted(path)} (FORMAT blob)")
 
 
-def connect(location: LakeLocation) -> duckdb.DuckDBPyConnection:
+@contextlib.contextmanager
+def connect(location: LakeLocation) -> Iterator[duckdb.DuckDBPyConnection]:
     """A new connection that reaches the data path, with no catalog attached."""
-    connection = duckdb.connect()
-    configure_object_store(connection, location)
-    return connection
+    with closing(duckdb.connect()) as connection:
+        configure_object_store(connection, location)
+        yield connection
 
 
 def _quoted(text: str) -> str:

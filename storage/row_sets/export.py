@@ -17,7 +17,7 @@ from logitlake.storage.errors import SettingsError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.row_set import RowSet, fetch
 from logitlake.storage.schema.sequences import FORMAT_VERSION, SEQUENCES
-from logitlake.storage.staging import staged_beside
+from logitlake.storage.staging import errors_name, staged_beside
 
 NOTE = "lineage.json"
 _FILE_TOKENS = 4_000_000
@@ -50,7 +50,8 @@ def export_rows(lake: Lake, rows: RowSet, directory: Path, *, n_missing: int = 0
     staged = staged_beside(directory)
     shutil.rmtree(staged, ignore_errors=True)
     try:
-        _write(lake, rows, staged, n_missing)
+        with errors_name(directory):
+            _write(lake, rows, staged, n_missing)
         if directory.exists():
             directory.rmdir()
         staged.rename(directory)

@@ -17,7 +17,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from logitlake.storage.errors import QueryError
+from logitlake.storage.errors import LakeError, QueryError
+from logitlake.storage.lake.disk_errors import disk_problem, lake_folders
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.schema.tables import NAME
@@ -108,6 +109,9 @@ class ReadSession:
             with interruptible(self._lake.connection, timeout):
                 yield self._lake.connection.execute(sql)
         except (*SQL_ERRORS, pa.ArrowException) as error:
+            folders = [Path(self._spill.name), *lake_folders(self._lake.location)]
+            if problem := disk_problem(error, folders):
+                raise LakeError(f"the query failed: {problem}") from None
             raise QueryError(f"the query failed: {error}") from None
 
     def _close_off(self, location: LakeLocation, memory_limit: str | None) -> None:
@@ -188,6 +192,8 @@ def write_parquet(session: ReadSession, sql: str, path: Path, *, timeout: float 
                 n_rows += batch.num_rows
         staged.replace(path)
     except OSError as error:
+        if problem := disk_problem(error, [staged.parent]):
+            raise LakeError(f"{path}: can't be written: {problem}") from None
         raise QueryError(f"{path}: can't be written ({error.strerror or error})") from None
     finally:
         staged.unlink(missing_ok=True)
