@@ -54,12 +54,16 @@ def without_events(contents: Contents) -> Contents:
 
 
 def disorder(lake: Lake) -> list[str]:
-    """What is wrong with the lake, whatever it should hold: damage, missing commits, facts that are there twice."""
+    """What is wrong with the lake, whatever it should hold: damaged rows, commits that the catalog misses."""
     problems = [check.problem for check in verify(lake) if check.problem]
     problems += [check.problem for check in verify_tables(lake) if check.problem]
     problems += [f"the catalog does not know {missing}" for missing in examine(lake, unknown_files(lake)).missing]
-    problems += [f"{count} times: {' '.join(fact)}" for fact, count in facts_of(lake).items() if count > 1]
     return problems
+
+
+def doubled(contents: Contents) -> list[str]:
+    """Facts that are there more than once."""
+    return [f"{count} times: {' '.join(fact)}" for fact, count in sorted(contents.items()) if count > 1]
 
 
 def differences(expected: Contents, present: Contents) -> list[str]:

@@ -15,7 +15,7 @@ from logitlake.storage.row_sets.export import NOTE, export_rows
 from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.upkeep.compaction import compact, plan_compaction
 from logitlake.storage.upkeep.hashing import add_row_hashes
-from tests.crash.contents import Contents, contents_of, differences, disorder, without_events
+from tests.crash.contents import Contents, contents_of, differences, disorder, doubled, facts_of, without_events
 from tests.crash.operation import Change, Operation, Order, StepwiseOperation, Tell
 from tests.crash.rows import recipe_of
 from tests.crash.site import Site
@@ -78,8 +78,8 @@ class Backup(Operation):
         copy = site.directory / order["read_at"]
         shutil.copytree(site.directory / "backup", copy)
         with Lake.open(LakeLocation.resolve(copy)) as lake:
-            problems = [f"in the backup: {problem}" for problem in disorder(lake)]
-        held = contents_of(LakeLocation.resolve(copy))
+            held = facts_of(lake)
+            problems = [f"in the backup: {problem}" for problem in [*disorder(lake), *doubled(held)]]
         shutil.rmtree(copy)
         return [*differences(before, now), *problems, *differences(without_events(now), held)]
 

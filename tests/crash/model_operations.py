@@ -55,7 +55,7 @@ class Train(Operation):
     """A student with checkpoints, its evaluation and its registration. Goes on from a checkpoint after a kill."""
 
     name = "train"
-    share = 0.7
+    share = 1.0
     cleans_up_on_sigterm = True
 
     def order(self, site: Site, chance: Random, label: str) -> Order:
@@ -95,7 +95,7 @@ class Night(Capture):
     """New documents are captured, a candidate is trained from them, compared, and promoted or rejected."""
 
     name = "night"
-    share = 0.7
+    share = 0.4
 
     def carry_out(self, site: Site, order: Order, tell: Tell) -> None:
         config = site.config

@@ -1,4 +1,4 @@
-"""Where the kills take place: a directory with a lake, a corpus, a tiny teacher, and what operations put beside them."""
+"""Where the kills take place: a directory with a lake, a corpus, and what operations put beside them."""
 
 import os
 import shutil
