@@ -21,14 +21,14 @@ FLOW_FAILPOINTS = (
 MIGRATION_FAILPOINTS = ("lake-note-migrated", "columns-added", "tables-migrated", "rows-hashed")
 # Places in a rebuild.
 REBUILD_FAILPOINTS = ("shard-taken", "catalog-rebuilt", "catalog-renamed")
-_ALL = FAILPOINTS + FLOW_FAILPOINTS + MIGRATION_FAILPOINTS + REBUILD_FAILPOINTS
+ALL = FAILPOINTS + FLOW_FAILPOINTS + MIGRATION_FAILPOINTS + REBUILD_FAILPOINTS
 _reached: Counter[str] = Counter()
 
 
 def reach(name: str) -> None:
     """Kill this process here, if the environment variable names this place: without any clean-up, unless another signal
     than SIGKILL is asked for."""
-    assert name in _ALL, name
+    assert name in ALL, name
     setting = os.environ.get(ENVIRONMENT_VARIABLE)
     if not setting:
         return

@@ -4,19 +4,20 @@ import argparse
 import logging
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.crash.quiet import set_environment
 
 
-def main() -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Play the cases; exit code 1 if one found a problem."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
     parser.add_argument("--kills", type=int, default=100, help="kills that meet work under way")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, metavar="K", help="play case K again, with those before it on its lake")
     parser.add_argument("--operation", action="append", help="only operations of this name; may be repeated")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         set_environment(Path(name))
         return _play(arguments, Path(name))

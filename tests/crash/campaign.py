@@ -25,8 +25,8 @@ from tests.crash.site import Site
 from tests.crash.storage_operations import upkeep_and_rebuild
 
 # Kills on one lake before it is copied anew, and kills between upkeep without grace and a rebuild.
-PERIOD = 30
-UPKEEP_EVERY = 6
+PERIOD = 24
+UPKEEP_EVERY = 8
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _MOST_MISSES = 50
 
@@ -81,13 +81,14 @@ class Campaign:
         self._children = Children()
         self._site = template
         self._known: Contents = Counter()
+        self.habits: dict[str, Habits] = {}
         self.findings = Findings(seed)
 
     def run(self, numbers: range) -> Findings:
         """Play these cases, and stop at the first that finds a problem."""
         began = time.monotonic()
         self._renew("measured")
-        self._habits = {operation.name: self._measure(operation) for operation in self._operations}
+        self.habits = {operation.name: self._measure(operation) for operation in self._operations}
         for number in numbers:
             if number == numbers.start or number % PERIOD == 0:
                 self._renew(f"lake {number}")
@@ -144,7 +145,7 @@ class Campaign:
 
     def _draw_kill(self, operation: Operation, chance: Random) -> Kill:
         """Half of the kills at a failpoint that the operation reaches, the others at any instant of its usual time."""
-        sent, habits = chance.choice(SIGNALS), self._habits[operation.name]
+        sent, habits = chance.choice(SIGNALS), self.habits[operation.name]
         if habits.reached and chance.random() < 0.5:
             name = chance.choice(sorted(habits.reached))
             return Kill(sent, f"{name}:{chance.randint(1, habits.reached[name])}")

@@ -67,7 +67,7 @@ class Children:
     def __init__(self) -> None:
         self._context = get_context("forkserver")
         # What this process has imported by now: nothing of it starts threads when it is imported.
-        loaded = [name for name in sys.modules if name.startswith(_PRELOADED)]
+        loaded = [name for name in sys.modules if name.startswith(_PRELOADED) and ".test_" not in name]
         self._context.set_forkserver_preload(loaded)
 
     def run(self, operation: Operation, site: Site, order: Order, kill: Kill) -> Outcome:

@@ -15,7 +15,8 @@ from logitlake.pipeline.students.identity import read_facts
 from logitlake.storage.failpoints import reach
 from logitlake.storage.identity import document_id
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.students.promotions import student_of
+from logitlake.storage.students.candidates import undecided
+from logitlake.storage.students.promotions import CURRENT, student_of
 from tests.crash.contents import OF_DOCUMENTS, Contents, Fact, appeared, lost
 from tests.crash.operation import Operation, Order, Tell
 from tests.crash.site import Site
@@ -114,10 +115,10 @@ class Night(Capture):
         problems = super().problems_at_end(site, before, now, order)
         with Lake.open(site.location) as lake:
             current = student_of(lake)
+            if left := undecided(lake, CURRENT, current):
+                problems.append(f"nothing was decided about {left[0].student_id}")
         if current is None or not any(fact[:2] == ("student", current) for fact in now):
             problems.append(f"the alias points to {current}, which is not a registered student")
-        if not any(fact[0] == "decision" for fact in now - before):
-            problems.append("nothing was decided about the candidate")
         return problems
 
 

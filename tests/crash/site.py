@@ -8,6 +8,7 @@ from pathlib import Path
 
 from logitlake.flows.distill.run import DistillRun
 from logitlake.flows.settings import location_of
+from logitlake.flows.terminal.progress import quiet_transformers
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
@@ -64,23 +65,25 @@ class Site:
         return Site(directory, self.teacher)
 
 
-def make_site(directory: Path) -> Site:
-    """A lake with documents of a tiny teacher, made rows and a student; it is copied for each period of kills."""
-    teacher = directory / "teacher"
-    write_tiny_teacher(teacher)
-    site = Site(directory / "site", teacher)
+def make_site(directory: Path, *, with_models: bool = True) -> Site:
+    """A lake with made rows, and with documents of a tiny teacher and a student; copied for each period of kills."""
+    site = Site(directory / "site", directory / "teacher")
     site.directory.mkdir()
-    append_documents(site.corpus, 0, _DOCUMENTS)
-    capture_all(site.config)
+    if with_models:
+        quiet_transformers()
+        write_tiny_teacher(site.teacher)
+        append_documents(site.corpus, 0, _DOCUMENTS)
+        capture_all(site.config)
     recipe = recipe_of()
-    with Lake.open(site.location, read_only=False) as lake:
+    with Lake.create(site.location, held_out_salt="s", held_out_share=0.0) as lake:
         register_recipe(lake, recipe)
         for unit in range(3):
             names = [f"first {unit} {number}" for number in range(3)]
             rows, sources = made_rows(names, recipe), made_sources(names)
             commit_unit(lake, rows, recipe=recipe, run_id="first", seconds=1.0, sources=sources)
-    with DistillRun(site.config) as run:
-        run.train()
-        run.evaluate()
-        run.commit()
+    if with_models:
+        with DistillRun(site.config) as run:
+            run.train()
+            run.evaluate()
+            run.commit()
     return site

@@ -25,14 +25,14 @@ NONE: Contents = Counter()
 
 
 class Commit(StepwiseOperation):
-    """One to three work units, as a capture commits them."""
+    """One or two work units, as a capture commits them."""
 
     name = "commit"
     share = 3.0
     temperature = 1.0
 
     def order(self, site: Site, chance: Random, label: str) -> Order:
-        units = [[f"{label} {unit} {n}" for n in range(chance.randint(1, 4))] for unit in range(chance.randint(1, 3))]
+        units = [[f"{label} {unit} {n}" for n in range(chance.randint(1, 4))] for unit in range(chance.randint(1, 2))]
         return {"units": units, "run_id": f"commit {label}"}
 
     def carry_out(self, site: Site, order: Order, tell: Tell) -> None:
