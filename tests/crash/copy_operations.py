@@ -74,14 +74,25 @@ class Backup(Operation):
     def carry_out(self, site: Site, order: Order, tell: Tell) -> None:
         run_lines(documented_lines()[0], site.directory)
 
+    def problems_between(self, site: Site, before: Contents, now: Contents, order: Order, told: int) -> list[str]:
+        """The backup before this one, if there was one, is whole."""
+        backup = site.directory / "backup"
+        backup = backup if backup.exists() else site.directory / "backup.old"
+        held = self._held(backup, site.directory / order["read_at"]) if backup.exists() else None
+        return [*differences(before, now), *(held[1] if held else [])]
+
     def problems_at_end(self, site: Site, before: Contents, now: Contents, order: Order) -> list[str]:
-        copy = site.directory / order["read_at"]
-        shutil.copytree(site.directory / "backup", copy)
+        held, problems = self._held(site.directory / "backup", site.directory / order["read_at"])
+        return [*differences(before, now), *problems, *differences(without_events(now), held)]
+
+    def _held(self, backup: Path, copy: Path) -> tuple[Contents, list[str]]:
+        """What a backup holds, and what is wrong with it; read in a copy, because a reader leaves files beside it."""
+        shutil.copytree(backup, copy)
         with Lake.open(LakeLocation.resolve(copy)) as lake:
             held = facts_of(lake)
             problems = [f"in the backup: {problem}" for problem in [*disorder(lake), *doubled(held)]]
         shutil.rmtree(copy)
-        return [*differences(before, now), *problems, *differences(without_events(now), held)]
+        return held, problems
 
 
 class Restore(Operation):
