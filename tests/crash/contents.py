@@ -66,6 +66,21 @@ def doubled(contents: Contents) -> list[str]:
     return [f"{count} times: {' '.join(fact)}" for fact, count in sorted(contents.items()) if count > 1]
 
 
+def torn_documents(contents: Contents) -> list[str]:
+    """Documents without all of their windows, and windows without their document."""
+    windows: dict[tuple[str, str, str], list[int]] = {}
+    for fact in contents:
+        if fact[0] == "sequence":
+            windows.setdefault((fact[1], fact[2], fact[4]), []).append(int(fact[3]))
+    documents = {fact[1:4]: int(fact[5]) for fact in contents if fact[0] == "document"}
+    problems = [f"windows without their document: {' '.join(key)}" for key in windows if key not in documents]
+    return problems + [
+        f"document {' '.join(key)}: expected {count} windows, found {sorted(windows.get(key, []))}"
+        for key, count in documents.items()
+        if sorted(windows.get(key, [])) != list(range(count))
+    ]
+
+
 def differences(expected: Contents, present: Contents) -> list[str]:
     """Facts that are lost, and facts that nobody expected; runs may have noted more events."""
     return [*lost(expected, present), *appeared(expected, present, lambda fact: fact[0] == "event")]

@@ -17,7 +17,7 @@ from logitlake.storage.identity import document_id
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.students.candidates import undecided
 from logitlake.storage.students.promotions import CURRENT, student_of
-from tests.crash.contents import OF_DOCUMENTS, Contents, Fact, appeared, lost
+from tests.crash.contents import OF_DOCUMENTS, Contents, Fact, appeared, lost, torn_documents
 from tests.crash.operation import Operation, Order, Tell
 from tests.crash.site import Site
 from tests.tiny_lake import append_documents, text_of
@@ -43,7 +43,7 @@ class Capture(Operation):
         problems = [*lost(before, now), *appeared(before, now, lambda fact: _is_of_capture(fact, order))]
         if len(_documents(now) - _documents(before)) < told:
             problems.append(f"{told} documents were told of, and {len(_documents(now) - _documents(before))} are there")
-        return [*problems, *_incomplete(now)]
+        return [*problems, *torn_documents(now)]
 
     def problems_at_end(self, site: Site, before: Contents, now: Contents, order: Order) -> list[str]:
         problems = self.problems_between(site, before, now, order, 0)
@@ -156,21 +156,6 @@ def _is_of_capture(fact: Fact, order: Order) -> bool:
 
 def _documents(contents: Contents) -> set[Fact]:
     return {fact for fact in contents if fact[0] == "document"}
-
-
-def _incomplete(contents: Contents) -> list[str]:
-    """Documents without all of their windows, and windows without their document."""
-    windows: dict[tuple[str, str, str], list[int]] = {}
-    for fact in contents:
-        if fact[0] == "sequence":
-            windows.setdefault((fact[1], fact[2], fact[4]), []).append(int(fact[3]))
-    documents = {fact[1:4]: int(fact[5]) for fact in contents if fact[0] == "document"}
-    problems = [f"windows without their document: {' '.join(key)}" for key in windows if key not in documents]
-    return problems + [
-        f"document {' '.join(key)}: expected {count} windows, found {sorted(windows.get(key, []))}"
-        for key, count in documents.items()
-        if sorted(windows.get(key, [])) != list(range(count))
-    ]
 
 
 def _without(now: Contents, before: Contents, kinds: tuple[str, ...]) -> Contents:

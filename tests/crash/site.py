@@ -27,6 +27,7 @@ class Site:
 
     directory: Path
     teacher: Path
+    catalog: str | None = None
 
     @property
     def config(self) -> Config:
@@ -37,6 +38,7 @@ class Site:
             learning_rate=1e-3,
             save_steps=2,
         )
+        raw["lake"]["catalog"] = self.catalog
         raw["maintenance"] = {"grace_hours": 0, "verify_sample": 1.0}
         return Config.model_validate(raw)
 
@@ -65,9 +67,9 @@ class Site:
         return Site(directory, self.teacher)
 
 
-def make_site(directory: Path, *, with_models: bool = True) -> Site:
+def make_site(directory: Path, *, with_models: bool = True, catalog: str | None = None) -> Site:
     """A lake with made rows, and with documents of a tiny teacher and a student; copied for each period of kills."""
-    site = Site(directory / "site", directory / "teacher")
+    site = Site(directory / "site", directory / "teacher", catalog)
     site.directory.mkdir()
     if with_models:
         quiet_transformers()
