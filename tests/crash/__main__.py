@@ -5,6 +5,9 @@ import logging
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 from tests.crash.quiet import set_environment
@@ -17,35 +20,31 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, metavar="K", help="play case K again, with those before it on its lake")
     parser.add_argument("--operation", action="append", help="only operations of this name; may be repeated")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that play at once, each on its own lakes")
     arguments = parser.parse_args(given)
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         set_environment(Path(name))
-        return _play(arguments, Path(name))
+        return _play_all(arguments, Path(name))
 
 
-def _play(arguments: argparse.Namespace, directory: Path) -> int:
+def _play_all(arguments: argparse.Namespace, directory: Path) -> int:
     # Imported here: torch and transformers look at the environment when they are imported.
-    import duckdb
-
-    from tests.crash.all_operations import OPERATIONS
-    from tests.crash.campaign import PERIOD, Campaign, Case
-    from tests.crash.site import make_site
+    from tests.crash.campaign import PERIOD, joined
+    from tests.crash.part import play
     from tests.crash.summary import line, table
-    from tests.quick_duckdb import connect_quickly
 
-    duckdb.connect = connect_quickly
-    operations = [o for o in OPERATIONS if not arguments.operation or o.name in arguments.operation]
-    if not operations:
-        sys.exit(f"--operation: expected one of {', '.join(o.name for o in OPERATIONS)}")
     numbers = range(arguments.kills)
     if arguments.only is not None:
         numbers = range(arguments.only - arguments.only % PERIOD, arguments.only + 1)
-
-    def show(case: Case) -> None:
-        print(f"{case.number:5d} {case.operation:14s} {case.signal} {case.place}", file=sys.stderr, flush=True)
-
-    campaign = Campaign(make_site(directory), directory, operations, seed=arguments.seed, on_case=show)
-    findings = campaign.run(numbers)
+    parts = [[n for n in numbers if n // PERIOD % arguments.jobs == job] for job in range(arguments.jobs)]
+    of_campaign = partial(play, seed=arguments.seed, names=arguments.operation)
+    if arguments.jobs == 1:
+        findings = of_campaign(directory, parts[0])
+    else:
+        quiet = {"initializer": logging.disable, "initargs": (logging.WARNING,)}
+        with ProcessPoolExecutor(arguments.jobs, get_context("spawn"), **quiet) as pool:
+            directories = [directory / f"job {job}" for job in range(arguments.jobs)]
+            findings = joined(list(pool.map(of_campaign, directories, parts)))
     print(table(findings))
     print()
     print(line(findings))

@@ -9,7 +9,7 @@ import signal
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -62,6 +62,19 @@ class Findings:
     seconds: float = 0.0
 
 
+def joined(parts: Sequence[Findings]) -> Findings:
+    """The findings of parts of one campaign that were played at the same time."""
+    whole = Findings(parts[0].seed)
+    for part in parts:
+        whole.cases += part.cases
+        whole.misses += part.misses
+        whole.problems += part.problems
+        whole.lakes += part.lakes
+        whole.rebuilds += part.rebuilds
+        whole.seconds = max(whole.seconds, part.seconds)
+    return whole
+
+
 class Campaign:
     """The kills of one seed. `template` is a site that is copied for each period."""
 
@@ -84,13 +97,15 @@ class Campaign:
         self.habits: dict[str, Habits] = {}
         self.findings = Findings(seed)
 
-    def run(self, numbers: range) -> Findings:
+    def run(self, numbers: Iterable[int]) -> Findings:
         """Play these cases, and stop at the first that finds a problem."""
         began = time.monotonic()
         self._renew("measured")
         self.habits = {operation.name: self._measure(operation) for operation in self._operations}
+        period = None
         for number in numbers:
-            if number == numbers.start or number % PERIOD == 0:
+            if number // PERIOD != period:
+                period = number // PERIOD
                 self._renew(f"lake {number}")
             problems = self._problems_of(lambda number=number: self._play(number))  # type: ignore[misc]
             if not problems and number % UPKEEP_EVERY == UPKEEP_EVERY - 1:

@@ -48,6 +48,7 @@ class Migrate(Operation):
     """A lake of format 1 is brought up to the format of today."""
 
     name = "migrate"
+    share = 0.5
 
     def order(self, site: Site, chance: Random, label: str) -> Order:
         shutil.copytree(TESTS / "golden" / "format-1" / "lake", site.directory / f"old {label}")

@@ -96,7 +96,7 @@ class Night(Capture):
     """New documents are captured, a candidate is trained from them, compared, and promoted or rejected."""
 
     name = "night"
-    share = 0.4
+    share = 0.3
 
     def carry_out(self, site: Site, order: Order, tell: Tell) -> None:
         config = site.config

@@ -210,6 +210,7 @@ class Maintain(_Upkeep):
     """The upkeep of a night as a whole: verify, merge, sweep."""
 
     name = "maintain"
+    share = 0.7
     cleans_up_on_sigterm = True
 
     def carry_out(self, site: Site, order: Order, tell: Tell) -> None:
@@ -224,6 +225,7 @@ class Rebuild(Operation):
     """The catalog is lost and made again from the data path."""
 
     name = "rebuild"
+    share = 0.8
     may_lack_catalog = True
 
     def order(self, site: Site, chance: Random, label: str) -> Order:

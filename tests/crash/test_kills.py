@@ -92,7 +92,7 @@ def test_the_command_ends_with_1_and_names_seed_and_case(
 
 @pytest.mark.slow
 def test_a_hundred_kills_of_every_operation() -> None:
-    call = [sys.executable, "-m", "tests.crash", "--kills", "100", "--seed", str(SEED)]
+    call = [sys.executable, "-m", "tests.crash", "--kills", "100", "--jobs", "2", "--seed", str(SEED)]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"seed {SEED}: 100 kills that met work under way" in done.stdout
