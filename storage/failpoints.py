@@ -23,14 +23,14 @@ MIGRATION_FAILPOINTS = ("lake-note-migrated", "columns-added", "tables-migrated"
 REBUILD_FAILPOINTS = ("shard-taken", "catalog-rebuilt", "catalog-renamed")
 # Places in a repair.
 REPAIR_FAILPOINTS = ("shards-salvaged", "file-ended", "rows-restored")
-_ALL = FAILPOINTS + FLOW_FAILPOINTS + MIGRATION_FAILPOINTS + REBUILD_FAILPOINTS + REPAIR_FAILPOINTS
+ALL = FAILPOINTS + FLOW_FAILPOINTS + MIGRATION_FAILPOINTS + REBUILD_FAILPOINTS + REPAIR_FAILPOINTS
 _reached: Counter[str] = Counter()
 
 
 def reach(name: str) -> None:
     """Kill this process here, if the environment variable names this place: without any clean-up, unless another signal
     than SIGKILL is asked for."""
-    assert name in _ALL, name
+    assert name in ALL, name
     setting = os.environ.get(ENVIRONMENT_VARIABLE)
     if not setting:
         return

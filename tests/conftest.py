@@ -1,6 +1,5 @@
 """Fixtures that several rooms use: a tiny model, a tiny tokenizer, and rows of the cache made from plain lists."""
 
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +14,8 @@ import pytest
 
 from logitlake.storage.row_sets.row_set import RowSet
 from logitlake.storage.schema.sequences import SEQUENCES, with_checksums
+from tests.quick_duckdb import connect_quickly
+from tests.tiny_models import TINY_CONFIG, TINY_VOCAB, make_tiny_llama, write_tiny_teacher, write_tiny_tokenizer
 
 if TYPE_CHECKING:
     from logitlake.pipeline.reading.reader import RowSetReader
@@ -30,23 +31,7 @@ class OneImportName(MetaPathFinder):
 
 sys.meta_path.insert(0, OneImportName())
 
-real_connect = duckdb.connect
-
-
-def _connect(database: str = ":memory:", *arguments: Any, **options: Any) -> duckdb.DuckDBPyConnection:
-    """DuckDB's own with what makes opening and asking a small lake three times as fast.
-
-    One thread, since each test process has one core. No check of the extensions' signatures, which takes .25 s each
-    time; tests/unit/storage/lake/test_extensions.py checks them.
-    """
-    if database == ":memory:" and not arguments and not options:
-        options["config"] = {"allow_unsigned_extensions": "true", "threads": "1"}
-    return real_connect(database, *arguments, **options)
-
-
-duckdb.connect = _connect
-
-TINY_VOCAB = 211
+duckdb.connect = connect_quickly
 
 RowMaker = Callable[..., pa.Table]
 
@@ -186,58 +171,26 @@ def memory_lake(make_rows: RowMaker) -> Callable[..., MemoryLake]:
 @pytest.fixture(scope="session")
 def tiny_config() -> dict[str, object]:
     """Settings of a Llama small enough to train in milliseconds."""
-    return {
-        "vocab_size": TINY_VOCAB,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
-        "tie_word_embeddings": True,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        "pad_token_id": None,
-    }
+    return dict(TINY_CONFIG)
 
 
 @pytest.fixture(scope="session")
-def tiny_llama(tiny_config: dict[str, object]) -> Callable[..., Any]:
+def tiny_llama() -> Callable[..., Any]:
     """A function that makes a random Llama of `tiny_config` from a seed; keywords change the config."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    def make(seed: int = 0, **changes: object) -> LlamaForCausalLM:
-        torch.set_num_threads(1)
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(LlamaConfig(**tiny_config | changes)).eval()
-
-    return make
+    return make_tiny_llama
 
 
 @pytest.fixture(scope="session")
-def tiny_teacher(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Callable[..., Any], tokenizer_dir: Path) -> Path:
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory as save_pretrained writes it: a random Llama with the tiny tokenizer."""
     directory = tmp_path_factory.mktemp("teacher")
-    tiny_llama().save_pretrained(directory)
-    shutil.copytree(tokenizer_dir, directory, dirs_exist_ok=True)
+    write_tiny_teacher(directory)
     return directory
 
 
 @pytest.fixture(scope="session")
 def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a small byte-level BPE tokenizer, as `save_pretrained` writes it."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    text = ["the cat sat on the mat and the dog sat on the log", "a small text for a small vocabulary"]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<|begin|>", "<|end|>"]
-    tokenizer.train_from_iterator(text, trainers.BpeTrainer(vocab_size=TINY_VOCAB, special_tokens=special))
     directory = tmp_path_factory.mktemp("tokenizer")
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=special[0], eos_token=special[1]).save_pretrained(
-        directory
-    )
+    write_tiny_tokenizer(directory)
     return directory

@@ -27,6 +27,7 @@ from logitlake.storage.lake.locks import commit_lock, single_writer
 from logitlake.storage.lake.migration import LAKE_NOTES, write_lake_note
 from logitlake.storage.lake.object_store import connect, sync_directory
 from logitlake.storage.rebuild.absent_rows import absent_documents, take_tombstones
+from logitlake.storage.rebuild.repeated_records import without_repeated
 from logitlake.storage.rebuild.shards import Key, OnShard, ShardsReport, take_shards
 from logitlake.storage.schema.tables import TABLES, Rebuild
 from logitlake.storage.upkeep.damaged_files import copy_aside
@@ -188,7 +189,7 @@ def _take_rows(transaction: Transaction, location: LakeLocation, name: str, repo
         torn = unreadable_files(connection, name, paths)
         report.damaged |= torn
         readable = [path for path in paths if path not in torn]
-        for rows in intact_rows(connection, name, readable, report.damaged):
+        for rows in without_repeated(name, intact_rows(connection, name, readable, report.damaged)):
             transaction.insert(name, rows)
 
 

@@ -14,13 +14,17 @@ def note_sightings(lake: Lake, run_id: str, sources: pa.Table, rejects: pa.Table
 
 
 def insert_sightings(transaction: Transaction, run_id: str, sources: pa.Table, rejects: pa.Table) -> None:
-    """Within a transaction: the sources (doc_id, corpus, source, line) and rejects that are not yet known."""
+    """Within a transaction: the sources (doc_id, corpus, source, line) and rejects that are not yet known.
+
+    Sources of forgotten documents are left out, since their files may still be in the corpus.
+    """
     connection = transaction.connection
     if sources.num_rows:
         connection.register("incoming_sources", sources)
         new = connection.execute(
             """
             SELECT doc_id, corpus, source, line::BIGINT AS line FROM incoming_sources
+            WHERE doc_id NOT IN (SELECT doc_id FROM store.tombstones)
             EXCEPT SELECT doc_id, corpus, source, line FROM store.document_sources
             """
         ).to_arrow_table()

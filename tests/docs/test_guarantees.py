@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 PAGE = Path("docs/guarantees.md").read_text(encoding="utf-8")
+PROMISES = PAGE.partition("## What was killed")[0]
 NAMED = sorted(set(re.findall(r"`(tests/[^`]+)`", PAGE)))
 FOLDERS = ("crash", "property", "integration")
 
@@ -14,7 +15,7 @@ FOLDERS = ("crash", "property", "integration")
 def test_the_page_has_a_test_for_every_promise():
     without = [
         promise
-        for promise in re.findall(r"^- \*\*(.+?)(?=^- \*\*|^#|\Z)", PAGE, re.M | re.S)
+        for promise in re.findall(r"^- \*\*(.+?)(?=^- \*\*|^#|\Z)", PROMISES, re.M | re.S)
         if "`tests/" not in promise
     ]
     assert without == []

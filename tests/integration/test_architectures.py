@@ -14,7 +14,7 @@ from logitlake.pipeline.teachers.engines.transformers_engine import Transformers
 from logitlake.pipeline.teachers.loading import load_causal_lm
 from logitlake.pipeline.teachers.probe import probed
 from logitlake.storage.errors import MismatchError
-from tests.tiny_models import VOCABULARY, tiny_model
+from tests.tiny_architectures import VOCABULARY, tiny_model
 
 WINDOW = 64
 LENGTHS = (40, 7, 23, WINDOW)

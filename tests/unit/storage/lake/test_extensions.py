@@ -9,7 +9,7 @@ from logitlake.storage.errors import LakeError
 from logitlake.storage.lake import extensions
 from logitlake.storage.lake.extensions import load_extension, wheel_file
 from logitlake.storage.lake.lake import Lake
-from tests.conftest import real_connect
+from tests.quick_duckdb import real_connect
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from logitlake.storage.errors import LakeError
@@ -20,8 +21,9 @@ from logitlake.storage.upkeep.compaction import compact, merge_small_tables, pla
 from logitlake.storage.upkeep.forgetting import find_documents, forget, retire_recipe
 from logitlake.storage.upkeep.sweeping import sweep
 from logitlake.storage.upkeep.verify import verify
-from logitlake.storage.writing.commits import commit_unit
+from logitlake.storage.writing.commits import REJECTS, SOURCES, commit_unit
 from logitlake.storage.writing.recipes import register_recipe
+from logitlake.storage.writing.sightings import note_sightings
 
 NOW = timedelta(0)
 OTHER = {"teacher": {"name": "big"}, "tokenizer": "words", "sparsifier": {"name": "top_k"}, "temperature": 1.0}
@@ -212,11 +214,6 @@ def test_a_merge_that_meets_a_forgetting_gives_way(filled):
 
 
 def test_documents_to_forget_are_found_by_source_folder_or_condition(filled, make_rows, recipe):
-    import pyarrow as pa
-
-    from logitlake.storage.writing.commits import SOURCES
-    from logitlake.storage.writing.sightings import note_sightings
-
     sources = [
         {"doc_id": document_id(name), "corpus": "books", "source": f"shelf/{name}.txt", "line": None} for name in "abc"
     ]
@@ -233,3 +230,12 @@ def test_a_retired_recipe_is_gone_and_the_others_are_not(filled, recipe):
     assert filled.sql("SELECT DISTINCT recipe_id FROM sequences")["recipe_id"].to_pylist() == [id_of_recipe(recipe)]
     with pytest.raises(LakeError, match="show recipes"):
         retire_recipe(filled, "nothing")
+
+
+def test_the_source_of_a_forgotten_document_does_not_come_back_with_the_next_capture(filled):
+    """The file is still in the corpus, and each capture reads it again."""
+    forget(filled, [document_id("u0-0")], reason="asked")
+    names = ("u0-0", "u0-1")
+    read = [{"doc_id": document_id(n), "corpus": "c", "source": f"{n}.txt", "line": None} for n in names]
+    note_sightings(filled, "run", pa.Table.from_pylist(read, SOURCES), REJECTS.empty_table())
+    assert filled.sql("SELECT source FROM sources")["source"].to_pylist() == ["u0-1.txt"]
