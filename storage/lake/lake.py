@@ -33,6 +33,8 @@ from logitlake.storage.schema.row_hash import insert_rows
 from logitlake.storage.schema.tables import NAME
 
 _CATALOG_RETRIES = 100
+# DuckDB's message may quote bytes of a damaged catalog that are not UTF-8.
+_CATALOG_ERRORS = (duckdb.Error, UnicodeDecodeError)
 # What DuckLake says of a catalog database that holds no DuckLake, such as an empty PostgreSQL database.
 _NO_DUCKLAKE = "creating a new DuckLake is explicitly disabled"
 _ATTEMPTS = 20
@@ -129,7 +131,7 @@ class Lake:
                 lake = cls(location, connection, read_only=read_only, lock_timeout=lock_timeout)
                 if read_only and not current:
                     lake.show_only({})
-            except duckdb.Error as error:
+            except _CATALOG_ERRORS as error:
                 raise _unreadable(location, error) from error
         return lake
 
@@ -172,7 +174,7 @@ class Lake:
         try:
             with signals_kept(self.connection):
                 return self.connection.execute(query, parameters or []).to_arrow_table()
-        except duckdb.Error as error:
+        except (*_CATALOG_ERRORS, pa.ArrowException) as error:
             raise LakeError(f"the lake could not answer: {self._reason(error)}") from error
 
     def batches(self, query: str, n_rows: int) -> Iterator[pa.Table]:
@@ -322,7 +324,7 @@ def _missing(location: LakeLocation) -> LakeMissingError:
     )
 
 
-def _unreadable(location: LakeLocation, error: duckdb.Error) -> LakeError:
+def _unreadable(location: LakeLocation, error: Exception) -> LakeError:
     reason = without_secrets(str(error).splitlines()[0])
     return LakeError(
         f"the catalog {without_secrets(location.catalog)} can't be read ({reason}): if it is damaged, restore it from "
@@ -352,7 +354,7 @@ def _attach(location: LakeLocation, *, read_only: bool, must_exist: bool = False
     try:
         connection.execute(f"ATTACH {_quoted(f'ducklake:{location.catalog}')} AS {NAME} ({', '.join(options)})")
         connection.execute(f"USE {NAME}")
-    except duckdb.Error as error:
+    except _CATALOG_ERRORS as error:
         connection.close()
         if _NO_DUCKLAKE in str(error):
             raise _missing(location) from None
