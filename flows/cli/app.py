@@ -6,6 +6,7 @@ torch and Prefect.
 
 import errno
 import os
+import resource
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -42,7 +43,13 @@ _UsageError: type[Exception] = next(
 )
 
 
+# What the loader of libraries, threads and torch say without memory, each in an error of another kind.
+_NO_MEMORY = (
+    *("failed to map segment", "Resource temporarily unavailable"),
+    *("annot allocate memory", "can't start new thread", "can't allocate memory"),
+)
 _NO_TEMPORARY_FOLDER = "No usable temporary directory"
+_OPEN_FILES = 4096
 # Errors that mean a wrong path, not a defect of the program.
 _PATH_ERRORS = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.EEXIST}
 _PATH_ERRORS |= {errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
@@ -98,7 +105,7 @@ def _message_and_code(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.filename is not None and error.errno in _PATH_ERRORS:
         message = f"{error.filename}: {error.strerror}; choose another path, or correct this one"
         return message, SettingsError.exit_code
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY):
         return f"out of memory ({error or 'no detail'}): free some, or give the process more, and run again", 1
     message = f"unexpected error: {type(error).__name__}: {error}; --debug prints the traceback: please report it"
     return message, LogitlakeError.exit_code
@@ -184,6 +191,14 @@ def _print_version(given: bool) -> None:
         raise typer.Exit
 
 
+def _allow_open_files() -> None:
+    """Raise the number of files that may be open to what the system allows, where it is low by default (256)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _OPEN_FILES:
+        allowed = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
 def main() -> None:
     """Entry point of the installed command."""
     light = {entry.name for entry in entries() if entry.light}
@@ -193,6 +208,7 @@ def main() -> None:
     if sys.stdout is not None:  # it is None where the caller has closed it
         utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
         sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")  # type: ignore[union-attr]
+    _allow_open_files()
     try:
         with signals_stop_queries():
             app(prog_name="logitlake")

@@ -41,8 +41,6 @@ echo "verify $?"
         pytest.param("rebuild", 65_536, id="rebuild", marks=pytest.mark.slow),
         pytest.param("report --output {disk}/page.html", 65_536, id="report", marks=pytest.mark.slow),
         pytest.param("export {disk}/dataset", 45_056, id="export", marks=pytest.mark.slow),
-        pytest.param("train --output {disk}/student", 1_500_000, id="prefect", marks=pytest.mark.slow),
-        pytest.param("maintain", 65_536, id="prefect-of-upkeep", marks=pytest.mark.slow),
     ],
 )
 def test_a_full_disk_is_named_with_its_place_and_the_command_completes_once_there_is_room(
