@@ -4,6 +4,7 @@ Readers never wait. Writers to an embedded (SQLite) catalog hold one file lock f
 Writers to a server all update the guard row, so that DuckLake lets only one of them commit.
 """
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,13 +16,14 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
-from logitlake.storage.errors import LakeBusyError, LakeError, LakeMissingError, LostRaceError
+from logitlake.storage.errors import IntegrityError, LakeBusyError, LakeError, LakeMissingError, LostRaceError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.catalog_changes import repeat_if_overtaken
 from logitlake.storage.lake.creation import has_tables, make_or_migrate
 from logitlake.storage.lake.durability import moment, sync_files_since
 from logitlake.storage.lake.extensions import load_extension
 from logitlake.storage.lake.lake_settings import read_lake_settings
+from logitlake.storage.lake.last_commit import note_commit, noted_commit
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import commit_lock
 from logitlake.storage.lake.migration import check_format, is_current, migrate
@@ -29,6 +31,8 @@ from logitlake.storage.lake.object_store import configure_object_store
 from logitlake.storage.lake.overlay import MEMORY, lay_views
 from logitlake.storage.schema.row_hash import insert_rows
 from logitlake.storage.schema.tables import NAME
+
+log = logging.getLogger(__name__)
 
 _CATALOG_RETRIES = 100
 # What DuckLake says of a catalog database that holds no DuckLake, such as an empty PostgreSQL database.
@@ -70,8 +74,11 @@ class Lake:
         self.location = location
         self.connection = connection
         self.read_only = read_only
+        # How many commits the note beside the data knows more than the catalog; 0 unless this is an older catalog.
+        self.n_missing_commits = 0
         self._lock_timeout = lock_timeout
         self._database = NAME
+        self._unfinished = unfinished
         self.held_out_salt, self.held_out_share = self._read_settings(unfinished=unfinished)
 
     @classmethod
@@ -87,8 +94,8 @@ class Lake:
     ) -> "Lake":
         """Open the lake for writing, and make it first if there is none. The held-out split is fixed at that moment.
 
-        Raises LakeError if the data path holds shards that no catalog names, unless `over_data` is set (rebuild): then
-        the new lake is marked as unfinished until the mark is removed.
+        Raises LakeError if the data path holds a lake whose catalog is gone, unless `over_data` is set (rebuild): then
+        the new lake is marked as unfinished until the mark is removed. Raises IntegrityError for an older catalog.
         """
         settings = {
             "held_out_salt": held_out_salt,
@@ -104,15 +111,18 @@ class Lake:
             connection = _attach_or_make(location)
             with _closed_on_error(connection):
                 make_or_migrate(connection, location, settings, over_data=over_data)
-        return cls(location, connection, read_only=False, lock_timeout=lock_timeout, unfinished=over_data)
+        lake = cls(location, connection, read_only=False, lock_timeout=lock_timeout, unfinished=over_data)
+        if not over_data:
+            lake._compare_with_note()
+        return lake
 
     @classmethod
     def open(cls, location: LakeLocation, *, read_only: bool = True, lock_timeout: float = 60) -> "Lake":
         """Open a lake that exists.
 
         A lake of an older logitlake gets the tables, columns and views of this one: in the catalog if it is opened for
-        writing, else in the memory of this session. Raises LakeMissingError, or FormatVersionError for a lake of a
-        newer logitlake.
+        writing, else in the memory of this session. Raises LakeMissingError, FormatVersionError for a lake of a newer
+        logitlake, and IntegrityError if an older catalog is opened for writing; readers log a warning.
         """
         if location.catalog_file and not location.catalog_file.exists():
             raise _missing(location)
@@ -124,6 +134,7 @@ class Lake:
             if not read_only and not current:
                 _migrate(connection, location, lock_timeout)
         lake = cls(location, connection, read_only=read_only, lock_timeout=lock_timeout)
+        lake._compare_with_note()
         if read_only and not current:
             lake.show_only({})
         return lake
@@ -210,6 +221,7 @@ class Lake:
                 sync_files_since(self.location, began)
                 self._commit()
                 reach("committed")
+                self._note_commit()
             except duckdb.Error as error:
                 self._rollback()
                 full = "; free some space and run again" if "No space left" in str(error) else ""
@@ -251,6 +263,35 @@ class Lake:
                     f"another commit came first ({text.splitlines()[-1]}): look again and retry"
                 ) from error
             raise LakeError(f"the commit failed and was rolled back: {text}") from error
+
+    def _compare_with_note(self) -> None:
+        """Find a catalog that knows less than its data: an error for a writer, a warning for a reader.
+
+        The note is read first, because another process may commit in between.
+        """
+        noted = noted_commit(self.connection, self.location)
+        self.n_missing_commits = max(0, noted - self.commit_number) if noted else 0
+        if not self.n_missing_commits:
+            return
+        if not self.read_only:
+            self.connection.close()
+            raise IntegrityError(f"{self.missing_history}. Nothing was changed")
+        log.warning(self.missing_history)
+
+    @property
+    def missing_history(self) -> str:
+        """What a person reads about a catalog that is older than its data."""
+        commits = "commit" if self.n_missing_commits == 1 else "commits"
+        return (
+            f"{self.location.data} was written by {self.n_missing_commits} {commits} that the catalog "
+            f"{without_secrets(self.location.catalog)} does not know: the catalog is an older copy. Put the newer "
+            "catalog back, or move this one away and run `logitlake rebuild`, which makes it again from all files"
+        )
+
+    def _note_commit(self) -> None:
+        """Note the number that the catalog has by now; a rebuild does it once, when its catalog is in place."""
+        if not self._unfinished:
+            note_commit(self.connection, self.location, self.commit_number)
 
     def _rollback(self) -> None:
         try:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from logitlake.storage.errors import LakeError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import UNFINISHED, Lake, Transaction
+from logitlake.storage.lake.last_commit import note_commit, noted_commit
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import commit_lock, single_writer
 from logitlake.storage.lake.migration import LAKE_NOTES, write_lake_note
@@ -67,6 +68,8 @@ def rebuild(location: LakeLocation, *, on_shard: OnShard = lambda done, total: N
             _check_place(location.catalog_file)
             with _new_catalog(location) as beside:
                 _rebuild(beside, settings, on_shard, report)
+        with Lake.open(location) as lake:
+            note_commit(lake.connection, location, lake.commit_number)
     return report
 
 
@@ -130,7 +133,7 @@ def _rebuild(location: LakeLocation, settings: Mapping[str, str], on_shard: OnSh
             _take_recipes(transaction, location, report)
             forgotten = _forgotten(transaction, location, report)
             shards = take_shards(transaction, location, forgotten, on_shard)
-            _finish(transaction, forgotten)
+            _finish(transaction, location, forgotten)
         counts = lake.row(
             "SELECT count(*) AS documents, coalesce(sum(n_sequences), 0) AS sequences FROM store.documents"
         )
@@ -198,7 +201,7 @@ def _forgotten(transaction: Transaction, location: LakeLocation, report: Rebuild
     return pa.array(sorted(doc_ids), pa.string())
 
 
-def _finish(transaction: Transaction, forgotten: pa.Array) -> None:
+def _finish(transaction: Transaction, location: LakeLocation, forgotten: pa.Array) -> None:
     """Give units without a commit a number, raise the guard above all numbers, remove what was forgotten or retired."""
     connection = transaction.connection
     commits = connection.execute(
@@ -217,14 +220,15 @@ def _finish(transaction: Transaction, forgotten: pa.Array) -> None:
     transaction.insert("commits", commits)
     connection.execute(
         """
-        UPDATE store.guard SET commit_number = 1 + (
+        UPDATE store.guard SET commit_number = greatest(?, 1 + (
             SELECT coalesce(max(number), 0) FROM (
                 SELECT max(commit_number) AS number FROM store.commits
                 UNION ALL SELECT max(commit_number) FROM store.promotions
                 UNION ALL SELECT max(up_to_commit) FROM store.row_sets
             )
-        )
-        """
+        ))
+        """,
+        [noted_commit(connection, location)],
     )
     connection.register("forgotten_documents", pa.table({"doc_id": forgotten}))
     for name, table in TABLES.items():

@@ -43,7 +43,8 @@ def verify(options: VerifyOptions) -> None:
         checks = list(watched(check(lake, sample=sample), "verify", total=n_units, unit="units"))
         tables = list(verify_tables(lake))
         missing = examine(lake, unknown_files(lake)).missing
-        unknown = refusal(lake, missing) if missing else ""
+        older = lake.missing_history if lake.n_missing_commits else ""
+        unknown = refusal(lake, missing) if missing else older
     bad = [unit for unit in checks if unit.problem]
     n_sequences = sum(unit.n_sequences for unit in checks)
     rows: list[dict[str, object]] = [
@@ -60,7 +61,8 @@ def verify(options: VerifyOptions) -> None:
     for table in tables:
         if table.problem:
             rows.append({**dict.fromkeys(columns), "table": table.table, "problem": table.problem})
-    rows += [{**dict.fromkeys(columns), "table": "catalog", "problem": f"not in the catalog: {m}"} for m in missing]
+    absent = [f"not in the catalog: {m}" for m in missing] + ([older] if older else [])
+    rows += [{**dict.fromkeys(columns), "table": "catalog", "problem": problem} for problem in absent]
     if rows or form is not Format.TABLE:
         print_rows(rows, form, columns=columns)
     if without_hash := sum(table.n_without_hash for table in tables):
