@@ -26,6 +26,7 @@ from logitlake.storage.lake.lake_settings import read_lake_settings
 from logitlake.storage.lake.last_commit import note_commit, noted_commit
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import commit_lock
+from logitlake.storage.lake.lost_answers import hold_files, put_back
 from logitlake.storage.lake.migration import check_format, is_current, migrate
 from logitlake.storage.lake.object_store import configure_object_store
 from logitlake.storage.lake.overlay import MEMORY, lay_views
@@ -219,7 +220,7 @@ class Lake:
                 yield Transaction(row[0], self.connection)
                 reach("rows-registered")
                 sync_files_since(self.location, began)
-                self._commit()
+                self._commit(began)
                 reach("committed")
                 self._note_commit()
             except duckdb.Error as error:
@@ -246,6 +247,19 @@ class Lake:
         raise LakeBusyError(f"other writers committed first {_ATTEMPTS} times in a row: nothing was changed, run again")
 
     @contextmanager
+    def catalog_change(self) -> Iterator[None]:
+        """A transaction of DuckLake's own upkeep, within `exclusive`: it raises no commit number. Raises LostRaceError
+        as `transaction` does."""
+        began = moment()
+        self.connection.execute("BEGIN")
+        try:
+            yield
+            self._commit(began)
+        except BaseException:
+            self._rollback()
+            raise
+
+    @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the commit lock for upkeep that DuckLake does in its own transactions, and sync the files it wrote."""
         with commit_lock(self.location, self._lock_timeout):
@@ -253,16 +267,20 @@ class Lake:
             yield
             sync_files_since(self.location, began)
 
-    def _commit(self) -> None:
+    def _commit(self, began: float) -> None:
+        """COMMIT. If the server's answer is lost, the commit may have landed: its files are put back."""
+        files = hold_files(self.location, began) if self.location.catalog_file is None else {}
         try:
             self.connection.execute("COMMIT")
         except duckdb.Error as error:
             text = str(error)
-            if "conflict" in text.lower() or "locked" in text.lower():
+            if is_conflict(error):
                 raise LostRaceError(
                     f"another commit came first ({text.splitlines()[-1]}): look again and retry"
                 ) from error
-            raise LakeError(f"the commit failed and was rolled back: {text}") from error
+            put_back(self.location, files)
+            state = "was rolled back" if self.location.catalog_file else "may have landed: run again, which looks first"
+            raise LakeError(f"the commit failed and {state}: {text}") from error
 
     def _compare_with_note(self) -> None:
         """Find a catalog that knows less than its data: an error for a writer, a warning for a reader.
@@ -321,6 +339,12 @@ class Lake:
                 "`logitlake capture` creates what is missing"
             )
         return values["held_out_salt"], float(values["held_out_share"])
+
+
+def is_conflict(error: Exception) -> bool:
+    """Whether DuckLake refused a change because another writer's commit came first."""
+    text = str(error).lower()
+    return "conflict" in text or "locked" in text
 
 
 def _migrate(connection: duckdb.DuckDBPyConnection, location: LakeLocation, lock_timeout: float) -> None:
