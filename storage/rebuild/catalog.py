@@ -27,6 +27,11 @@ from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import commit_lock, single_writer
 from logitlake.storage.lake.migration import LAKE_NOTES, write_lake_note
 from logitlake.storage.lake.object_store import connect, sync_directory
+from logitlake.storage.rebuild.killed_transactions import (
+    count_again,
+    drop_repeated_commits,
+    drop_repeated_promotions,
+)
 from logitlake.storage.rebuild.notes import forgotten_documents, noted_recipes, read_settings
 from logitlake.storage.rebuild.shards import OnShard, ShardsReport, take_shards
 from logitlake.storage.schema.tables import TABLES, Rebuild
@@ -130,9 +135,12 @@ def _rebuild(location: LakeLocation, settings: Mapping[str, str], on_shard: OnSh
             for name, table in TABLES.items():
                 if table.rebuild is Rebuild.FROM_FILES:
                     _take_rows(transaction, location, name, report)
+            drop_repeated_commits(transaction)
+            drop_repeated_promotions(transaction)
             _take_recipes(transaction, location, report)
             forgotten = _forgotten(transaction, location, report)
             shards = take_shards(transaction, location, forgotten, on_shard)
+            count_again(transaction, shards.split_units)
             _finish(transaction, location, forgotten)
         counts = lake.row(
             "SELECT count(*) AS documents, coalesce(sum(n_sequences), 0) AS sequences FROM store.documents"

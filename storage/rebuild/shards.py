@@ -5,6 +5,7 @@ would say less than was captured. The file stays where it is.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,12 +36,14 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class ShardsReport:
-    """What was taken and left out, by file; `lost` are the documents that no file holds intact."""
+    """What was taken and left out, by file; `lost` are the documents that no file holds intact, and `split_units` the
+    work units of which only some documents were taken, because the others came from another file."""
 
     n_taken: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     lost: set[Key] = field(default_factory=set)
+    split_units: set[str] = field(default_factory=set)
 
 
 def take_shards(
@@ -48,7 +51,7 @@ def take_shards(
 ) -> ShardsReport:
     """Register every shard under the data path, each document once. Calls `on_shard` after each file."""
     report, damaged = ShardsReport(), dict[str, set[Key]]()
-    paths = _merged_first(data_files(location, "sequences"))
+    paths = _in_order(data_files(location, "sequences"), _commit_times(transaction))
     for done, path in enumerate(paths, start=1):
         _take_shard(transaction, location, path, forgotten, report, damaged)
         reach("shard-taken")
@@ -66,9 +69,22 @@ def take_shards(
     return report
 
 
-def _merged_first(paths: list[str]) -> list[str]:
-    """Files that compaction wrote come first: they cover the ones they were merged from."""
-    return sorted(paths, key=lambda path: (not Path(path).name.startswith((MERGED_PREFIX, "ducklake-")), path))
+def _in_order(paths: list[str], committed: dict[str, datetime]) -> list[str]:
+    """Files that compaction wrote come first: they cover the ones they were merged from. Then the units by their
+    commits, the last first: a process that was killed, or that lost a race, left its shard before the documents were
+    committed in another unit. Files of units without a commit come last."""
+
+    def place(path: str) -> tuple[bool, float, str]:
+        name = Path(path).name
+        moment = committed.get(name.removeprefix(_REWRITTEN_PREFIX).partition("-")[0])
+        return not name.startswith((MERGED_PREFIX, "ducklake-")), -moment.timestamp() if moment else 0.0, path
+
+    return sorted(paths, key=place)
+
+
+def _commit_times(transaction: Transaction) -> dict[str, datetime]:
+    rows = transaction.connection.execute("SELECT unit_id, max(committed_at) FROM store.commits GROUP BY unit_id")
+    return dict(rows.fetchall())
 
 
 def _take_shard(
@@ -93,6 +109,7 @@ def _take_shard(
         if path not in damaged:
             report.skipped[path] = "every row was forgotten or is in another file"
         return
+    report.split_units |= _split_units(intact.filter(_not_in(intact["doc_id"], forgotten)), fresh)
     _take_recipe(transaction, location, path, fresh)
     if compacted or fresh.num_rows < rows.num_rows:
         path = _rewrite(transaction, location, path, fresh)
@@ -139,7 +156,7 @@ def _committed_counts(location: LakeLocation, unit_ids: set[str]) -> dict[Key, s
 
 def _fresh(transaction: Transaction, rows: pa.Table, forgotten: pa.Array) -> pa.Table:
     """The rows whose document is not forgotten, and not in the catalog yet under the same recipe."""
-    rows = rows.filter(pc.invert(pc.is_in(rows["doc_id"], value_set=forgotten)))
+    rows = rows.filter(_not_in(rows["doc_id"], forgotten))
     connection = transaction.connection
     connection.register("incoming_rows", rows)
     fresh = connection.execute(
@@ -152,6 +169,16 @@ def _fresh(transaction: Transaction, rows: pa.Table, forgotten: pa.Array) -> pa.
     return complete_rows(fresh).sort_by(
         [("recipe_id", "ascending"), ("doc_id", "ascending"), ("window_index", "ascending")]
     )
+
+
+def _not_in(doc_ids: pa.ChunkedArray, forgotten: pa.Array) -> pa.ChunkedArray:
+    return pc.invert(pc.is_in(doc_ids, value_set=forgotten))
+
+
+def _split_units(rows: pa.Table, fresh: pa.Table) -> set[str]:
+    """The units that have some rows in `fresh`, and fewer than in `rows`."""
+    n_rows, n_fresh = (Counter(part["unit_id"].to_pylist()) for part in (rows, fresh))
+    return {unit_id for unit_id, n in n_fresh.items() if n < n_rows[unit_id]}
 
 
 def _read(location: LakeLocation, path: str) -> tuple[pa.Table, bool]:
