@@ -9,6 +9,8 @@ import contextlib
 import time
 from pathlib import Path
 
+import duckdb
+
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import connect, list_paths, put_bytes
 from logitlake.storage.schema.tables import TABLES
@@ -24,7 +26,8 @@ def hold_files(location: LakeLocation, began: float) -> dict[str, bytes]:
     if location.data_directory is not None:
         for name in TABLES:
             for path in (location.data_directory / "store" / name).glob("ducklake-*.parquet"):
-                with contextlib.suppress(FileNotFoundError):  # a file of a writer that was rolled back
+                # A writer that was rolled back removes its files.
+                with contextlib.suppress(FileNotFoundError):
                     if path.stat().st_mtime >= began:
                         contents[str(path)] = path.read_bytes()
         return contents
@@ -32,8 +35,9 @@ def hold_files(location: LakeLocation, began: float) -> dict[str, bytes]:
     with connect(location) as connection:
         listed = " UNION ALL ".join(["FROM glob(?)"] * len(patterns))
         for (path,) in connection.execute(listed, patterns).fetchall():
-            row = connection.execute("SELECT content FROM read_blob(?)", [path]).fetchone()
-            contents[path] = bytes(row[0]) if row else b""
+            with contextlib.suppress(duckdb.Error):
+                row = connection.execute("SELECT content FROM read_blob(?)", [path]).fetchone()
+                contents.update({path: bytes(row[0])} if row else {})
     return contents
 
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Transaction
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.object_store import connect, put_bytes
+from logitlake.storage.lake.object_store import connect, list_paths, put_bytes
 from logitlake.storage.rebuild.notes import recipe_in_footer
 from logitlake.storage.schema.sequences import complete_rows, differing_rows, with_hashes
 from logitlake.storage.shards.writing import encode_shard
@@ -99,7 +99,10 @@ def _take_shard(
         rows, compacted = _read(location, path)
         differing = differing_rows(rows)
     except (duckdb.Error, pa.ArrowException, ValueError) as error:
-        report.damaged[path] = str(error).splitlines()[0]
+        if list_paths(location, path.removeprefix(location.data)):
+            report.damaged[path] = str(error).splitlines()[0]
+        else:
+            report.skipped[path] = "another process has removed the file"
         return
     intact = rows
     if pc.any(differing).as_py():
