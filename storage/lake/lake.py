@@ -19,6 +19,7 @@ import pyarrow as pa
 from logitlake.storage.errors import IntegrityError, LakeBusyError, LakeError, LakeMissingError, LostRaceError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.catalog_changes import repeat_if_overtaken
+from logitlake.storage.lake.catalog_file import check_is_whole
 from logitlake.storage.lake.creation import has_tables, make_or_migrate
 from logitlake.storage.lake.durability import moment, sync_files_since
 from logitlake.storage.lake.extensions import load_extension
@@ -379,6 +380,8 @@ def _missing(location: LakeLocation) -> LakeMissingError:
 
 def _attach(location: LakeLocation, *, read_only: bool, must_exist: bool = False) -> duckdb.DuckDBPyConnection:
     """A connection to the lake. `must_exist`: raises LakeMissingError where there is no DuckLake, and makes none."""
+    if location.catalog_file is not None and location.catalog_file.exists():
+        check_is_whole(location.catalog_file)
     connection = duckdb.connect()
     _set_time_zone(connection)
     if location.data_directory is not None:
