@@ -66,8 +66,8 @@ def _read(connection: duckdb.DuckDBPyConnection, location: LakeLocation) -> byte
 def _write(connection: duckdb.DuckDBPyConnection, location: LakeLocation, content: str) -> None:
     """Whole or not at all, but not synced: after a power loss an older note is as good as none."""
     if location.data_directory is None:
-        path = f"{location.data}{NOTE}".replace("'", "''")
-        connection.execute(f"COPY (SELECT '{content}'::BLOB) TO '{path}' (FORMAT blob)")
+        url = f"{location.data}{NOTE}".replace("'", "''")
+        connection.execute(f"COPY (SELECT '{content}'::BLOB) TO '{url}' (FORMAT blob)")
         return
     path = location.data_directory / NOTE
     staged = Path(f"{path}.{os.getpid()}{secrets.randbelow(10**9):09}{STAGING_SUFFIX}")
