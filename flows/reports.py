@@ -102,6 +102,7 @@ class MaintainReport:
     merges: int = 0
     files_merged: int = 0
     merges_put_off: int = 0
+    small_tables_put_off: int = 0
     forgotten_rows_removed: bool = False
     snapshots_expired: int = 0
     expired_files: int = 0

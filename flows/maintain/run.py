@@ -85,7 +85,7 @@ class MaintainRun:
         self.report = replace(self.report, units_verified=len(found.units))
         if not self.report.dry_run:
             record(self._lake, found)
-        if found.missing:
+        if found.refusal:
             raise IntegrityError(found.refusal)
         if damaged := found.damaged_units:
             raise IntegrityError(
@@ -118,7 +118,11 @@ class MaintainRun:
         if n_old_rows := sum(merge.n_old_rows for merge in merges):
             log.info("brought %s sequences of format 1 to format 2", f"{n_old_rows:,}")
         self._add_row_hashes()
-        merge_small_tables(self._lake)
+        if put_off := merge_small_tables(self._lake):
+            self.report = replace(self.report, small_tables_put_off=len(put_off))
+            log.warning(
+                "other writers changed %s at the same moment: the next upkeep merges their files", ", ".join(put_off)
+            )
 
     def _add_row_hashes(self) -> None:
         """Bring rows of an older format up. Other writers may delay this; merging and sweeping do not wait for it."""
@@ -130,7 +134,8 @@ class MaintainRun:
 
     def sweep(self) -> None:
         """Expire snapshots and remove unreferenced files after the grace period; forgotten rows are removed at once."""
-        due = self._n_forgotten > n_removed(self._lake) and not self.report.merges_put_off
+        put_off = self.report.merges_put_off or self.report.small_tables_put_off
+        due = self._n_forgotten > n_removed(self._lake) and not put_off
         swept: Swept = sweep(
             self._lake,
             grace=timedelta(hours=self.settings.grace_hours),

@@ -8,6 +8,7 @@ import pyarrow as pa
 from logitlake.storage.errors import LakeError
 from logitlake.storage.lake.catalog_changes import catalog_transaction, repeat_if_overtaken
 from logitlake.storage.lake.durability import moment, sync_files_since
+from logitlake.storage.lake.last_commit import NOTE
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.migration import migrate, notes_are_current, write_lake_note
 from logitlake.storage.lake.object_store import list_paths
@@ -23,14 +24,23 @@ _INLINING = (
 )
 _OPTIONS = {"parquet_compression": "zstd", "parquet_compression_level": "19", "parquet_version": "2"}
 
+# What a lake with a commit has, and a creation that was stopped has not.
+_OF_A_LAKE = {
+    "store/sequences/**/*.parquet": "the shards",
+    NOTE: "the note of the last commit",
+    "recipes/*.json": "the recipes",
+    "tombstones/*.json": "the tombstones",
+    "students/*.json": "the students",
+}
+
 
 def make_or_migrate(
     connection: duckdb.DuckDBPyConnection, location: LakeLocation, settings: Mapping[str, str], *, over_data: bool
 ) -> None:
     """Make what is missing of a lake; `settings` are those of a new one. The caller holds the commit lock.
 
-    Raises LakeError if the data path holds shards that no catalog names (a new lake would have another held-out split
-    and would compute everything again), or Parquet files that no lake wrote.
+    Raises LakeError if the data path holds the shards or notes of a lake whose catalog is gone (a new lake would have
+    another held-out split and would compute everything again), or Parquet files that no lake wrote.
     """
 
     def make_missing_tables() -> None:
@@ -39,7 +49,7 @@ def make_or_migrate(
                 _check_data_path(location)
             _make_tables(connection, settings)
             if not over_data:
-                # The notes of an earlier lake without shards may name another held-out rule.
+                # The notes of an earlier lake without a commit may name another held-out rule.
                 write_lake_note(connection, location)
 
     began = moment()
@@ -61,11 +71,12 @@ def has_tables(connection: duckdb.DuckDBPyConnection) -> bool:
 
 
 def _check_data_path(location: LakeLocation) -> None:
-    if list_paths(location, "store/sequences/**/*.parquet"):
-        raise LakeError(
-            f"{location.data} holds shards, but its catalog is gone: `logitlake rebuild` makes it again from them; "
-            "to begin anew, name another lake"
-        )
+    for pattern, kind in _OF_A_LAKE.items():
+        if list_paths(location, pattern):
+            raise LakeError(
+                f"{location.data} holds {kind} of a lake, but its catalog is gone: `logitlake rebuild` makes it again; "
+                "if the lake is still being copied, complete the copy; to begin anew, name another lake"
+            )
     # Files under store/ without a catalog were left by a creation that was stopped.
     foreign = [path for path in list_paths(location, "**/*.parquet") if not path.startswith(f"{location.data}store/")]
     if foreign:

@@ -4,6 +4,7 @@ Readers never wait. Writers to an embedded (SQLite) catalog hold one file lock f
 Writers to a server all update the guard row, so that DuckLake lets only one of them commit.
 """
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,22 +16,27 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
-from logitlake.storage.errors import LakeBusyError, LakeError, LakeMissingError, LostRaceError
+from logitlake.storage.errors import IntegrityError, LakeBusyError, LakeError, LakeMissingError, LostRaceError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.catalog_changes import repeat_if_overtaken
+from logitlake.storage.lake.catalog_file import check_is_whole
 from logitlake.storage.lake.creation import has_tables, make_or_migrate
 from logitlake.storage.lake.disk_errors import disk_problem, lake_folders
 from logitlake.storage.lake.durability import moment, sync_files_since
 from logitlake.storage.lake.extensions import load_extension
 from logitlake.storage.lake.lake_settings import read_lake_settings
+from logitlake.storage.lake.last_commit import note_commit, noted_commit
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import commit_lock
+from logitlake.storage.lake.lost_answers import hold_files, put_back
 from logitlake.storage.lake.migration import check_format, is_current, migrate
 from logitlake.storage.lake.object_store import configure_object_store
 from logitlake.storage.lake.open_connections import close, closing, signals_kept, stoppable
 from logitlake.storage.lake.overlay import MEMORY, lay_views
 from logitlake.storage.schema.row_hash import insert_rows
 from logitlake.storage.schema.tables import NAME
+
+log = logging.getLogger(__name__)
 
 _CATALOG_RETRIES = 100
 # DuckDB's message may quote bytes of a damaged catalog that are not UTF-8.
@@ -74,8 +80,11 @@ class Lake:
         self.location = location
         self.connection = connection
         self.read_only = read_only
+        # How many commits the note beside the data knows more than the catalog; 0 unless this is an older catalog.
+        self.n_missing_commits = 0
         self._lock_timeout = lock_timeout
         self._database = NAME
+        self._unfinished = unfinished
         self.held_out_salt, self.held_out_share = self._read_settings(unfinished=unfinished)
 
     @classmethod
@@ -91,8 +100,8 @@ class Lake:
     ) -> "Lake":
         """Open the lake for writing, and make it first if there is none. The held-out split is fixed at that moment.
 
-        Raises LakeError if the data path holds shards that no catalog names, unless `over_data` is set (rebuild): then
-        the new lake is marked as unfinished until the mark is removed.
+        Raises LakeError if the data path holds a lake whose catalog is gone, unless `over_data` is set (rebuild): then
+        the new lake is marked as unfinished until the mark is removed. Raises IntegrityError for an older catalog.
         """
         settings = {
             "held_out_salt": held_out_salt,
@@ -108,15 +117,18 @@ class Lake:
             connection = _attach_or_make(location)
             with _closed_on_error(connection):
                 make_or_migrate(connection, location, settings, over_data=over_data)
-        return cls(location, connection, read_only=False, lock_timeout=lock_timeout, unfinished=over_data)
+        lake = cls(location, connection, read_only=False, lock_timeout=lock_timeout, unfinished=over_data)
+        if not over_data:
+            lake._compare_with_note()
+        return lake
 
     @classmethod
     def open(cls, location: LakeLocation, *, read_only: bool = True, lock_timeout: float = 60) -> "Lake":
         """Open a lake that exists.
 
         A lake of an older logitlake gets the tables, columns and views of this one: in the catalog if it is opened for
-        writing, else in the memory of this session. Raises LakeMissingError, or FormatVersionError for a lake of a
-        newer logitlake.
+        writing, else in the memory of this session. Raises LakeMissingError, FormatVersionError for a lake of a newer
+        logitlake, and IntegrityError if an older catalog is opened for writing; readers log a warning.
         """
         if location.catalog_file and not location.catalog_file.exists():
             raise _missing(location)
@@ -129,6 +141,7 @@ class Lake:
                 if not read_only and not current:
                     _migrate(connection, location, lock_timeout)
                 lake = cls(location, connection, read_only=read_only, lock_timeout=lock_timeout)
+                lake._compare_with_note()
                 if read_only and not current:
                     lake.show_only({})
             except _CATALOG_ERRORS as error:
@@ -217,8 +230,9 @@ class Lake:
                     yield Transaction(row[0], self.connection)
                     reach("rows-registered")
                     sync_files_since(self.location, began)
-                    self._commit()
+                    self._commit(began)
                     reach("committed")
+                    self._note_commit()
             except duckdb.Error as error:
                 self._rollback()
                 raise LakeError(f"the transaction failed and was rolled back: {self._reason(error)}") from error
@@ -242,6 +256,19 @@ class Lake:
         raise LakeBusyError(f"other writers committed first {_ATTEMPTS} times in a row: nothing was changed, run again")
 
     @contextmanager
+    def catalog_change(self) -> Iterator[None]:
+        """A transaction of DuckLake's own upkeep, within `exclusive`: it raises no commit number. Raises LostRaceError
+        as `transaction` does."""
+        began = moment()
+        self.connection.execute("BEGIN")
+        try:
+            yield
+            self._commit(began)
+        except BaseException:
+            self._rollback()
+            raise
+
+    @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the commit lock for upkeep that DuckLake does in its own transactions, and sync the files it wrote."""
         with commit_lock(self.location, self._lock_timeout):
@@ -250,19 +277,53 @@ class Lake:
                 yield
             sync_files_since(self.location, began)
 
-    def _commit(self) -> None:
+    def _commit(self, began: float) -> None:
+        """COMMIT. If the server's answer is lost, the commit may have landed: its files are put back."""
+        files = hold_files(self.location, began) if self.location.catalog_file is None else {}
         try:
             self.connection.execute("COMMIT")
         except duckdb.Error as error:
             text = str(error)
-            if "conflict" in text.lower() or "locked" in text.lower():
+            if is_conflict(error):
                 raise LostRaceError(
                     f"another commit came first ({text.splitlines()[-1]}): look again and retry"
                 ) from error
-            raise LakeError(f"the commit failed and was rolled back: {self._reason(error)}") from error
+            put_back(self.location, files)
+            state = "was rolled back" if self.location.catalog_file else "may have landed: run again, which looks first"
+            raise LakeError(f"the commit failed and {state}: {self._reason(error)}") from error
 
     def _reason(self, error: Exception) -> str:
         return disk_problem(error, lake_folders(self.location)) or str(error)
+
+    def _compare_with_note(self) -> None:
+        """Find a catalog that knows less than its data: an error for a writer, a warning for a reader.
+
+        The note is read first, because another process may commit in between.
+        """
+        noted = noted_commit(self.connection, self.location)
+        self.n_missing_commits = max(0, noted - self.commit_number) if noted else 0
+        if not self.n_missing_commits:
+            return
+        if not self.read_only:
+            raise IntegrityError(f"{self.missing_history}. Nothing was changed")
+        log.warning(self.missing_history)
+
+    @property
+    def missing_history(self) -> str:
+        """What a person reads about a catalog that is older than its data; empty if it is not."""
+        if not self.n_missing_commits:
+            return ""
+        commits = "commit" if self.n_missing_commits == 1 else "commits"
+        return (
+            f"{self.location.data} was written by {self.n_missing_commits} {commits} that the catalog "
+            f"{without_secrets(self.location.catalog)} does not know: the catalog is an older copy. Put the newer "
+            "catalog back, or move this one away and run `logitlake rebuild`, which makes it again from all files"
+        )
+
+    def _note_commit(self) -> None:
+        """Note the number that the catalog has by now; a rebuild does it once, when its catalog is in place."""
+        if not self._unfinished:
+            note_commit(self.connection, self.location, self.commit_number)
 
     def _rollback(self) -> None:
         try:
@@ -292,6 +353,12 @@ class Lake:
                 "`logitlake capture` creates what is missing"
             )
         return values["held_out_salt"], float(values["held_out_share"])
+
+
+def is_conflict(error: Exception) -> bool:
+    """Whether DuckLake refused a change because another writer's commit came first."""
+    text = str(error).lower()
+    return "conflict" in text or "locked" in text
 
 
 def _migrate(connection: duckdb.DuckDBPyConnection, location: LakeLocation, lock_timeout: float) -> None:
@@ -334,6 +401,8 @@ def _unreadable(location: LakeLocation, error: Exception) -> LakeError:
 
 def _attach(location: LakeLocation, *, read_only: bool, must_exist: bool = False) -> duckdb.DuckDBPyConnection:
     """A connection to the lake. `must_exist`: raises LakeMissingError where there is no DuckLake, and makes none."""
+    if location.catalog_file is not None and location.catalog_file.exists():
+        check_is_whole(location.catalog_file)
     connection = stoppable(duckdb.connect())
     _set_time_zone(connection)
     if location.data_directory is not None:

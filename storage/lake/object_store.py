@@ -9,7 +9,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -107,6 +107,11 @@ def list_paths(location: LakeLocation, pattern: str) -> list[str]:
         pattern = f"{pattern[:-1]}[{pattern[-1]}]"
     with connect(location) as connection:
         return sorted(row[0] for row in connection.execute("FROM glob(?)", [location.data + pattern]).fetchall())
+
+
+def removed_paths(connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> set[str]:
+    """Those of some full paths that are not there any more: another process may remove a file that was listed."""
+    return {path for path in paths if not connection.execute("FROM glob(?)", [f"{path[:-1]}[{path[-1]}]"]).fetchone()}
 
 
 def is_staged(name: str) -> bool:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from logitlake.storage.errors import LakeError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import UNFINISHED, Lake, Transaction
+from logitlake.storage.lake.last_commit import note_commit, noted_commit
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import commit_lock, single_writer
 from logitlake.storage.lake.migration import LAKE_NOTES, write_lake_note
@@ -29,6 +30,7 @@ from logitlake.storage.lake.object_store import connect, sync_directory
 from logitlake.storage.rebuild.absent_rows import absent_documents, take_tombstones
 from logitlake.storage.rebuild.repeated_records import without_repeated
 from logitlake.storage.rebuild.shards import Key, OnShard, ShardsReport, take_shards
+from logitlake.storage.rebuild.split_units import count_again
 from logitlake.storage.schema.tables import TABLES, Rebuild
 from logitlake.storage.upkeep.damaged_files import copy_aside
 from logitlake.storage.upkeep.notes import forgotten_documents, noted_recipes, read_settings
@@ -69,6 +71,8 @@ def rebuild(location: LakeLocation, *, on_shard: OnShard = lambda done, total: N
             _check_place(location.catalog_file)
             with _new_catalog(location) as beside:
                 _rebuild(beside, settings, on_shard, report)
+        with Lake.open(location) as lake:
+            note_commit(lake.connection, location, lake.commit_number)
     return report
 
 
@@ -133,8 +137,9 @@ def _rebuild(location: LakeLocation, settings: Mapping[str, str], on_shard: OnSh
             forgotten = _forgotten(transaction, location, report)
             take_tombstones(transaction, location, forgotten)
             shards = take_shards(transaction, location, forgotten, on_shard)
+            count_again(transaction, shards.split_units)
             _name_absent_documents(shards, absent_documents(transaction, location, forgotten))
-            for unit_id in _finish(transaction, forgotten):
+            for unit_id in _finish(transaction, location, forgotten):
                 report.skipped[f"unit {unit_id}"] = "no file holds its commit: it counts as committed by this rebuild"
         counts = lake.row(
             "SELECT count(*) AS documents, coalesce(sum(n_sequences), 0) AS sequences FROM store.documents"
@@ -212,7 +217,7 @@ def _forgotten(transaction: Transaction, location: LakeLocation, report: Rebuild
     return pa.array(sorted(doc_ids), pa.string())
 
 
-def _finish(transaction: Transaction, forgotten: pa.Array) -> list[str]:
+def _finish(transaction: Transaction, location: LakeLocation, forgotten: pa.Array) -> list[str]:
     """Give units without a commit a number, raise the guard above all numbers, remove what was forgotten or retired.
 
     Returns the units that had no commit.
@@ -234,14 +239,15 @@ def _finish(transaction: Transaction, forgotten: pa.Array) -> list[str]:
     transaction.insert("commits", commits)
     connection.execute(
         """
-        UPDATE store.guard SET commit_number = 1 + (
+        UPDATE store.guard SET commit_number = greatest(?, 1 + (
             SELECT coalesce(max(number), 0) FROM (
                 SELECT max(commit_number) AS number FROM store.commits
                 UNION ALL SELECT max(commit_number) FROM store.promotions
                 UNION ALL SELECT max(up_to_commit) FROM store.row_sets
             )
-        )
-        """
+        ))
+        """,
+        [noted_commit(connection, location)],
     )
     connection.register("forgotten_documents", pa.table({"doc_id": forgotten}))
     for name, table in TABLES.items():

@@ -5,6 +5,7 @@ would say less than was captured. Of a torn file, the row groups that can be rea
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Transaction
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.object_store import connect, put_bytes
+from logitlake.storage.lake.object_store import connect, list_paths, put_bytes
 from logitlake.storage.schema.sequences import complete_rows, differing_rows, with_hashes
 from logitlake.storage.shards.writing import encode_shard
 from logitlake.storage.upkeep.compaction import MERGED_PREFIX, REPAIRED_PREFIX
@@ -36,12 +37,14 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class ShardsReport:
-    """What was taken and left out, by file; `lost` are the documents that no file holds intact."""
+    """What was taken and left out, by file; `lost` are the documents that no file holds intact, and `split_units` the
+    work units of which only some documents were taken, because the others came from another file."""
 
     n_taken: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     lost: set[Key] = field(default_factory=set)
+    split_units: set[str] = field(default_factory=set)
 
 
 def take_shards(
@@ -49,7 +52,7 @@ def take_shards(
 ) -> ShardsReport:
     """Register every shard under the data path, each document once. Calls `on_shard` after each file."""
     report, damaged = ShardsReport(), dict[str, set[Key]]()
-    paths = _merged_first(data_files(location, "sequences"))
+    paths = _in_order(data_files(location, "sequences"), _commit_times(transaction))
     for done, path in enumerate(paths, start=1):
         _take_shard(transaction, location, path, forgotten, report, damaged)
         reach("shard-taken")
@@ -68,11 +71,23 @@ def take_shards(
     return report
 
 
-def _merged_first(paths: list[str]) -> list[str]:
-    """Files that compaction or a repair wrote come first: they cover the ones they were made from."""
-    return sorted(
-        paths, key=lambda path: (not Path(path).name.startswith((MERGED_PREFIX, REPAIRED_PREFIX, "ducklake-")), path)
-    )
+def _in_order(paths: list[str], committed: dict[str, datetime]) -> list[str]:
+    """Files that compaction or a repair wrote come first: they cover the ones that they were made from. Then the units
+    by their commits, the last first: a process that was killed, or that lost a race, left its shard before the
+    documents were committed in another unit. Files of units without a commit come last."""
+
+    def place(path: str) -> tuple[bool, float, str]:
+        name = Path(path).name
+        moment = committed.get(name.removeprefix(_REWRITTEN_PREFIX).partition("-")[0])
+        is_later = name.startswith((MERGED_PREFIX, REPAIRED_PREFIX, "ducklake-"))
+        return not is_later, -moment.timestamp() if moment else 0.0, path
+
+    return sorted(paths, key=place)
+
+
+def _commit_times(transaction: Transaction) -> dict[str, datetime]:
+    rows = transaction.connection.execute("SELECT unit_id, max(committed_at) FROM store.commits GROUP BY unit_id")
+    return dict(rows.fetchall())
 
 
 def _take_shard(
@@ -88,6 +103,9 @@ def _take_shard(
         rows, compacted = _read(location, path)
         differing = differing_rows(rows)
     except (duckdb.Error, pa.ArrowException, ValueError) as error:
+        if not list_paths(location, path.removeprefix(location.data)):
+            report.skipped[path] = "another process has removed the file"
+            return
         found = salvage(location, "sequences", path)
         report.damaged[path] = str(error).splitlines()[0]
         if not found.rows.num_rows:
@@ -102,6 +120,7 @@ def _take_shard(
         if path not in damaged:
             report.skipped[path] = "every row was forgotten or is in another file"
         return
+    report.split_units |= _split_units(intact.filter(_not_in(intact["doc_id"], forgotten)), fresh)
     _take_recipe(transaction, location, path, fresh)
     if torn or compacted or fresh.num_rows < rows.num_rows:
         path = _rewrite(transaction, location, path, fresh)
@@ -153,7 +172,7 @@ def _committed_counts(location: LakeLocation, unit_ids: set[str]) -> dict[Key, s
 
 def _fresh(transaction: Transaction, rows: pa.Table, forgotten: pa.Array) -> pa.Table:
     """The rows whose document is not forgotten, and not in the catalog yet under the same recipe."""
-    rows = rows.filter(pc.invert(pc.is_in(rows["doc_id"], value_set=forgotten)))
+    rows = rows.filter(_not_in(rows["doc_id"], forgotten))
     connection = transaction.connection
     connection.register("incoming_rows", rows)
     fresh = connection.execute(
@@ -166,6 +185,16 @@ def _fresh(transaction: Transaction, rows: pa.Table, forgotten: pa.Array) -> pa.
     return complete_rows(fresh).sort_by(
         [("recipe_id", "ascending"), ("doc_id", "ascending"), ("window_index", "ascending")]
     )
+
+
+def _not_in(doc_ids: pa.ChunkedArray, forgotten: pa.Array) -> pa.ChunkedArray:
+    return pc.invert(pc.is_in(doc_ids, value_set=forgotten))
+
+
+def _split_units(rows: pa.Table, fresh: pa.Table) -> set[str]:
+    """The units that have some rows in `fresh`, and fewer than in `rows`."""
+    n_rows, n_fresh = (Counter(part["unit_id"].to_pylist()) for part in (rows, fresh))
+    return {unit_id for unit_id, n in n_fresh.items() if n < n_rows[unit_id]}
 
 
 def _read(location: LakeLocation, path: str) -> tuple[pa.Table, bool]:

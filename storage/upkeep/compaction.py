@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from logitlake.storage.errors import IntegrityError, LostRaceError
-from logitlake.storage.lake.lake import Lake
+from logitlake.storage.errors import IntegrityError, LakeError, LostRaceError
+from logitlake.storage.lake.lake import Lake, is_conflict
 from logitlake.storage.lake.object_store import put_bytes
 from logitlake.storage.schema.sequences import complete_rows, stored_rows, with_hashes
 from logitlake.storage.schema.tables import NAME
@@ -93,18 +93,35 @@ def compact(lake: Lake, merge: Merge) -> str | None:
     return path
 
 
-def merge_small_tables(lake: Lake) -> None:
-    """Merge the files of every table but `sequences`: each commit leaves one small file in each.
+def merge_small_tables(lake: Lake) -> list[str]:
+    """Merge the files of every table but `sequences`: each commit leaves one small file in each. Returns the tables
+    that another writer changed at the same moment (on a server): the next night merges them.
 
     Files with deleted rows are written anew first: merging would pass them over, and the name of a forgotten document's
     source must leave the disk as well.
     """
     tables = lake.sql("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'store' ORDER BY table_name")
     with lake.exclusive():
-        for table in sorted(set(tables["table_name"].to_pylist()) - {"sequences", "guard"}):
-            options = f"'{NAME}', '{table}', schema => 'store'"
-            lake.sql(f"CALL ducklake_rewrite_data_files({options}, delete_threshold => 0)")
-            lake.sql(f"CALL ducklake_merge_adjacent_files({options})")
+        names = sorted(set(tables["table_name"].to_pylist()) - {"sequences", "guard"})
+        return [table for table in names if not _merged(lake, table)]
+
+
+def _merged(lake: Lake, table: str) -> bool:
+    """Merge the files of one table; whether no other commit came first."""
+    options = f"'{NAME}', '{table}', schema => 'store'"
+    calls = (
+        f"ducklake_rewrite_data_files({options}, delete_threshold => 0)",
+        f"ducklake_merge_adjacent_files({options})",
+    )
+    try:
+        for call in calls:
+            with lake.catalog_change():
+                lake.sql(f"CALL {call}")
+    except LakeError as error:
+        if not isinstance(error, LostRaceError) and not is_conflict(error):
+            raise
+        return False
+    return True
 
 
 def _merges(files: list[dict[str, object]], target_bytes: int) -> Iterator[Merge]:

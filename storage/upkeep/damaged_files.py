@@ -10,9 +10,9 @@ FOLDER = "damaged/"
 _SUFFIX = ".damaged"
 
 
-def copy_aside(location: LakeLocation, path: str) -> str:
-    """Copy a file under the data path to `damaged/`, under a name that no reader takes for data; returns the copy, and
-    nothing for a file that is gone.
+def copy_aside(location: LakeLocation, path: str) -> str | None:
+    """Copy a file under the data path to `damaged/`, under a name that no reader takes for data; returns the copy, or
+    None if another process has removed the file.
 
     A bucket has no rename, so the same copy is made everywhere. Raises LakeError if the bytes can't be read or written.
     """
@@ -21,10 +21,12 @@ def copy_aside(location: LakeLocation, path: str) -> str:
     if list_paths(location, target):
         return location.data + target
     if not list_paths(location, name):
-        return ""
+        return None
     try:
         content = read_all(location, name)[path]
     except (duckdb.Error, KeyError) as error:
+        if not list_paths(location, name):
+            return None
         raise LakeError(
             f"{path}: can't be read, so it can't be copied to {target} ({error}): nothing was removed"
         ) from error

@@ -88,12 +88,14 @@ def examine(lake: Lake, paths: Sequence[str]) -> UnknownFiles:
 
 
 def _is_complete(lake: Lake, path: str) -> bool:
-    """Whether a Parquet file was written to its end; one whose bytes can't be read counts as complete."""
+    """Whether a Parquet file was written to its end; one whose bytes can't be read counts as complete, one that is gone
+    does not."""
+    name = path.removeprefix(lake.location.data)
     try:
-        contents = read_all(lake.location, path.removeprefix(lake.location.data))
+        contents = read_all(lake.location, name)
     except duckdb.Error:
-        return True
-    return all(content.endswith(_PARQUET_END) for content in contents.values())
+        return bool(list_paths(lake.location, name))
+    return any(content.endswith(_PARQUET_END) for content in contents.values())
 
 
 def refusal(lake: Lake, missing: Sequence[str]) -> str:

@@ -25,7 +25,8 @@ ADVICE = (
 class Inspection:
     """What was checked, and what was found.
 
-    `missing` are commits that the data path holds and the catalog does not know; `refusal` tells a person so.
+    `missing` are commits that the data path holds and the catalog does not know; `refusal` tells a person so, or that
+    the catalog is older than its data.
     `unchecked` says what could not be checked. `torn_shards` are shards that SQL can't open. `shards` and
     `table_damage` say what of the damaged units and tables is lost, and what is kept.
     """
@@ -52,7 +53,7 @@ class Inspection:
     @property
     def is_clean(self) -> bool:
         """Whether nothing is wrong, and everything could be checked."""
-        return not (self.damaged_units or self.torn_shards or self.damaged_tables or self.missing or self.unchecked)
+        return not (self.damaged_units or self.torn_shards or self.damaged_tables or self.refusal or self.unchecked)
 
     def damage(self, lake: Lake) -> list[Damage]:
         """What is damaged, as the lake records it."""
@@ -109,7 +110,7 @@ def inspect(
         found.unchecked = f"the history of the catalog was not checked, because table {torn[0]} can't be read"
     else:
         found.missing = examine(lake, unknown_files(lake)).missing
-        found.refusal = refusal(lake, found.missing) if found.missing else ""
+        found.refusal = refusal(lake, found.missing) if found.missing else lake.missing_history
     is_whole = unit_ids is None and sample >= 1
     if found.damaged_units or is_whole:
         found.torn_shards = [file.path for file in without_footer(lake, current_files(lake, TABLE))]

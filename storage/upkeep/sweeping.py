@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from logitlake.storage.errors import IntegrityError
 from logitlake.storage.failpoints import reach
@@ -141,8 +142,16 @@ def _staged(lake: Lake, before: datetime, dry_run: bool) -> tuple[str, ...]:
     # A clock set back must not make a write of this moment look old.
     horizon = min(before.timestamp(), time.time())
     staged = (path for path in directory.rglob(f"*{STAGING_SUFFIX}") if is_staged(path.name))
-    old = sorted(path for path in staged if path.stat().st_mtime < horizon)
+    old = sorted(path for path in staged if _is_older(path, horizon))
     if not dry_run:
         for path in old:
             path.unlink(missing_ok=True)
     return tuple(str(path) for path in old)
+
+
+def _is_older(path: Path, horizon: float) -> bool:
+    """Whether a file was written before; false for one that its writer has renamed or removed meanwhile."""
+    try:
+        return path.stat().st_mtime < horizon
+    except FileNotFoundError:
+        return False

@@ -7,8 +7,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from logitlake.storage.errors import LakeError
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.object_store import list_paths
+from logitlake.storage.lake.object_store import list_paths, removed_paths
 from logitlake.storage.schema.row_hash import describe, row_hashes
 from logitlake.storage.schema.tables import ROW_HASH, TABLES, sql_type
 
@@ -27,7 +28,8 @@ def data_files(location: LakeLocation, table: str) -> list[str]:
 def unreadable_files(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str]) -> dict[str, str]:
     """The files of the table `name` that can't be read to their end, with the reason.
 
-    One statement reads all of them; each is read alone only if that fails.
+    One statement reads all of them; each is read alone only if that fails. A file that another process has removed
+    meanwhile is not among them.
     """
     if not paths:
         return {}
@@ -41,7 +43,7 @@ def unreadable_files(connection: duckdb.DuckDBPyConnection, name: str, paths: Se
             _read_whole(connection, [path])
             problem = _wrong_column(connection, name, [path])
         except duckdb.Error as error:
-            problem = str(error).splitlines()[0]
+            problem = "" if removed_paths(connection, [path]) else str(error).splitlines()[0]
         if problem:
             problems[path] = problem
     return problems
@@ -66,9 +68,27 @@ def intact_rows(
     """The rows of files that can be read, each once, without those that no file holds with the right hash.
 
     A row of an older logitlake has no hash and counts as intact. Adds each wrong row to `damage`: where it is, and why.
+    A file that another process removes meanwhile is left out. Raises LakeError for one that can't be read.
     """
-    if not paths:
-        return
+    left = list(paths)
+    while left:
+        n_batches = 0
+        try:
+            for batch in _distinct_rows(connection, name, left):
+                n_batches += 1
+                yield _intact(name, pa.Table.from_batches([batch]), damage)
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            # Every file has been read before the first batch is there.
+            removed = removed_paths(connection, left) if not n_batches else set()
+            if not removed:
+                raise LakeError(f"table {name}: its files can't be read: {error}") from error
+            left = [path for path in left if path not in removed]
+        else:
+            return
+
+
+def _distinct_rows(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Each row with its hashes and the files that hold it."""
     files = "read_parquet(?, union_by_name => true, filename => true)"
     present = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {files}", [paths]).fetchall()}
     columns = ", ".join(f'"{column}"' for column in TABLES[name].columns.names if column in present)
@@ -78,8 +98,7 @@ def intact_rows(
         FROM (SELECT {columns}, {row_hash} AS _hash, min(filename) AS _file FROM {files} GROUP BY ALL)
         GROUP BY ALL
     """
-    for batch in connection.execute(query, [paths]).to_arrow_reader(_BATCH_ROWS):
-        yield _intact(name, pa.Table.from_batches([batch]), damage)
+    yield from connection.execute(query, [paths]).to_arrow_reader(_BATCH_ROWS)
 
 
 def _intact(name: str, rows: pa.Table, damage: dict[str, str]) -> pa.Table:

@@ -1,4 +1,5 @@
-"""A lake of format 1 that is brought up to the format of today and killed on the way: the next call goes on."""
+"""A lake of format 1 that is brought up to the format of today and killed on the way by each signal: the next call goes
+on."""
 
 import json
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from logitlake.storage.failpoints import ENVIRONMENT_VARIABLE, MIGRATION_FAILPOINTS
+from logitlake.storage.failpoints import ENVIRONMENT_VARIABLE, MIGRATION_FAILPOINTS, SIGNAL_VARIABLE
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.schema.sequences import FORMAT_VERSION
@@ -32,15 +33,18 @@ with Lake.open(LakeLocation.resolve(Path(sys.argv[1])), read_only=False) as lake
 """
 
 
-def _bring_up(directory: Path, kill_at: str | None = None) -> int:
+SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
+
+
+def _bring_up(directory: Path, kill_at: str | None = None, name: str = "SIGKILL") -> int:
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     environment.pop(ENVIRONMENT_VARIABLE, None)
     if kill_at:
-        environment[ENVIRONMENT_VARIABLE] = kill_at
+        environment |= {ENVIRONMENT_VARIABLE: kill_at, SIGNAL_VARIABLE: name}
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(directory)], env=environment, capture_output=True, text=True
     )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    assert done.returncode in (0, -signal.Signals[name]), done.stderr
     return done.returncode
 
 
@@ -53,18 +57,21 @@ def _content(lake: Lake) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize(
-    "kill_at",
-    ["rows-hashed:4", *(pytest.param(place, marks=pytest.mark.slow) for place in MIGRATION_FAILPOINTS)],
-)
-def test_a_killed_migration_loses_nothing_and_the_next_one_completes_it(tmp_path, kill_at):
+def _cases() -> list[object]:
+    cases = [(place, name) for place in ("rows-hashed:4", *MIGRATION_FAILPOINTS) for name in SIGNALS]
+    quick = ("rows-hashed:4", "SIGKILL")
+    return [pytest.param(*case, marks=() if case == quick else pytest.mark.slow) for case in cases]
+
+
+@pytest.mark.parametrize(("kill_at", "name"), _cases())
+def test_a_killed_migration_loses_nothing_and_the_next_one_completes_it(tmp_path, kill_at, name):
     directory = tmp_path / "lake"
     shutil.copytree(FORMAT_1, directory)
     location = LakeLocation.resolve(directory)
     with Lake.open(location) as lake:
         before = _content(lake)
         total = sum(count_without_hash(lake).values())
-    assert _bring_up(directory, kill_at) == -signal.SIGKILL
+    assert _bring_up(directory, kill_at, name) == -signal.Signals[name]
     with Lake.open(location) as lake:
         assert _content(lake) == before
         left = sum(count_without_hash(lake).values())

@@ -28,6 +28,7 @@ from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.schema.sequences import SEQUENCES
+from logitlake.storage.students.promotions import promote, roll_back
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget, forget_again
 from logitlake.storage.upkeep.history import examine, unknown_files
@@ -53,6 +54,7 @@ from logitlake.storage.upkeep.compaction import compact, merge_small_tables, pla
 from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.upkeep.repair import repair
+from logitlake.storage.students.promotions import promote
 from logitlake.storage.upkeep.sweeping import sweep
 from tests.crash.test_kill_upkeep import commit
 
@@ -62,7 +64,7 @@ if sys.argv[2] == "rebuild":
 else:
     with Lake.open(location, read_only=False) as lake:
         if sys.argv[2] == "commit":
-            commit(lake, ["x"], run_id="late run")
+            commit(lake, sys.argv[3:] or ["x"], run_id="late run")
         elif sys.argv[2] == "compact":
             for merge in plan_compaction(lake, target_bytes=1 << 30):
                 compact(lake, merge)
@@ -72,6 +74,8 @@ else:
             forget(lake, [document_id("f")], reason="asked")
         elif sys.argv[2] == "repair":
             repair(lake)
+        elif sys.argv[2] == "promote":
+            promote(lake, sys.argv[3], expected=sys.argv[4], figures={}, run_id="run")
 """
 
 
@@ -108,12 +112,12 @@ def location(three_units: Path, tmp_path: Path) -> LakeLocation:
     return LakeLocation.resolve(Path(shutil.copytree(three_units, tmp_path / "lake")))
 
 
-def kill(location: LakeLocation, operation: str, failpoint: str, name: str) -> None:
+def kill(location: LakeLocation, operation: str, failpoint: str, name: str, *arguments: str) -> None:
     """Run an operation in a child that gets the signal at the place."""
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     environment |= {ENVIRONMENT_VARIABLE: failpoint, SIGNAL_VARIABLE: name}
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(location.state_directory), operation],
+        [sys.executable, "-c", CHILD, str(location.state_directory), operation, *arguments],
         env=environment,
         capture_output=True,
         text=True,
@@ -233,3 +237,37 @@ def test_a_killed_repair_is_completed_by_the_next(location: LakeLocation, failpo
         commit(lake, ["a", "b", "c", "d"], run_id="again")
         is_whole(lake, NAMES)
         assert lake.row("SELECT count(DISTINCT doc_id) AS n FROM sequences")["n"] == 6
+
+
+@pytest.mark.parametrize(
+    ("killed", "afterwards"),
+    [("x", "x"), pytest.param("x", "xy", marks=pytest.mark.slow), pytest.param("xz", "xy", marks=pytest.mark.slow)],
+    ids=["the same unit", "a larger unit", "a unit of which it held a part"],
+)
+def test_a_killed_commit_that_was_done_again_counts_once_after_a_rebuild(
+    location: LakeLocation, killed: str, afterwards: str
+) -> None:
+    kill(location, "commit", "rows-registered:2", "SIGKILL", *killed)
+    with Lake.open(location, read_only=False) as lake:
+        commit(lake, list(afterwards), run_id="later run")
+    lose_the_catalog(location)
+    assert rebuild(location).damaged == {}
+    with Lake.open(location) as lake:
+        is_whole(lake, sorted({*NAMES, *killed, *afterwards}))
+        counted = lake.row("SELECT sum(n_documents) AS documents, sum(n_tokens) AS tokens FROM store.commits")
+        held = lake.row("SELECT count(*) AS documents, sum(n_tokens) AS tokens FROM store.documents")
+        assert counted == held
+
+
+def test_a_killed_promotion_that_was_done_again_is_one_decision_after_a_rebuild(location: LakeLocation) -> None:
+    with Lake.open(location, read_only=False) as lake:
+        promote(lake, "one", expected=None, figures={}, run_id="run")
+    kill(location, "promote", "rows-registered", "SIGKILL", "two", "one")
+    with Lake.open(location, read_only=False) as lake:
+        note_run(lake, "run", "started", kind="redistill", recipe_id=None)
+        promote(lake, "two", expected="one", figures={}, run_id="run")
+    lose_the_catalog(location)
+    rebuild(location)
+    with Lake.open(location, read_only=False) as lake:
+        assert lake.row("SELECT count(*) AS n FROM promotions")["n"] == 2
+        assert roll_back(lake, expected="two", run_id="run") == "one"

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.questions import COMMAND_LINE
-from logitlake.storage.errors import LakeError
+from logitlake.storage.errors import IntegrityError, LakeError
 from logitlake.storage.identity import document_id, recipe_id
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.last_commit import note_commit
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import list_paths, put_bytes, read_all
 from logitlake.storage.rebuild.catalog import rebuild
@@ -23,11 +24,11 @@ from logitlake.storage.row_sets.row_set import fetch, resolve_row_set
 from logitlake.storage.schema.sequences import FORMAT_VERSION, SEQUENCES
 from logitlake.storage.sql.client_setup import client_lines
 from logitlake.storage.sql.session import ReadSession, query
-from logitlake.storage.upkeep.compaction import compact, plan_compaction
+from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.upkeep.history import examine, unknown_files
 from logitlake.storage.upkeep.sweeping import sweep
-from logitlake.storage.upkeep.verify import verify
+from logitlake.storage.upkeep.verify import verify, verify_tables
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 from logitlake.storage.writing.runs import note_run
@@ -262,3 +263,39 @@ def test_captures_that_open_an_old_lake_on_a_server_at_once_migrate_it_once(tmp_
         assert lake.database == "lake", "tables and views are those of today"
         assert lake.sql("SELECT format_version FROM store.guard")["format_version"].to_pylist() == [FORMAT_VERSION]
         assert lake.sql("SELECT doc_id, recipe_id FROM documents ORDER BY ALL") == before
+
+
+def test_a_small_table_that_another_writer_changes_while_it_is_merged_is_put_off(tmp_path, postgres, monkeypatch):
+    location = _location(tmp_path, postgres, str(tmp_path / "data"))
+    _round_trip(location)
+    with Lake.open(location, read_only=False) as lake, Lake.open(location, read_only=False) as other:
+
+        def forget_after_the_merge(query: str) -> pa.Table:
+            answer = Lake.sql(lake, query)
+            if "merge_adjacent_files" in query and "'documents'" in query:
+                forget(other, [document_id("a")], reason="asked")
+            return answer
+
+        with monkeypatch.context() as patch:
+            patch.setattr(lake, "sql", forget_after_the_merge)
+            assert merge_small_tables(lake) == ["documents"]
+        assert [check.problem for check in verify_tables(lake) if check.problem] == []
+        assert merge_small_tables(lake) == []
+        files = lake.sql("FROM ducklake_list_files('lake', 'documents', schema => 'store')")
+        assert files["delete_file"].to_pylist() == [None]
+        assert sorted(lake.sql("SELECT doc_id FROM documents")["doc_id"].to_pylist()) == sorted(
+            map(document_id, ("b", "c"))
+        )
+
+
+def test_an_older_catalog_on_a_server_with_data_in_a_bucket_is_noticed(tmp_path, postgres, s3_data, caplog):
+    location = _location(tmp_path, postgres, s3_data)
+    _round_trip(location)
+    Lake.open(location).close()
+    assert caplog.messages == []
+    with Lake.open(location, read_only=False) as lake:
+        note_commit(lake.connection, location, lake.commit_number + 1)
+    with pytest.raises(IntegrityError, match="1 commit that the catalog"):
+        Lake.open(location, read_only=False)
+    Lake.open(location).close()
+    assert "older copy" in caplog.messages[0]

@@ -16,17 +16,22 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from logitlake.storage.errors import IntegrityError
 from logitlake.storage.identity import document_id, recipe_id
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.rebuild.catalog import rebuild
+from logitlake.storage.row_sets.registered import register_row_set
+from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.schema.sequences import SEQUENCES
+from logitlake.storage.shards.writing import write_shard
+from logitlake.storage.students.promotions import promote, roll_back
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget, retire_recipe
 from logitlake.storage.upkeep.history import examine, unknown_files
 from logitlake.storage.upkeep.sweeping import sweep
 from logitlake.storage.upkeep.verify import verify, verify_tables
-from logitlake.storage.writing.commits import SOURCES, commit_unit
+from logitlake.storage.writing.commits import SOURCES, commit_unit, register_shard, stored_rows
 from logitlake.storage.writing.recipes import register_recipe
 
 RECIPES: list[dict[str, Any]] = [
@@ -40,6 +45,8 @@ CONTENT = """
     UNION ALL SELECT 'document', recipe_id, doc_id FROM documents
     UNION ALL SELECT 'source', doc_id, source FROM sources
     UNION ALL SELECT DISTINCT 'forgotten', doc_id, '' FROM forgotten
+    UNION ALL SELECT 'row set', row_set_id, '' FROM row_sets
+    UNION ALL SELECT 'alias', alias, student_id FROM aliases
 """
 
 
@@ -78,7 +85,8 @@ def _empty_lake() -> Path:
 
 
 class LakeMachine(RuleBasedStateMachine):
-    """The model: which documents each recipe has cached, the file of each document, and the forgotten documents."""
+    """The model: which documents each recipe has cached, the file of each document, the forgotten documents, the row
+    sets, and the students that the alias can be rolled back through."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +96,11 @@ class LakeMachine(RuleBasedStateMachine):
         self.cached: set[tuple[str, str]] = set()
         self.sources: set[tuple[str, str]] = set()
         self.forgotten: set[str] = set()
+        self.unregistered: set[tuple[str, str]] = set()
+        self.row_sets: set[str] = set()
+        self.line: list[str] = []
         self.last_commit = 0
+        self.backup: tuple[int, Path] | None = None
         self._open()
 
     def _open(self) -> None:
@@ -143,6 +155,7 @@ class LakeMachine(RuleBasedStateMachine):
         for path in (self.directory / "lake" / "data").rglob("*"):
             os.utime(path, (two_hours_ago, two_hours_ago))
         assert sweep(self.writers[writer], grace=timedelta(0)).damaged_files == ()
+        self.unregistered = set()
 
     @rule(recipe=st.sampled_from(RECIPES), writer=WRITERS)
     def retire(self, recipe: dict[str, Any], writer: int) -> None:
@@ -164,9 +177,71 @@ class LakeMachine(RuleBasedStateMachine):
         assert self.location.state_directory is not None
         for file in self.location.state_directory.glob("catalog.sqlite*"):
             file.unlink()
-        assert rebuild(self.location).damaged == {}
+        self._rebuild()
         self._open()
-        self.last_commit = 0
+
+    def _rebuild(self) -> None:
+        assert rebuild(self.location).damaged == {}
+        self.cached |= {row for row in self.unregistered if row[1] not in self.forgotten}
+        self.unregistered = set()
+
+    @rule(names=NAMES, recipe=st.sampled_from(RECIPES), writer=WRITERS)
+    def give_up_in_a_transaction(self, names: set[int], recipe: dict[str, Any], writer: int) -> None:
+        """As an error does, or Ctrl-C: nothing of it may be seen until a rebuild finds the whole shard."""
+        rows = stored_rows(_rows(sorted(names), recipe))
+        shard, _ = write_shard(self.location, rows, recipe)
+        with pytest.raises(KeyboardInterrupt), self.writers[writer].transaction() as transaction:
+            register_shard(transaction, shard, rows)
+            raise KeyboardInterrupt
+        self.unregistered |= {(recipe_id(recipe), document_id(str(name))) for name in names}
+
+    @rule(recipe=st.sampled_from(RECIPES), writer=WRITERS)
+    def register_a_row_set(self, recipe: dict[str, Any], writer: int) -> None:
+        if any(row[0] == recipe_id(recipe) for row in self.cached):
+            row_set = resolve_row_set(self.writers[writer], recipe_id=recipe_id(recipe))
+            assert row_set.n_sequences == sum(row[0] == recipe_id(recipe) for row in self.cached)
+            register_row_set(self.writers[writer], row_set)
+            self.row_sets.add(row_set.row_set_id)
+
+    @rule(student=st.sampled_from("abc"), writer=WRITERS)
+    def promote(self, student: str, writer: int) -> None:
+        current = self.line[-1] if self.line else None
+        promote(self.writers[writer], student, expected=current, figures={}, run_id="run")
+        self.line += [student] if student != current else []
+
+    @precondition(lambda self: len(self.line) > 1)
+    @rule(writer=WRITERS)
+    def roll_back(self, writer: int) -> None:
+        assert roll_back(self.writers[writer], expected=self.line.pop(), run_id="run") == self.line[-1]
+
+    @rule()
+    def back_the_catalog_up(self) -> None:
+        self._close()
+        assert self.location.catalog_file is not None
+        path = Path(shutil.copy(self.location.catalog_file, self.directory / "backup.sqlite"))
+        self._open()
+        self.backup = (self.writers[0].commit_number, path)
+
+    @precondition(lambda self: self.backup is not None)
+    @rule(newer_comes_back=st.booleans())
+    def put_an_older_catalog_back(self, newer_comes_back: bool) -> None:
+        """A writer is refused if anything was committed since; then the newer catalog, or a rebuild, is the lake."""
+        assert self.backup is not None and self.location.catalog_file is not None
+        number, backup = self.backup
+        if number == self.writers[0].commit_number:
+            return
+        self._close()
+        newer = shutil.move(self.location.catalog_file, self.directory / "newer.sqlite")
+        shutil.copy(backup, self.location.catalog_file)
+        with pytest.raises(IntegrityError, match="older copy"):
+            Lake.open(self.location, read_only=False)
+        for file in self.location.catalog_file.parent.glob("catalog.sqlite*"):
+            file.unlink()
+        if newer_comes_back:
+            shutil.move(newer, self.location.catalog_file)
+        else:
+            self._rebuild()
+        self._open()
 
     @rule(writer=WRITERS)
     def verify(self, writer: int) -> None:
@@ -180,6 +255,8 @@ class LakeMachine(RuleBasedStateMachine):
         expected = [("document", *row) for row in self.cached] + [("sequence", *row) for row in self.cached]
         expected += [("source", *row) for row in self.sources]
         expected += [("forgotten", doc_id, "") for doc_id in self.forgotten]
+        expected += [("row set", row_set_id, "") for row_set_id in self.row_sets]
+        expected += [("alias", "current", student) for student in self.line[-1:]]
         numbers = set()
         for lake in self.writers:
             rows = lake.sql(CONTENT).to_pylist()
@@ -199,11 +276,11 @@ def _settings(examples: int, steps: int) -> settings:
 
 
 TestLakeMachine: Callable[..., Any] = LakeMachine.TestCase
-TestLakeMachine.settings = _settings(8, 6)  # type: ignore[attr-defined]
+TestLakeMachine.settings = _settings(12, 6)  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
 class TestLakeMachineAtLength(LakeMachine.TestCase):  # type: ignore[misc]
     """The same with more and longer sequences."""
 
-    settings = _settings(60, 12)
+    settings = _settings(300, 12)

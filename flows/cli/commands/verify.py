@@ -96,7 +96,8 @@ def _rows(found: Inspection, files: Sequence[FileCheck]) -> list[dict[str, objec
     ]
     rows += [{**nothing, "table": table.table, "problem": table.problem} for table in found.damaged_tables]
     rows += [{**nothing, "table": file.table, "problem": file.problem} for file in files]
-    rows += [{**nothing, "table": "catalog", "problem": f"not in the catalog: {record}"} for record in found.missing]
+    absent = [f"not in the catalog: {record}" for record in found.missing] or ([found.refusal] if found.refusal else [])
+    rows += [{**nothing, "table": "catalog", "problem": problem} for problem in absent]
     return rows
 
 
@@ -115,7 +116,7 @@ def _say_what_has_no_hash(found: Inspection) -> None:
 def _raise_for_damage(found: Inspection, files: Sequence[FileCheck]) -> None:
     if damaged := [table.problem for table in found.damaged_tables]:
         raise IntegrityError(f"{'; '.join(damaged)}: {ADVICE}")
-    if found.missing:
+    if found.refusal:
         raise IntegrityError(found.refusal)
     if bad := found.damaged_units:
         raise IntegrityError(f"{len(bad)} of {len(found.units)} work units differ from what was committed: {ADVICE}")

@@ -1,6 +1,7 @@
 """forget, retire, promote, rollback, export and lineage from the command line."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from logitlake.storage.row_sets.registered import register_row_set
 from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.students.promotions import student_of
 from logitlake.storage.students.registry import register_student
+from logitlake.storage.writing.runs import note_run
 
 
 @pytest.fixture
@@ -186,3 +188,22 @@ def test_an_export_never_overwrites(cli: Any, config_file: Path, captured: Captu
 def test_upkeep_can_be_asked_what_it_would_do(cli: Any, config_file: Path, captured: CaptureReport) -> None:
     said = as_json(cli("maintain", "--dry-run", "--config", config_file, "--format", "json"))
     assert said["dry_run"] and said["files_merged"] == captured.n_units
+
+
+def test_commands_that_write_refuse_an_older_catalog_and_commands_that_read_warn(
+    cli: Any, config: Config, config_file: Path, captured: CaptureReport, tmp_path: Path
+) -> None:
+    location = location_of(config)
+    assert location.catalog_file is not None
+    backup = shutil.copy(location.catalog_file, tmp_path / "backup.sqlite")
+    with Lake.open(location, read_only=False) as lake:
+        note_run(lake, captured.run_id, "finished", kind="capture", recipe_id=None)
+    shutil.copy(backup, location.catalog_file)
+    end = ("--config", config_file)
+    for command in (("capture",), ("forget", "0" * 32), ("maintain", "--dry-run"), ("verify",)):
+        result = cli(*command, *end)
+        assert (result.exit_code, "older copy" in result.stderr) == (7, True), (command, result.stderr)
+    for command in (("plan",), ("show",), ("sql", "SELECT 1 AS one", "--format", "csv")):
+        result = cli(*command, *end)
+        assert (result.exit_code, "older copy" in result.stderr) == (0, True), (command, result.stderr)
+        assert "older copy" not in result.stdout

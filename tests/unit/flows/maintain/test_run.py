@@ -191,3 +191,18 @@ def test_a_forgotten_document_leaves_the_local_copy_of_the_settings(
     left = set(copy.directory.iterdir())
     assert left < copies
     assert not any(path.name.startswith(rows["unit_id"]) for path in left)
+
+
+def test_forgotten_rows_stay_due_while_a_small_table_is_put_off(
+    config: Config, captured: CaptureReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doc_id = ask(config, "SELECT doc_id FROM documents ORDER BY doc_id LIMIT 1")[0]["doc_id"]
+    with Lake.open(location_of(config), read_only=False) as lake:
+        forget(lake, [doc_id], reason="asked")
+    with monkeypatch.context() as patch:
+        patch.setattr("logitlake.flows.maintain.run.merge_small_tables", lambda lake: ["document_sources"])
+        report = maintained(config)
+    assert (report.small_tables_put_off, report.forgotten_rows_removed) == (1, False)
+    report = maintained(config)
+    assert (report.small_tables_put_off, report.forgotten_rows_removed) == (0, True)
+    assert held_on_disk(config, doc_id) == 0

@@ -13,6 +13,7 @@ from logitlake.storage.errors import IntegrityError
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.last_commit import NOTE
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.schema.sequences import with_checksums
@@ -71,8 +72,10 @@ def copy_of(location: LakeLocation, directory: Path) -> Path:
 
 
 def restore(location: LakeLocation, backup: Path) -> None:
+    """Put an older catalog back where no note says so: an older logitlake wrote none, and the last one can be lost."""
     lose_the_catalog(location)
     shutil.copy(backup, location.catalog_file)
+    (location.data_directory / NOTE).unlink()
 
 
 @pytest.mark.parametrize("n_later", [1, 2])
@@ -122,8 +125,7 @@ def test_a_catalog_that_was_copied_within_a_run_removes_no_later_shard(
 def test_an_empty_catalog_over_shards_removes_nothing(filled, location, empty_lake):
     """As an interrupted rebuild of an older logitlake leaves it."""
     filled.close()
-    lose_the_catalog(location)
-    shutil.copy(empty_lake / "catalog.sqlite", location.catalog_file)
+    restore(location, empty_lake / "catalog.sqlite")
     age(location)
     before = files(location)
     with Lake.open(location, read_only=False) as lake, pytest.raises(IntegrityError, match="logitlake rebuild"):

@@ -1,0 +1,55 @@
+"""Files of a commit whose answer was lost on the way from the server.
+
+DuckLake removes the files that it wrote when a COMMIT fails. If only the server's answer was lost, the commit has
+landed and the catalog names them. So they are held in memory until the answer is there, and put back if there is none.
+If the commit has not landed, nothing names them, and upkeep sweeps them. DuckLake does not remove shards.
+"""
+
+import contextlib
+import time
+from pathlib import Path
+
+import duckdb
+
+from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.object_store import connect, list_paths, put_bytes
+from logitlake.storage.schema.tables import TABLES
+
+# DuckLake names a file after its time: a UUID of version 7, whose first 8 hex digits count units of 2^16 milliseconds.
+_MILLISECONDS_PER_PREFIX = 1 << 16
+
+
+def hold_files(location: LakeLocation, began: float) -> dict[str, bytes]:
+    """The content of every file that DuckLake has written since `began`, by path. Other writers' files may be among
+    them. In a bucket that is one listing by prefix for each table, whatever the lake holds."""
+    contents = {}
+    if location.data_directory is not None:
+        for name in TABLES:
+            for path in (location.data_directory / "store" / name).glob("ducklake-*.parquet"):
+                # A writer that was rolled back removes its files.
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_mtime >= began:
+                        contents[str(path)] = path.read_bytes()
+        return contents
+    patterns = [f"{location.data}store/{name}/{prefix}*" for name in TABLES for prefix in _prefixes(began, time.time())]
+    with connect(location) as connection:
+        listed = " UNION ALL ".join(["FROM glob(?)"] * len(patterns))
+        for (path,) in connection.execute(listed, patterns).fetchall():
+            with contextlib.suppress(duckdb.Error):
+                row = connection.execute("SELECT content FROM read_blob(?)", [path]).fetchone()
+                contents.update({path: bytes(row[0])} if row else {})
+    return contents
+
+
+def put_back(location: LakeLocation, files: dict[str, bytes]) -> None:
+    """Write those of the files again that are gone."""
+    for path, content in files.items():
+        name = path.removeprefix(location.data)
+        if not (Path(path).exists() if location.data_directory else list_paths(location, name)):
+            put_bytes(location, name, content)
+
+
+def _prefixes(began: float, now: float) -> list[str]:
+    """The beginnings of the names of files written between two times."""
+    first, last = (int(moment * 1000) // _MILLISECONDS_PER_PREFIX for moment in (began, now))
+    return [f"ducklake-{number:08x}" for number in range(first, last + 1)]
