@@ -97,7 +97,7 @@ def _captured(run: CaptureRun) -> CaptureReport:
         if committing is not None:
             committing.result()
         shown.update(1.0, Pace(run.report, run.planned_tokens).words())
-    record_capture(run.report)
+    record_capture(run.report, run.last_data_commit)
     _show(run.report)
     return run.report
 
