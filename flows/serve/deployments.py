@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from prefect import flow, tags
+from prefect import flow, get_run_logger, tags
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
@@ -24,6 +24,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from logitlake.flows.capture.flow import capture as capture_flow
 from logitlake.flows.maintain.flow import maintain as maintain_flow
+from logitlake.flows.maintain.run import has_no_lake_yet
 from logitlake.flows.redistill.flow import redistill as redistill_flow
 from logitlake.flows.runtime.environment import TAG
 from logitlake.flows.runtime.events import CAPTURED, resource_of, tell
@@ -108,8 +109,11 @@ def maintain(
     dry_run: bool = False,
     verify_all: bool = False,
 ) -> dict[str, Any]:
-    """Upkeep."""
+    """Upkeep. Before the first capture there is nothing to do."""
     config = _settings(config_file, overrides, lake, maintenance=maintenance)
+    if has_no_lake_yet(location_of(config)):
+        get_run_logger().warning("there is no lake at %s yet: nothing to do", location_of(config).data)
+        return {}
     with tags(TAG):
         return maintain_flow(config, dry_run=dry_run, verify_all=verify_all).as_record()
 
