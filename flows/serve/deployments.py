@@ -27,7 +27,7 @@ from logitlake.flows.maintain.flow import maintain as maintain_flow
 from logitlake.flows.maintain.run import has_no_lake_yet
 from logitlake.flows.redistill.flow import redistill as redistill_flow
 from logitlake.flows.runtime.environment import TAG
-from logitlake.flows.runtime.events import CAPTURED, resource_of, tell
+from logitlake.flows.runtime.events import CAPTURED, TELLS_ITS_END, resource_of, tell
 from logitlake.flows.runtime.run_names import last_commit
 from logitlake.flows.settings import location_of, settings
 from logitlake.pipeline.settings.models import (
@@ -64,6 +64,7 @@ def _run_name() -> str:
     name="scheduled-capture",
     flow_run_name=_run_name,
     description="Run the teacher over the documents that the lake does not hold yet.",
+    **TELLS_ITS_END,
 )
 def capture(
     config_file: Path | None = None,
@@ -84,6 +85,7 @@ def capture(
     name="scheduled-redistill",
     flow_run_name=_run_name,
     description="Capture what is missing, train on it, promote what is no worse.",
+    **TELLS_ITS_END,
 )
 def redistill(
     config_file: Path | None = None,
@@ -100,7 +102,12 @@ def redistill(
         return redistill_flow(_settings(config_file, overrides, lake, **sections), _PATIENCE).as_record()
 
 
-@flow(name="scheduled-maintain", flow_run_name=_run_name, description="Verify, merge, expire and sweep.")
+@flow(
+    name="scheduled-maintain",
+    flow_run_name=_run_name,
+    description="Verify, merge, expire and sweep.",
+    **TELLS_ITS_END,
+)
 def maintain(
     config_file: Path | None = None,
     overrides: list[str] | None = None,
