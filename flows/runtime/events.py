@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.events import emit_event
-from prefect.flows import Flow, FlowRun, State
+from prefect.flows import Flow
 
 from logitlake.flows.runtime.environment import TAG
 from logitlake.storage.identity import digest
