@@ -47,6 +47,10 @@ class ServerStartError(LogitlakeError):
     """The server that a flow needs did not start: raise its timeout, or name another server."""
 
 
+class ServerLostError(LogitlakeError):
+    """The server that shows a flow went away during the run. What was committed before stays: call again."""
+
+
 class LakeBusyError(LakeError):
     """Another process holds the commit lock, or committed first: try again later."""
 

@@ -1,7 +1,7 @@
 """Named places in the code at which a test may kill the process, to prove that what was committed is complete.
 
-`name` kills when the place is reached for the first time, `name:3` for the third time. Costs one dictionary look-up if
-nothing is set. Tests rely on the names.
+`name` kills when the place is reached for the first time, `name:3` for the third time; several places are separated by
+commas. Costs one dictionary look-up if nothing is set. Tests rely on the names.
 """
 
 import os
@@ -15,7 +15,8 @@ SIGNAL_VARIABLE = "LOGITLAKE_KILL_SIGNAL"
 FAILPOINTS = ("file-staged", "file-renamed", "transaction-open", "rows-registered", "committed")
 FLOW_FAILPOINTS = (
     *("unit-computed", "candidate-planned", "student-training", "student-trained", "student-evaluated"),
-    *("student-registered", "candidate-decided", "shards-merged", "snapshots-expired", "files-removed"),
+    *("student-registered", "candidate-decided"),
+    *("units-verified", "shards-merged", "snapshots-expired", "files-removed"),
 )
 # Places in the migration of an older lake.
 MIGRATION_FAILPOINTS = ("lake-note-migrated", "columns-added", "tables-migrated", "rows-hashed")
@@ -28,13 +29,14 @@ _reached: Counter[str] = Counter()
 
 
 def reach(name: str) -> None:
-    """Kill this process here, if the environment variable names this place: without any clean-up, unless another signal
-    than SIGKILL is asked for."""
+    """Kill this process here if the environment variable names this place. SIGNAL_VARIABLE may name another signal:
+    SIGSTOP holds the process here until the test kills it."""
     assert name in ALL, name
     setting = os.environ.get(ENVIRONMENT_VARIABLE)
     if not setting:
         return
-    failpoint, _, times = setting.partition(":")
     _reached[name] += 1
-    if failpoint == name and _reached[name] == int(times or 1):
-        os.kill(os.getpid(), signal.Signals[os.environ.get(SIGNAL_VARIABLE, "SIGKILL")])
+    for place in setting.split(","):
+        failpoint, _, times = place.partition(":")
+        if failpoint == name and _reached[name] == int(times or 1):
+            os.kill(os.getpid(), signal.Signals[os.environ.get(SIGNAL_VARIABLE, "SIGKILL")])

@@ -17,5 +17,5 @@ def run_capture(config: Config) -> CaptureReport:
             from logitlake.flows.capture.flow import rest_of_capture
 
             return run_flow(rest_of_capture(run), config)
-    record_capture(run.report)
+    record_capture(run.report, run.last_data_commit)
     return run.report

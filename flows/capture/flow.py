@@ -16,6 +16,7 @@ from prefect.tasks import exponential_backoff
 from logitlake.flows.capture.run import CaptureRun
 from logitlake.flows.reports import CaptureReport
 from logitlake.flows.runtime.artifacts import ProgressArtifact, named_rows, table_artifact
+from logitlake.flows.runtime.events import TELLS_ITS_END
 from logitlake.flows.runtime.limits import one_teacher
 from logitlake.flows.runtime.metrics import record_capture
 from logitlake.flows.runtime.pace import Pace
@@ -54,7 +55,7 @@ def _run_name() -> str:
     return f"{teacher} after commit {last_commit(config)}"
 
 
-@flow(name="capture", flow_run_name=_run_name)
+@flow(name="capture", flow_run_name=_run_name, **TELLS_ITS_END)
 def capture(config: Config, patience: float = 0.0) -> CaptureReport:
     """Run the teacher over missing documents, unit by unit. Raises the error of a task's last retry.
 
@@ -67,7 +68,7 @@ def capture(config: Config, patience: float = 0.0) -> CaptureReport:
 def rest_of_capture(run: CaptureRun) -> Callable[[Config], CaptureReport]:
     """The same flow, for a run that is under way. The run is no parameter: Prefect would try to store it."""
 
-    @flow(name="capture", flow_run_name=_run_name)
+    @flow(name="capture", flow_run_name=_run_name, **TELLS_ITS_END)
     def capture(config: Config) -> CaptureReport:
         return _captured(run)
 
@@ -97,7 +98,7 @@ def _captured(run: CaptureRun) -> CaptureReport:
         if committing is not None:
             committing.result()
         shown.update(1.0, Pace(run.report, run.planned_tokens).words())
-    record_capture(run.report)
+    record_capture(run.report, run.last_data_commit)
     _show(run.report)
     return run.report
 

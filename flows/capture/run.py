@@ -30,7 +30,7 @@ from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.schema.sequences import CAPTURED
-from logitlake.storage.writing.commits import Receipt, commit_unit
+from logitlake.storage.writing.commits import Receipt, commit_unit, last_data_commit
 from logitlake.storage.writing.known_documents import KnownDocuments
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 from logitlake.storage.writing.runs import note_run
@@ -82,6 +82,7 @@ class CaptureRun:
         self._receipts: dict[int, Receipt] = {}
         self._engine: dict[str, str] = {}
         self._introduced = False
+        self.last_data_commit = 0
 
     def __enter__(self) -> "CaptureRun":
         if self._under_way:
@@ -121,6 +122,7 @@ class CaptureRun:
                 self._commit_computed_units()
             self._count_plan()
             if error is None:
+                self.last_data_commit = last_data_commit(self._lake)
                 self._note("finished")
                 return
             try:

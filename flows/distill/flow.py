@@ -12,6 +12,7 @@ from logitlake.flows.distill.run import DistillRun
 from logitlake.flows.report.link import link_report
 from logitlake.flows.reports import DistillReport
 from logitlake.flows.runtime.artifacts import ProgressArtifact, named_rows, table_artifact
+from logitlake.flows.runtime.events import TELLS_ITS_END
 from logitlake.flows.runtime.pace import TrainingPace
 from logitlake.flows.runtime.retries import worth_retrying
 from logitlake.flows.runtime.run_names import last_commit, settings_of_run
@@ -55,7 +56,7 @@ def _run_name() -> str:
 
 
 # Not validated: Prefect would copy the job, which holds tables.
-@flow(name="distill", flow_run_name=_run_name, validate_parameters=False)
+@flow(name="distill", flow_run_name=_run_name, validate_parameters=False, **TELLS_ITS_END)
 def distill(config: Config, job: StudentJob | None = None) -> DistillReport:
     """Train, measure and register the student of `job`, or of the settings. Raises what a task's last retry raised."""
     shown = _Shown()

@@ -10,6 +10,7 @@ from logitlake.flows.maintain.run import MaintainRun
 from logitlake.flows.report.link import link_report
 from logitlake.flows.reports import MaintainReport
 from logitlake.flows.runtime.artifacts import table_artifact
+from logitlake.flows.runtime.events import TELLS_ITS_END
 from logitlake.flows.runtime.metrics import record_maintain
 from logitlake.flows.runtime.retries import worth_retrying
 from logitlake.flows.runtime.run_names import last_commit, settings_of_run
@@ -46,7 +47,7 @@ def _run_name() -> str:
     return f"upkeep at commit {last_commit(settings_of_run())}"
 
 
-@flow(name="maintain", flow_run_name=_run_name)
+@flow(name="maintain", flow_run_name=_run_name, **TELLS_ITS_END)
 def maintain(config: Config, dry_run: bool = False, verify_all: bool = False) -> MaintainReport:
     """Verify, merge and sweep. With `dry_run` nothing is changed, and the report says what would be done."""
     with MaintainRun(config, dry_run=dry_run, verify_all=verify_all) as run:

@@ -14,10 +14,12 @@ from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.progress import watched
 from logitlake.pipeline.reading.local_copy import LocalCopy
 from logitlake.pipeline.settings.models import Config
-from logitlake.storage.errors import IntegrityError, LakeBusyError, LogitlakeError
+from logitlake.storage.errors import IntegrityError, LakeBusyError, LakeMissingError, LogitlakeError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import single_writer
+from logitlake.storage.lake.object_store import list_paths
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget_again, n_forgotten, n_removed, note_removed
 from logitlake.storage.upkeep.hashing import add_row_hashes
@@ -29,6 +31,15 @@ from logitlake.storage.writing.runs import note_run
 log = logging.getLogger(__name__)
 
 KIND = "maintain"
+
+
+def has_no_lake_yet(location: LakeLocation) -> bool:
+    """Whether there is nothing to maintain: no lake, and no shards of a lake whose catalog is gone."""
+    try:
+        Lake.open(location).close()
+    except LakeMissingError:
+        return not list_paths(location, "store/sequences/**/*.parquet")
+    return False
 
 
 class MaintainRun:
@@ -96,6 +107,7 @@ class MaintainRun:
         problems += [f"{path}: the shard is gone or torn" for path in found.torn_shards]
         if problems:
             raise IntegrityError(f"{'; '.join(problems)}. Nothing was merged or removed: {ADVICE}")
+        reach("units-verified")
 
     def merge(self) -> None:
         """Rewrite small shards and shards with forgotten rows; finishes an interrupted forgetting first."""

@@ -9,7 +9,7 @@ from prefect.client.base import ServerType, determine_server_type
 from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 
-from logitlake.storage.errors import ServerStartError
+from logitlake.storage.errors import ServerLostError, ServerStartError
 
 # A server that is being restarted is waited for this long.
 _SECONDS = 10.0
@@ -30,6 +30,18 @@ def require_server() -> None:
                 "remove the setting to use a temporary server"
             )
         time.sleep(0.5)
+
+
+def lost_server() -> ServerLostError | None:
+    """The error of a run that ended because its server went away; None if the server answers."""
+    url = get_current_settings().api.url
+    problem = _problem()
+    if not url or problem is None:
+        return None
+    return ServerLostError(
+        f"Prefect's server {_without_password(url)} went away during the run ({problem}): start it and run the same "
+        "command again to continue; committed work is kept"
+    )
 
 
 def _problem() -> str | None:

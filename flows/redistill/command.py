@@ -19,7 +19,7 @@ def run_redistill(config: Config) -> RedistillReport:
         with CaptureRun(config) as capturing:
             if capturing.commit_notes():
                 return _continue(run, capturing, None)
-        record_capture(capturing.report)
+        record_capture(capturing.report, capturing.last_data_commit)
         run.captured(capturing.report)
         attempt = run.next()
         if attempt is not None:

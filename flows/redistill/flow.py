@@ -19,7 +19,7 @@ from logitlake.flows.redistill.run import Attempt, RedistillRun
 from logitlake.flows.report.link import link_report
 from logitlake.flows.reports import DistillReport, RedistillReport
 from logitlake.flows.runtime.artifacts import file_artifact, table_artifact
-from logitlake.flows.runtime.events import PROMOTED, REJECTED, tell
+from logitlake.flows.runtime.events import PROMOTED, REJECTED, TELLS_ITS_END, tell
 from logitlake.flows.runtime.metrics import record_redistill
 from logitlake.flows.runtime.retries import worth_retrying
 from logitlake.flows.runtime.run_names import last_commit, settings_of_run
@@ -48,7 +48,7 @@ def _run_name() -> str:
     return f"{teacher} after commit {last_commit(config)}"
 
 
-@flow(name="redistill", flow_run_name=_run_name)
+@flow(name="redistill", flow_run_name=_run_name, **TELLS_ITS_END)
 def redistill(config: Config, patience: float = 0.0) -> RedistillReport:
     """One night. Candidates that a killed run left undecided come first, then one for the new rows.
 
@@ -65,7 +65,7 @@ def rest_of_redistill(
 ) -> Callable[[Config], RedistillReport]:
     """The same flow, for a run that is under way: its capture, or after the capture its first candidate."""
 
-    @flow(name="redistill", flow_run_name=_run_name)
+    @flow(name="redistill", flow_run_name=_run_name, **TELLS_ITS_END)
     def redistill(config: Config) -> RedistillReport:
         with run:
             if capturing is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
+from logitlake.flows.distill.directories import students_directory
 from logitlake.flows.distill.job import StudentJob, require_student
 from logitlake.flows.redistill.candidate_job import candidate_job
 from logitlake.flows.reports import CaptureReport, DistillReport, RedistillReport
@@ -40,6 +41,7 @@ def require_redistill_settings(config: Config) -> None:
     """Check the settings that a night needs. Raises SettingsError that names the section."""
     require_capture_settings(config)
     require_student(config)
+    students_directory(config)
     if config.training.query is not None:
         raise SettingsError(
             "training.query: not supported by redistill, which selects the new rows itself; use training.where"

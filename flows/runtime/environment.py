@@ -51,9 +51,10 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
     and leave the ephemeral server running; ours raises, so that everything is closed.
     """
     # Imported here: Prefect reads the variables that this module sets.
+    import httpx
     from prefect import tags
 
-    from logitlake.flows.prefect_server.configured import require_server
+    from logitlake.flows.prefect_server.configured import lost_server, require_server
     from logitlake.flows.prefect_server.ephemeral import shield_ephemeral_server
 
     require_server()
@@ -64,6 +65,14 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
     try:
         with termination_raises(), tags(TAG):
             return flow(config)
+    except httpx.HTTPError as error:
+        lost = lost_server()
+        if lost is None:
+            raise
+        # Prefect's threads try to send their last events; each failure would be a line after the error of the command.
+        logging.disable(logging.CRITICAL)
+        logging.raiseExceptions = False
+        raise lost from error
     except RuntimeError as error:
         if "ephemeral" not in str(error):
             raise

@@ -10,6 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, FlowRunFilterTags
 from prefect.client.schemas.objects import StateType
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.runtime import flow_run
@@ -24,6 +25,7 @@ TEACHERS = "logitlake-teachers"
 # The slot of a killed run is free again after this time.
 _LEASE_SECONDS = 60
 _REPORT_SECONDS = 60.0
+_SECONDS_BETWEEN_ATTEMPTS = 5.0
 _BOUND_SECONDS = 24 * 3600.0
 _SHOWN_RUNS = 5
 
@@ -63,7 +65,10 @@ def ensure_limit(limit: int) -> None:
 
 
 def _slot() -> AbstractContextManager[None]:
-    """A teacher slot that is taken. Logs every minute what it waits for; raises LakeBusyError after the bound."""
+    """A teacher slot that is taken. Logs every minute what it waits for; raises LakeBusyError after the bound.
+
+    A server that goes away meanwhile is waited for, too.
+    """
     began = time.monotonic()
     while True:
         slot = concurrency(
@@ -78,11 +83,24 @@ def _slot() -> AbstractContextManager[None]:
             slot.__enter__()
             return slot
         except TimeoutError:
-            waited = time.monotonic() - began
             reason = _reason()
-            if waited >= _BOUND_SECONDS:
-                raise LakeBusyError(f"no teacher slot was free within {_BOUND_SECONDS:.0f} s: {reason}") from None
-            log.warning("waiting for a teacher slot for %.0f s: %s", waited, reason)
+        except ConcurrencySlotAcquisitionError as error:
+            if _is_refused(error):
+                raise
+            reason = f"Prefect's server does not answer ({error.__cause__ or error})"
+            time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
+        waited = time.monotonic() - began
+        if waited >= _BOUND_SECONDS:
+            raise LakeBusyError(f"no teacher slot was free within {_BOUND_SECONDS:.0f} s: {reason}")
+        log.warning("waiting for a teacher slot for %.0f s: %s", waited, reason)
+
+
+def _is_refused(error: ConcurrencySlotAcquisitionError) -> bool:
+    """Whether the server has answered and refused: there is no such limit, for one. Without an answer: False."""
+    cause = error.__cause__
+    if isinstance(cause, httpx.HTTPStatusError):
+        return not cause.response.is_server_error
+    return not isinstance(cause, httpx.HTTPError | OSError)
 
 
 def _reason() -> str:

@@ -12,7 +12,7 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
 from logitlake.flows.runtime.environment import TAG
-from logitlake.flows.runtime.events import PROMOTED, REJECTED
+from logitlake.flows.runtime.events import ENDED, ENDS, PROMOTED, REJECTED
 from logitlake.pipeline.settings.models import ScheduleSettings
 from logitlake.storage.errors import SettingsError
 
@@ -20,7 +20,7 @@ ZOMBIES = "logitlake: runs whose process died"
 NOTIFY_FAILED = "logitlake: notify of failed runs"
 NOTIFY_DECIDED = "logitlake: notify of decisions"
 _HEARTBEAT = "prefect.flow-run.heartbeat"
-_ENDS = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")]
+_SERVER_ENDS = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")]
 _RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
 _OURS = {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}
 
@@ -37,13 +37,16 @@ def arrange_automations(settings: ScheduleSettings) -> None:
 
 
 def crash_zombies(seconds: int) -> Automation:
-    """Mark a run of ours as crashed if it sent a heartbeat and then neither a heartbeat nor an end for `seconds`."""
+    """Mark a run of ours as crashed if it sent a heartbeat and then neither a heartbeat nor an end for `seconds`.
+
+    ENDS starts the watch anew, so that heartbeats from before it do not count (see `tell_end`).
+    """
     return Automation(
         name=ZOMBIES,
         description="Its process was killed, or its machine is gone. The next run continues its work.",
         trigger=EventTrigger(
-            after={_HEARTBEAT},
-            expect={_HEARTBEAT, *_ENDS},
+            after={_HEARTBEAT, ENDS},
+            expect={_HEARTBEAT, *_SERVER_ENDS, ENDED},
             match=_RUNS,
             match_related=_OURS,
             for_each={"prefect.resource.id"},
@@ -58,10 +61,14 @@ def crash_zombies(seconds: int) -> Automation:
 
 
 def notifications(block: str) -> list[Automation]:
-    """Notifications of failed runs and of decisions, through a Prefect block named type/name."""
+    """Notifications of runs that did not complete, and of decisions, through a Prefect block named type/name.
+
+    A cancelled run is one of them, whoever cancelled it: Prefect cancels a run that finds another one of its deployment
+    under way, and if that one is stuck, every further run.
+    """
     block_id = _block_id(block)
     failed = EventTrigger(
-        expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+        expect={f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "Cancelled")},
         match=_RUNS,
         match_related=_OURS,
         for_each={"prefect.resource.id"},
@@ -75,7 +82,9 @@ def notifications(block: str) -> list[Automation]:
         Automation(
             name=NOTIFY_FAILED,
             trigger=failed,
-            actions=[SendNotification(block_document_id=block_id, subject="logitlake: a run failed", body=_TEXT)],
+            actions=[
+                SendNotification(block_document_id=block_id, subject="logitlake: a run did not complete", body=_TEXT)
+            ],
         ),
         Automation(
             name=NOTIFY_DECIDED,

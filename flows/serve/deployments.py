@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from prefect import flow, tags
+from prefect import flow, get_run_logger, tags
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
@@ -24,9 +24,10 @@ from prefect.types.entrypoint import EntrypointType
 
 from logitlake.flows.capture.flow import capture as capture_flow
 from logitlake.flows.maintain.flow import maintain as maintain_flow
+from logitlake.flows.maintain.run import has_no_lake_yet
 from logitlake.flows.redistill.flow import redistill as redistill_flow
 from logitlake.flows.runtime.environment import TAG
-from logitlake.flows.runtime.events import CAPTURED, resource_of, tell
+from logitlake.flows.runtime.events import CAPTURED, TELLS_ITS_END, resource_of, tell
 from logitlake.flows.runtime.run_names import last_commit
 from logitlake.flows.settings import location_of, settings
 from logitlake.pipeline.settings.models import (
@@ -63,6 +64,7 @@ def _run_name() -> str:
     name="scheduled-capture",
     flow_run_name=_run_name,
     description="Run the teacher over the documents that the lake does not hold yet.",
+    **TELLS_ITS_END,
 )
 def capture(
     config_file: Path | None = None,
@@ -83,6 +85,7 @@ def capture(
     name="scheduled-redistill",
     flow_run_name=_run_name,
     description="Capture what is missing, train on it, promote what is no worse.",
+    **TELLS_ITS_END,
 )
 def redistill(
     config_file: Path | None = None,
@@ -99,7 +102,12 @@ def redistill(
         return redistill_flow(_settings(config_file, overrides, lake, **sections), _PATIENCE).as_record()
 
 
-@flow(name="scheduled-maintain", flow_run_name=_run_name, description="Verify, merge, expire and sweep.")
+@flow(
+    name="scheduled-maintain",
+    flow_run_name=_run_name,
+    description="Verify, merge, expire and sweep.",
+    **TELLS_ITS_END,
+)
 def maintain(
     config_file: Path | None = None,
     overrides: list[str] | None = None,
@@ -108,8 +116,11 @@ def maintain(
     dry_run: bool = False,
     verify_all: bool = False,
 ) -> dict[str, Any]:
-    """Upkeep."""
+    """Upkeep. Before the first capture there is nothing to do."""
     config = _settings(config_file, overrides, lake, maintenance=maintenance)
+    if has_no_lake_yet(location_of(config)):
+        get_run_logger().warning("there is no lake at %s yet: nothing to do", location_of(config).data)
+        return {}
     with tags(TAG):
         return maintain_flow(config, dry_run=dry_run, verify_all=verify_all).as_record()
 

@@ -19,6 +19,8 @@ from logitlake.storage.errors import LogitlakeError, SettingsError
 
 _START_SECONDS = 300
 _STOP_SECONDS = 20
+# Addresses to listen on all interfaces, and the address at which this machine reaches such a server.
+_EVERY_INTERFACE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @contextmanager
@@ -28,7 +30,7 @@ def local_server(home: Path, host: str, port: int) -> Iterator[str]:
     If the server ends before the block does, this process gets SIGTERM. Raises SettingsError if the port is taken,
     LogitlakeError with the end of the log if the server does not start or has ended.
     """
-    url = f"http://{host}:{port}/api"
+    url = api_url(host, port)
     reach_this_machine()
     if answers(url):
         raise SettingsError(
@@ -44,8 +46,8 @@ def local_server(home: Path, host: str, port: int) -> Iterator[str]:
         **os.environ,
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # The web page asks this API; a profile may name another one.
-        "PREFECT_UI_API_URL": url,
+        # The web page asks this API; a profile may name another one. Without a host it is that of the page.
+        "PREFECT_UI_API_URL": "/api" if host in _EVERY_INTERFACE else url,
         # Prefect's default keeps the leases of concurrency slots in memory: after a restart nobody frees the slots.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }
@@ -75,6 +77,12 @@ def local_server(home: Path, host: str, port: int) -> Iterator[str]:
                 server.wait()
             if ended is not None:
                 raise LogitlakeError(f"Prefect's server has ended with code {ended}; {_end_of(log)}") from None
+
+
+def api_url(host: str, port: int) -> str:
+    """The URL at which this machine reaches the API of a server that listens at `host`."""
+    reached = _EVERY_INTERFACE.get(host, host)
+    return f"http://[{reached}]:{port}/api" if ":" in reached else f"http://{reached}:{port}/api"
 
 
 def answers(url: str) -> bool:

@@ -95,6 +95,12 @@ def commit_unit(
     )
 
 
+def last_data_commit(lake: Lake) -> int:
+    """Number of the last commit that added documents; 0 before the first. Notes of runs raise the lake's number too."""
+    query = "SELECT coalesce(max(commit_number), 0)::BIGINT AS n FROM store.commits WHERE n_documents > 0"
+    return int(lake.row(query)["n"])
+
+
 def _present(lake: Lake, recipe_id: str, rows: pa.Table) -> pa.Array:
     """The documents of these rows that the lake holds under the recipe, or that were forgotten."""
     lake.connection.register("incoming_ids", pa.table({"doc_id": rows["doc_id"].unique()}))

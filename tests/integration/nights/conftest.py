@@ -23,7 +23,9 @@ from logitlake.flows.serve.local_server import local_server
 from logitlake.pipeline.settings.models import Config, ScheduleSettings
 from logitlake.pipeline.settings.yaml_file import documented_yaml
 from logitlake.storage.failpoints import ENVIRONMENT_VARIABLE
-from tests.tiny_lake import append_documents, tiny_settings
+from tests.integration.nights.night_settings import night_settings
+from tests.integration.nights.service import Service
+from tests.tiny_lake import append_documents
 
 # A command is a child of a process that has loaded everything: it starts at once, and is killed like any other.
 TEMPLATE = """
@@ -87,20 +89,17 @@ def add(tmp_path: Path) -> Callable[[int, int], None]:
 def config(tmp_path: Path, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.setenv("LOGITLAKE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    settings = tiny_settings(
-        tmp_path,
-        tiny_teacher,
-        tmp_path / "documents.jsonl",
-        batch_sequences=1,  # steps enough for the trainer to report its progress
-        learning_rate=0.03,
-        schedule="constant",
-        warmup_share=0.0,
-    )
-    # A bad learning rate that still gives finite figures at 100 times its value.
-    settings["redistill"] = {"checkpoint_steps": 1, "learning_rate": 0.003}
-    # A killed run keeps its teacher slot for a minute: slots for all runs, so that no test waits.
-    settings["schedule"] = {"teachers": 100}
-    return Config.model_validate(settings)
+    return night_settings(tmp_path, tiny_teacher)
+
+
+@pytest.fixture
+def service(config: Config, tmp_path: Path, free_port: int) -> Iterator[Service]:
+    """`logitlake serve` with one teacher at a time; it is not started yet."""
+    service = Service(tmp_path / "nights", config, free_port)
+    try:
+        yield service
+    finally:
+        service.end()
 
 
 @dataclass(frozen=True)

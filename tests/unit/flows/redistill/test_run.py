@@ -301,3 +301,10 @@ def test_another_tokenizer_asks_for_an_alias_of_its_own(config: Config) -> None:
 def test_a_first_student_needs_to_come_from_somewhere(config: Config) -> None:
     with pytest.raises(SettingsError, match=r"student\.layers"):
         RedistillRun(config.model_copy(update={"student": None}))
+
+
+def test_a_night_without_a_directory_for_students_is_refused_before_its_capture(config: Config) -> None:
+    """With a catalog on a server there is no directory beside it. No server is asked: the settings are enough."""
+    lake = config.lake.model_copy(update={"catalog": "postgres:host=127.0.0.1 port=9 dbname=none", "data": "s3://b/p/"})
+    with pytest.raises(SettingsError, match=r"redistill\.students: expected a directory"):
+        RedistillRun(config.model_copy(update={"lake": lake}))

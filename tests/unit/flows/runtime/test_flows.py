@@ -26,8 +26,9 @@ from logitlake.flows.distill.flow import distill
 from logitlake.flows.maintain.flow import maintain
 from logitlake.flows.runtime import limits
 from logitlake.flows.runtime.environment import TAG
+from logitlake.flows.serve import deployments
 from logitlake.pipeline.settings.models import Config
-from logitlake.storage.errors import LakeBusyError, MismatchError
+from logitlake.storage.errors import LakeBusyError, LakeMissingError, MismatchError
 
 
 @pytest.fixture(scope="session")
@@ -228,3 +229,21 @@ def test_who_waits_for_a_teacher_slot_says_for_what_and_gives_up_after_a_bound(
 def server_environment() -> dict[str, str]:
     """The environment in which a command speaks to the server of these tests."""
     return {**os.environ, "PREFECT_API_URL": str(get_current_settings().api.url)}
+
+
+def test_scheduled_upkeep_before_the_first_capture_has_nothing_to_do_and_does_not_fail(
+    server: None, config: Config, config_file: Path
+) -> None:
+    assert deployments.maintain(config_file) == {}
+    run = last_run()
+    assert run.state is not None and run.state.is_completed()
+    assert not config.lake.path.exists(), "upkeep makes no lake"
+
+
+def test_scheduled_upkeep_of_shards_whose_catalog_is_gone_fails(
+    server: None, config: Config, config_file: Path, captured: Any
+) -> None:
+    for file in config.lake.path.glob("catalog.sqlite*"):
+        file.unlink()
+    with pytest.raises(LakeMissingError, match="logitlake rebuild"):
+        deployments.maintain(config_file)

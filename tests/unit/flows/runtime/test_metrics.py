@@ -4,8 +4,12 @@ from typing import Any
 
 import pytest
 
+from logitlake.flows.capture.run import CaptureRun
 from logitlake.flows.reports import CaptureReport, MaintainReport, RedistillReport
 from logitlake.flows.runtime import metrics
+from logitlake.flows.settings import location_of
+from logitlake.pipeline.settings.models import Config
+from logitlake.storage.lake.lake import Lake
 
 
 @pytest.fixture
@@ -33,14 +37,31 @@ def numbers(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_capture_counts_documents_tokens_and_commits(numbers: Any) -> None:
     report = CaptureReport(
-        run_id="r", recipe_id="i", teacher="tiny", n_units=2, n_documents=3, n_tokens=40, n_bytes=500, commit_number=7
+        run_id="r", recipe_id="i", teacher="tiny", n_units=2, n_documents=3, n_tokens=40, n_bytes=500
     )
-    metrics.record_capture(report)
+    metrics.record_capture(report, 7)
     found = numbers()
     assert found["logitlake.capture.documents tiny"] == 3
     assert found["logitlake.capture.tokens tiny"] == 40
     assert found["logitlake.commit.units tiny"] == 2
     assert found["logitlake.commit.number tiny"] == 7
+
+
+def test_the_commit_number_stands_still_in_an_idle_hour(numbers: Any, config: Config) -> None:
+    """So that an alert on it can fire. The notes of the idle run raise the number of the lake."""
+
+    def hour() -> tuple[float, int]:
+        with CaptureRun(config) as run:
+            for number in run.units():
+                run.commit(run.compute(number))
+        metrics.record_capture(run.report, run.last_data_commit)
+        with Lake.open(location_of(config)) as lake:
+            return numbers()[f"logitlake.commit.number {run.report.teacher}"], lake.commit_number
+
+    recorded, before = hour()
+    assert recorded > 0
+    recorded_again, after = hour()
+    assert (recorded_again, after > before) == (recorded, True)
 
 
 def test_what_waits_for_the_student_is_a_queue_and_decisions_are_counted(numbers: Any) -> None:
