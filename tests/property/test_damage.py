@@ -30,7 +30,7 @@ KINDS_FIRST = (
     *("catalog.sqlite", "table sequences", "table commits", "table documents", "catalog.sqlite-wal", "table recipes"),
     *("table promotions", "table tombstones", "table students", "recipes", "tombstones", "lake.json", "table row_sets"),
     *("table document_sources", "table run_events", "table row_set_documents", "table row_set_queries", "students"),
-    *("table student_losses", "table vocabulary", "table rejects", "lake-copy.json"),
+    *("table student_losses", "table vocabulary", "table rejects", "lake-copy.json", "last-commit.json"),
 )
 # Nothing beside the data tells that a file of these tables is gone, if the catalog is gone too.
 _UNTOLD = frozenset(
