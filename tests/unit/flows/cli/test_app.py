@@ -190,7 +190,8 @@ def test_rebuild_ends_with_7_if_damage_was_left_out_and_the_catalog_is_there(
     result = cli("rebuild", "--lake", copy, "--format", "json")
     assert result.exit_code == 7 and f"damaged {shard}" in result.stderr
     report = json.loads(result.stdout)
-    assert list(report["damaged"]) == [str(shard)] and 0 < report["n_documents"] < 30
+    files = [name for name in report["damaged"] if not name.startswith("unit ")]
+    assert files == [str(shard)] and 0 < report["n_documents"] < 30
     assert cli("verify", "--lake", copy).exit_code == 0
 
 

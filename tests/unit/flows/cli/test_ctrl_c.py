@@ -61,6 +61,7 @@ COMMANDS = {
     "forget": ("--where", "n_tokens > 0"),
     "retire": ("nothing",),
     "rebuild": (),
+    "repair": (),
 }
 # What has tests of its own: serve by Prefect's handler (tests/integration/nights), demo by the commands that it calls.
 ELSEWHERE = {"serve", "demo"}

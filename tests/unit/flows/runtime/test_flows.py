@@ -191,7 +191,7 @@ def test_a_full_disk_is_said_and_the_lake_still_opens(
     monkeypatch.setattr(CaptureRun, "commit", full)
     result = cli("capture", "--config", config_file)
     assert result.exit_code == 5
-    assert "disk is full" in result.stderr
+    assert "there is no room to write in lake/data" in result.stderr
     assert cli("show", "runs", "--config", config_file).exit_code == 0
 
 

@@ -17,7 +17,9 @@ from logitlake.flows.redistill.run import RedistillRun
 from logitlake.flows.reports import CaptureReport, DistillReport
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config
+from logitlake.storage.errors import IntegrityError
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.row_sets.registered import read_again
 from logitlake.storage.students.promotions import student_of
 from logitlake.storage.upkeep.forgetting import forget
@@ -99,8 +101,14 @@ def test_a_backup_made_while_a_capture_runs_is_a_whole_lake_elsewhere(
         assert all(not check.problem for check in verify(lake))
         assert student_of(lake) == student
         assert read_again(lake, seen).n_missing == 0
+    # The copied data holds what the capture committed meanwhile: nothing is written by a catalog that does not know it.
+    with pytest.raises(IntegrityError, match="logitlake rebuild"):
+        run_capture(restored)
+    (restored.lake.path / "catalog.sqlite").rename(tmp_path / "older.sqlite")
+    rebuild(location_of(restored))
     again = run_capture(restored)
-    assert again.n_documents == running.report.n_documents, "what came after the backup, and nothing else"
+    assert again.n_documents == 0, "what was committed while the backup was made is there"
+    assert len(ask(restored, "SELECT DISTINCT doc_id FROM sequences")) > len({row["doc_id"] for row in before})
     assert night(restored, again) not in (None, student), "the next student learns on from the restored one"
 
 

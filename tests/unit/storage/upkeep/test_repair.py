@@ -243,6 +243,12 @@ def test_an_older_catalog_is_refused_and_nothing_is_changed(filled, location, ma
         file.unlink()
     shutil.copy(backup, location.catalog_file)
     cut(shard_of(location, "a"))
+    with pytest.raises(IntegrityError, match="logitlake rebuild"), Lake.open(location, read_only=False):
+        pass
+    with Lake.open(location) as lake:
+        assert repair(lake, dry_run=True).problems
+    # As an older logitlake leaves it, which notes no number of its last commit.
+    (location.data_directory / "last-commit.json").unlink()
     files = sorted(path for path in location.data_directory.rglob("*"))
     with Lake.open(location, read_only=False) as lake:
         with pytest.raises(IntegrityError, match="logitlake rebuild"):

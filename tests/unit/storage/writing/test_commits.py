@@ -75,8 +75,8 @@ def test_a_unit_that_overlaps_another_keeps_only_what_is_missing(lake, make_rows
 def test_a_commit_that_landed_but_was_reported_failed_is_not_committed_twice(lake, make_rows, recipe, monkeypatch):
     real = Lake._commit
 
-    def lose_the_answer(self: Lake) -> None:
-        real(self)
+    def lose_the_answer(self: Lake, began: float) -> None:
+        real(self, began)
         monkeypatch.undo()
         raise LostRaceError("the answer was lost")
 
