@@ -16,7 +16,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 check test test-all bench: export HF_HUB_OFFLINE = 1
 check test test-all bench: export HF_DATASETS_OFFLINE = 1
 
-.PHONY: help venv demo nightly questions check test test-all bench clean
+.PHONY: help venv demo nightly questions check audit test test-all bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -52,6 +52,14 @@ check: $(INSTALLED) ## style, types, import contracts, documentation
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/docs
+
+# Not part of `check`: it asks PyPI, and an index of one's own has no such data. A package that could not be asked about
+# is an error too, or an unreachable service would look like a clean result.
+audit: $(INSTALLED) ## known vulnerabilities of every version in constraints.txt; needs pypi.org
+	@$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt || { \
+	  echo "audit: not clean. If a package is named with its vulnerability above, move its version (CONTRIBUTING.md)." >&2; \
+	  echo "audit: if a package could not be audited, or there is an error of the network, pypi.org was not reached and" >&2; \
+	  echo "audit: nothing is known: run this again on a machine that reaches it." >&2; exit 1; }
 
 test: $(INSTALLED) ## every test that takes no server and no minutes
 	$(PYTEST) -m 'not slow'

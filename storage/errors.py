@@ -4,11 +4,17 @@
 was expected, what was found and what to do. The command line maps each group to one exit code.
 """
 
+from logitlake.storage.redaction import without_secrets
+
 
 class LogitlakeError(Exception):
     """Base of every error that the project raises on purpose; its message is written for the person at the terminal."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        """`message` may quote settings and other programs: secrets in it are hidden."""
+        super().__init__(without_secrets(message))
 
 
 class SettingsError(LogitlakeError):

@@ -21,6 +21,7 @@ from logitlake.flows.cli.lazy_imports import keep_out
 from logitlake.flows.cli.signals import signals_stop_queries
 from logitlake.flows.runtime.termination import TerminatedError, stop_behind
 from logitlake.storage.errors import LakeError, LogitlakeError, SettingsError
+from logitlake.storage.redaction import without_secrets
 
 _COMPLETE = "_LOGITLAKE_COMPLETE"
 
@@ -80,7 +81,10 @@ class _Commands(TyperGroup):
         try:
             with printed_messages():
                 return super().invoke(ctx)
-        except (typer.Exit, typer.Abort, BrokenPipeError, _UsageError):
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise
+        except _UsageError as error:
+            error.message = without_secrets(error.message)  # type: ignore[attr-defined]
             raise
         except BaseException as error:
             stop = stop_behind(error)
@@ -148,7 +152,7 @@ class _Completion(NamedTuple):
 
 def _failed(ctx: Any, error: Exception, message: str, code: int) -> typer.Exit:
     if (ctx.find_root().obj or {}).get("debug"):
-        traceback.print_exception(error)
+        print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     _say(f"logitlake: {message}")
     return typer.Exit(code)
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 import platformdirs
 
 from logitlake.flows.prefect_server.proxies import reach_this_machine
+from logitlake.flows.runtime.log_secrets import hide_secrets_in_logs
 from logitlake.flows.runtime.termination import termination_raises
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import LakeError, LogitlakeError, ServerStartError
@@ -57,6 +58,7 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
     from logitlake.flows.prefect_server.configured import lost_server, require_server
     from logitlake.flows.prefect_server.ephemeral import shield_ephemeral_server
 
+    hide_secrets_in_logs()
     require_server()
     shield_ephemeral_server()
     for name in ("prefect.flow_runs", "prefect.task_runs"):

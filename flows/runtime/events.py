@@ -9,6 +9,7 @@ from prefect.flows import Flow
 from logitlake.flows.runtime.environment import TAG
 from logitlake.storage.identity import digest
 from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.redaction import without_passwords
 
 CAPTURED = "logitlake.captured"
 PROMOTED = "logitlake.promoted"
@@ -40,5 +41,6 @@ TELLS_ITS_END: dict[str, Any] = {"on_completion": [tell_end], "on_failure": [tel
 
 
 def resource_of(location: LakeLocation) -> str:
-    """The lake's name in events: the same on every machine; contains no path and no password."""
-    return f"logitlake.lake.{digest(b'lake', location.catalog.encode(), location.data.encode())[:12]}"
+    """The lake's name in events: the same on every machine and after a change of the password; holds no path."""
+    catalog = without_passwords(location.catalog)
+    return f"logitlake.lake.{digest(b'lake', catalog.encode(), location.data.encode())[:12]}"

@@ -28,6 +28,7 @@ from logitlake.flows.maintain.run import has_no_lake_yet
 from logitlake.flows.redistill.flow import redistill as redistill_flow
 from logitlake.flows.runtime.environment import TAG
 from logitlake.flows.runtime.events import CAPTURED, TELLS_ITS_END, resource_of, tell
+from logitlake.flows.runtime.log_secrets import hide_secrets_in_logs
 from logitlake.flows.runtime.run_names import last_commit
 from logitlake.flows.settings import location_of, settings
 from logitlake.pipeline.settings.models import (
@@ -43,6 +44,7 @@ from logitlake.storage.lake.location import LakeLocation
 
 # Prefect sends our log lines to its server (PREFECT_LOGGING_EXTRA_LOGGERS), but leaves the level at WARNING.
 logging.getLogger("logitlake").setLevel(logging.INFO)
+hide_secrets_in_logs()
 
 # Tag of what the server in a lake's own folder serves: it identifies old deployments after the lake was moved.
 _OWN_SERVER = "logitlake.own-server"

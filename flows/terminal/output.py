@@ -20,6 +20,7 @@ from rich.table import Table
 
 from logitlake.flows.terminal.visible import visible
 from logitlake.storage.json_text import finite
+from logitlake.storage.redaction import without_secrets
 
 _ROWS_FOR_A_PERSON = 500
 _CELL_FOR_A_PERSON = 300
@@ -72,8 +73,11 @@ def messages_are_printed() -> bool:
 
 
 def say(message: str) -> None:
-    """Print a message on stderr, where it does not mix with results. Escape sequences are shown, not executed."""
-    text = visible(message)
+    """Print a message on stderr, where it does not mix with results.
+
+    Escape sequences are shown, not executed; secrets are hidden.
+    """
+    text = visible(without_secrets(message))
     if sys.stderr.isatty():
         width = max(shutil.get_terminal_size().columns - 1, 20)
         lines = [textwrap.fill(line, width, **_WHOLE_WORDS) for line in text.split("\n")]

@@ -14,6 +14,8 @@ from logitlake.pipeline.settings.yaml_file import inner_settings
 from logitlake.pipeline.settings.yaml_text import NotYamlError, parse_yaml, read_yaml
 from logitlake.storage.errors import SettingsError
 
+# Settings whose value may hold a password, in whatever form it was written.
+_HIDDEN_VALUES = {"catalog", "notify"}
 _MESSAGE_SAYS_IT_ALL = ("missing", "unknown_name", "setting_of_another")
 
 
@@ -110,7 +112,8 @@ def _explain(error: ValidationError, raw: dict[str, Any], path: Path | None) -> 
             meant = f"did you mean {near[0]}? " if near else ""
             lines.append(f"  {where}: unknown setting; {meant}the settings here are: {', '.join(names)}")
         else:
-            value = "" if detail["type"] in _MESSAGE_SAYS_IT_ALL else f", found {detail['input']!r}"
+            hidden = detail["type"] in _MESSAGE_SAYS_IT_ALL or _HIDDEN_VALUES.intersection(detail["loc"])
+            value = "" if hidden else f", found {detail['input']!r}"
             lines.append(f"  {where}: {detail['msg']}{value if len(value) < 200 else ''}")
     return "\n".join(lines)
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import available_timezones
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_serializer, field_validator, model_validator
 
 from logitlake.pipeline.settings.base import Settings as Settings
 from logitlake.pipeline.settings.corpus import CorpusSettings as CorpusSettings
 from logitlake.pipeline.settings.paths import PathSetting, PathText
 from logitlake.pipeline.settings.registry import ENGINES, LOSSES, NameIn
 from logitlake.pipeline.settings.target import TargetSettings as TargetSettings
+from logitlake.storage.redaction import without_secrets
 
 
 class HeldOutSettings(Settings):
@@ -28,10 +29,17 @@ class LakeSettings(Settings):
     """Where the lake is. `path` is the embedded form; `catalog` and `data` name any DuckLake catalog and data URL."""
 
     path: PathSetting = Path("lake")
-    catalog: PathText | None = Field(None, description="postgres:… connection string, or a path to a SQLite file")
+    catalog: PathText | None = Field(
+        None, repr=False, description="postgres:… connection string, or a path to a SQLite file"
+    )
     data: PathText | None = Field(None, description="directory or URL of the shards, such as s3://bucket/prefix/")
     held_out: HeldOutSettings = HeldOutSettings()
     lock_timeout_seconds: float = Field(60, gt=0)
+
+    @field_serializer("catalog")
+    def _without_password(self, catalog: str | None) -> str | None:
+        """Prefect's database, records and screens get the settings without the password."""
+        return None if catalog is None else without_secrets(catalog)
 
 
 class TeacherSettings(Settings):

@@ -43,9 +43,18 @@ def parse_yaml(text: str) -> Any:
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
-        raise NotYamlError(f"not valid YAML: {error}") from None
+        raise NotYamlError(f"not valid YAML: {_problem(error)}") from None
     except _BAD_VALUE as error:
         raise NotYamlError(f"not valid YAML: a value that its type can't hold ({error})") from None
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """What is wrong, and where; without the line itself, which may hold a password."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return str(error)
+    mark = error.problem_mark or error.context_mark
+    place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return " ".join(part for part in (error.context, error.problem) if part) + place
 
 
 def _check_depth(text: str) -> None:

@@ -33,6 +33,7 @@ from logitlake.storage.lake.migration import check_format, is_current, migrate
 from logitlake.storage.lake.object_store import configure_object_store
 from logitlake.storage.lake.open_connections import close, closing, signals_kept, stoppable
 from logitlake.storage.lake.overlay import MEMORY, lay_views
+from logitlake.storage.redaction import without_parts_of
 from logitlake.storage.schema.row_hash import insert_rows
 from logitlake.storage.schema.tables import NAME
 
@@ -341,15 +342,14 @@ class Lake:
         if UNFINISHED in values and not unfinished:
             self.connection.close()
             raise LakeError(
-                f"the catalog {without_secrets(self.location.catalog)} is not complete, because a rebuild was stopped "
+                f"the catalog {self.location.catalog} is not complete, because a rebuild was stopped "
                 "or is still running: run `logitlake rebuild` again, which completes it"
             )
         if "views" not in values:
             # Tables and views are made in two transactions: a reader may come in between.
             self.connection.close()
-            hidden = without_secrets(self.location.catalog)
             raise LakeMissingError(
-                f"the lake {hidden} is just being made, or its creation was stopped: try again; "
+                f"the lake {self.location.catalog} is just being made, or its creation was stopped: try again; "
                 "`logitlake capture` creates what is missing"
             )
         return values["held_out_salt"], float(values["held_out_share"])
@@ -386,15 +386,15 @@ def _attach_or_make(location: LakeLocation) -> duckdb.DuckDBPyConnection:
 
 def _missing(location: LakeLocation) -> LakeMissingError:
     return LakeMissingError(
-        f"the catalog {without_secrets(location.catalog)} holds no lake: `logitlake capture` makes one; "
+        f"the catalog {location.catalog} holds no lake: `logitlake capture` makes one; "
         "`logitlake rebuild` makes the catalog again if the data path still holds shards"
     )
 
 
 def _unreadable(location: LakeLocation, error: Exception) -> LakeError:
-    reason = without_secrets(str(error).splitlines()[0])
+    reason = str(error).splitlines()[0]
     return LakeError(
-        f"the catalog {without_secrets(location.catalog)} can't be read ({reason}): if it is damaged, restore it from "
+        f"the catalog {location.catalog} can't be read ({reason}): if it is damaged, restore it from "
         "a backup, or move it away and run `logitlake rebuild`, which makes it again from the data path"
     )
 
@@ -429,12 +429,12 @@ def _attach(location: LakeLocation, *, read_only: bool, must_exist: bool = False
             raise _missing(location) from None
         if _BEING_MADE.search(str(error)):
             raise
-        hidden, reason = without_secrets(location.catalog), without_secrets(str(error))
+        reason = without_parts_of(location.catalog, str(error))
         if problem := disk_problem(error, lake_folders(location)):
-            raise LakeError(f"the catalog {hidden} can't be opened: {without_secrets(problem)}") from None
+            raise LakeError(f"the catalog {location.catalog} can't be opened: {problem}") from None
         raise LakeError(
-            f"the catalog {hidden} can't be opened: {reason}. Check the path or connection, that it is a DuckLake "
-            "catalog, and that its folder is writable (SQLite's WAL needs that even for reading)"
+            f"the catalog {location.catalog} can't be opened: {reason}. Check the path or connection, that it is a "
+            "DuckLake catalog, and that its folder is writable (SQLite's WAL needs that even for reading)"
         ) from None
     return connection
 
@@ -442,11 +442,6 @@ def _attach(location: LakeLocation, *, read_only: bool, must_exist: bool = False
 def _set_time_zone(connection: duckdb.DuckDBPyConnection) -> None:
     # DuckLake compares some times as text: the result must not depend on the machine's time zone.
     connection.execute("SET TimeZone = 'UTC'")
-
-
-def without_secrets(text: str) -> str:
-    """A connection string, or a message that quotes one, without its password."""
-    return re.sub(r"(password\s*=\s*)('[^']*'|\S+)|(://[^:/@\s]*:)[^@\s]*@", r"\1\3***@", text)
 
 
 def _quoted(text: str) -> str:

@@ -1,14 +1,18 @@
 """Where a lake is: its catalog, and the data path with its shards."""
 
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 from logitlake.storage.errors import SettingsError
+from logitlake.storage.redaction import has_password
 from logitlake.storage.schema.sequences import SEQUENCES
 
 _GLOB_SIGNS = frozenset("*?[")
 _ADVICE = "choose another path, or name it by a symbolic link with a plain name"
+# Pairs as libpq reads them; it would take the second word of a value for an option, and quote it in its error.
+_CONNECTION = re.compile(r"postgres:(?:\s*\w+\s*=\s*(?:'(?:[^'\\]|\\.)*'|(?!')(?:\\.|[^\s\\])+)(?:\s+|$))*")
 _CATALOG_SCHEMES = ("postgres:", "sqlite:", "duckdb:", "mysql:")
 
 
@@ -55,6 +59,11 @@ def _catalog(text: str) -> str:
     if text.startswith(("postgres://", "postgresql://")):
         return f"postgres:{text}"
     if text.startswith("postgres:"):
+        if "://" not in text and has_password(text) and not _CONNECTION.fullmatch(text):
+            raise SettingsError(
+                "lake.catalog: expected name=value pairs, found a word without a name beside a password: put quotes "
+                "around a value with spaces"
+            )
         return text
     if text.startswith(_CATALOG_SCHEMES[2:]) or text.endswith((".duckdb", ".ducklake")):
         raise SettingsError(

@@ -8,7 +8,9 @@ from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import KEY_VARIABLES, bucket_options
 from logitlake.storage.schema.tables import NAME
 
-_PASSWORD = re.compile(r"\s*\bpassword\s*=\s*('(?:[^'\\]|\\.)*'|\S+)|(?<=://)([^:/@\s]+):[^@\s]*(?=@)")
+_PASSWORD = re.compile(r"\s*\b(?:ssl)?password\s*=\s*(?:'(?:[^'\\]|\\.)*'|(?:\\.|[^\s\\])+)")
+# In a URL: before the host, or as an option.
+_PASSWORD_IN_URL = re.compile(r"(?<=://)([^:/\s]*):\S*(?=@)|(?<=[?&])(?:ssl)?password=[^&\s]*&?")
 
 
 def client_lines(location: LakeLocation) -> list[str]:
@@ -18,7 +20,8 @@ def client_lines(location: LakeLocation) -> list[str]:
         lines += _load(name)
     if not location.data_directory:
         lines += [*_load("httpfs"), *_bucket(location)]
-    catalog = _PASSWORD.sub(lambda match: match[2] or "", location.catalog)
+    pattern = _PASSWORD_IN_URL if "://" in location.catalog else _PASSWORD
+    catalog = pattern.sub(lambda match: (match.lastindex and match[1]) or "", location.catalog)
     if catalog != location.catalog:
         lines.append("-- The password is not shown: set PGPASSWORD, or keep it in ~/.pgpass.")
     # DuckLake compares some times as text: the result must not depend on the machine's time zone.

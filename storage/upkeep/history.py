@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from logitlake.storage.lake.lake import Lake, without_secrets
+from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.object_store import connect, list_paths, read_all
 from logitlake.storage.schema.sequences import complete_rows, differing_rows
 from logitlake.storage.schema.tables import NAME, TABLES
@@ -103,7 +103,7 @@ def refusal(lake: Lake, missing: Sequence[str]) -> str:
     n_records = f"{len(missing)} record{'s' * (len(missing) > 1)}"
     return (
         f"{lake.location.data} holds {n_records} of committed work that the catalog "
-        f"{without_secrets(lake.location.catalog)} does not know, such as {missing[0]}: the catalog is an older copy, "
+        f"{lake.location.catalog} does not know, such as {missing[0]}: the catalog is an older copy, "
         "or its rebuild was stopped. Nothing was removed. Put the newer catalog back, or move this one away and run "
         "`logitlake rebuild`, which makes it again from all files"
     )

@@ -9,6 +9,7 @@ import pyarrow as pa
 from logitlake.storage.errors import LakeError
 from logitlake.storage.json_text import json_text
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.redaction import without_secrets
 
 
 def note_run(lake: Lake, run_id: str, event: str, *, kind: str, recipe_id: str | None, **detail: Any) -> None:
@@ -19,7 +20,10 @@ def note_run(lake: Lake, run_id: str, event: str, *, kind: str, recipe_id: str |
         "happened_at": datetime.now(UTC),
         "kind": kind,
         "recipe_id": recipe_id,
-        "detail": json_text(detail),
+        # An error may quote the settings.
+        "detail": json_text(
+            {name: without_secrets(value) if isinstance(value, str) else value for name, value in detail.items()}
+        ),
     }
     lake.change(lambda transaction: transaction.insert("run_events", pa.Table.from_pylist([row])))
 

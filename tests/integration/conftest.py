@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,6 +49,10 @@ def postgres_cluster() -> Iterator[str]:
         settings = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
         make = [*prefix, _postgres_program("initdb"), "-D", str(cluster), "-A", "trust", "-U", "logitlake"]
         subprocess.run(make, check=True, capture_output=True, cwd="/")
+        # Everybody is let in, but this user must know the password.
+        rules = cluster / "pg_hba.conf"
+        text = rules.read_text(encoding="utf-8")
+        rules.write_text(f"host all guarded 127.0.0.1/32 scram-sha-256\n{text}", encoding="utf-8")
         start = [*control, "-o", settings, "-l", str(folder / "log"), "start"]
         subprocess.run(start, check=True, capture_output=True, cwd="/")
         try:
@@ -64,6 +68,23 @@ def postgres(postgres_cluster: str) -> str:
     make = [_postgres_program("psql"), f"{postgres_cluster} dbname=postgres", "-c", f"CREATE DATABASE {database}"]
     subprocess.run(make, check=True, capture_output=True)
     return f"postgres:{postgres_cluster} dbname={database}"
+
+
+@pytest.fixture
+def guarded_postgres(postgres_cluster: str) -> Callable[[str], tuple[str, str]]:
+    """Makes the user `guarded` with a password and a database of its own; returns host:port and the database."""
+
+    def make(password: str) -> tuple[str, str]:
+        database = f"lake_{uuid.uuid4().hex}"
+        program, connection = _postgres_program("psql"), f"{postgres_cluster} dbname=postgres"
+        subprocess.run([program, connection, "-c", "CREATE ROLE guarded LOGIN"], check=False, capture_output=True)
+        commands = [f"ALTER ROLE guarded PASSWORD '{password}'", f"CREATE DATABASE {database} OWNER guarded"]
+        for command in commands:
+            subprocess.run([program, connection, "-c", command], check=True, capture_output=True)
+        port = postgres_cluster.partition("port=")[2].split()[0]
+        return f"127.0.0.1:{port}", database
+
+    return make
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from logitlake.flows.runtime.termination import TerminatedError
 from logitlake.flows.serve.local_server import local_server
 from logitlake.flows.settings import DEFAULT_CONFIG, location_of, require_capture_settings
 from logitlake.flows.terminal.output import say
+from logitlake.storage.errors import SettingsError
+from logitlake.storage.redaction import has_password
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,7 @@ def serve(options: ServeOptions) -> None:
     """
     config, config_file = options.config(), options.config_file
     require_capture_settings(config)
+    _refuse_passwords(options.overrides or ())
     location = location_of(config)
     if config_file is None and DEFAULT_CONFIG.is_file():
         config_file = DEFAULT_CONFIG
@@ -68,6 +72,16 @@ def serve(options: ServeOptions) -> None:
         api = get_current_settings().api.url or ""
         say(f"serving lake {location.data}, time zone {config.schedule.timezone}; web page: {api.removesuffix('/api')}")
         serve_forever(*served, print_starting_message=False)
+
+
+def _refuse_passwords(overrides: Sequence[str]) -> None:
+    """Raise SettingsError for an override with a password: Prefect keeps the overrides in its database."""
+    for override in overrides:
+        if has_password(override):
+            raise SettingsError(
+                f"--set {override}: found a password, which Prefect's database and web page would show: write the "
+                "setting into the settings file, or keep the password in ~/.pgpass or PGPASSWORD"
+            )
 
 
 def _terminate(number: int, frame: object) -> None:

@@ -23,6 +23,7 @@ from logitlake.pipeline.settings.yaml_file import documented_yaml
 from logitlake.storage.answers.listings import listing
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.redaction import has_password, without_secrets
 
 _ROWS = 50
 
@@ -134,6 +135,11 @@ def _show_list(lake: Lake, what: What, limit: int, form: Format) -> None:
 
 
 def _show_config(config: Config, form: Format) -> None:
+    catalog = config.lake.catalog
+    if catalog is not None and has_password(catalog):
+        lake = config.lake.model_copy(update={"catalog": without_secrets(catalog)})
+        config = config.model_copy(update={"lake": lake})
+        say("the password in lake.catalog is shown as ***: write it again, or keep it in ~/.pgpass or PGPASSWORD")
     if form is Format.JSON:
         print_record(config.model_dump(mode="json"), form)
     else:
