@@ -6,7 +6,6 @@ torch and Prefect.
 
 import errno
 import os
-import resource
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from typer.core import TyperGroup
 from logitlake.flows.cli.command_table import COMMANDS, entries
 from logitlake.flows.cli.lazy_imports import keep_out
 from logitlake.flows.cli.signals import signals_stop_queries
+from logitlake.flows.cli.surroundings import allow_open_files, arrange_home, open_files, require_memory
 from logitlake.flows.runtime.termination import TerminatedError, stop_behind
 from logitlake.storage.errors import LakeError, LogitlakeError, SettingsError
 from logitlake.storage.redaction import without_secrets
@@ -47,10 +47,10 @@ _UsageError: type[Exception] = next(
 # What the loader of libraries, threads and torch say without memory, each in an error of another kind.
 _NO_MEMORY = (
     *("failed to map segment", "Resource temporarily unavailable"),
-    *("annot allocate memory", "can't start new thread", "can't allocate memory"),
+    *("annot allocate memory", "can't start new thread", "can't allocate memory", "Out of Memory Error"),
 )
+_NO_FILES = "Too many open files"
 _NO_TEMPORARY_FOLDER = "No usable temporary directory"
-_OPEN_FILES = 4096
 # Errors that mean a wrong path, not a defect of the program.
 _PATH_ERRORS = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.EEXIST}
 _PATH_ERRORS |= {errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
@@ -80,6 +80,7 @@ class _Commands(TyperGroup):
 
         try:
             with printed_messages():
+                require_memory()
                 return super().invoke(ctx)
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
@@ -101,6 +102,11 @@ def _message_and_code(error: Exception) -> tuple[str, int]:
     """What to say of an error that ended a command, and the exit code."""
     if isinstance(error, LogitlakeError):
         return str(error), error.exit_code
+    if _NO_FILES in str(error):
+        return (
+            f"too many open files (the limit of this process is {open_files():,}): raise the limit (`ulimit -n 4096`, "
+            "or systemd's LimitNOFILE) and run again"
+        ), 1
     if (problem := _disk_problem(error)) is not None:
         return problem, LakeError.exit_code
     if isinstance(error, FileNotFoundError) and _NO_TEMPORARY_FOLDER in str(error):
@@ -110,7 +116,9 @@ def _message_and_code(error: Exception) -> tuple[str, int]:
         message = f"{error.filename}: {error.strerror}; choose another path, or correct this one"
         return message, SettingsError.exit_code
     if isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY):
-        return f"out of memory ({error or 'no detail'}): free some, or give the process more, and run again", 1
+        # DuckDB adds several lines of advice.
+        detail = str(error).strip().splitlines()[0] if str(error).strip() else "no detail"
+        return f"out of memory ({detail}): free some, or give the process more, and run again", 1
     message = f"unexpected error: {type(error).__name__}: {error}; --debug prints the traceback: please report it"
     return message, LogitlakeError.exit_code
 
@@ -195,14 +203,6 @@ def _print_version(given: bool) -> None:
         raise typer.Exit
 
 
-def _allow_open_files() -> None:
-    """Raise the number of files that may be open to what the system allows, where it is low by default (256)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < _OPEN_FILES:
-        allowed = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-
-
 def main() -> None:
     """Entry point of the installed command."""
     light = {entry.name for entry in entries() if entry.light}
@@ -212,7 +212,8 @@ def main() -> None:
     if sys.stdout is not None:  # it is None where the caller has closed it
         utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
         sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")  # type: ignore[union-attr]
-    _allow_open_files()
+    arrange_home()
+    allow_open_files()
     try:
         with signals_stop_queries():
             app(prog_name="logitlake")

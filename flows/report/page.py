@@ -25,6 +25,7 @@ from logitlake.flows.report.sections.holdings import holdings_section
 from logitlake.flows.report.sections.passages import passages_section
 from logitlake.flows.report.sections.size import size_section
 from logitlake.flows.report.sections.students import students_section
+from logitlake.flows.runtime.address_space import PLOTTING_BYTES, require_address_space
 from logitlake.flows.terminal.output import readable
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.staging import errors_name
@@ -42,6 +43,7 @@ SECTIONS = (
 
 def write_report(lake: Lake, output: Path) -> None:
     """Write the page of a lake. An existing page is replaced in one step, or not at all."""
+    require_address_space(PLOTTING_BYTES, "the plotting library")
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a directory; expected a file name", str(output))

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from logitlake.pipeline.settings.home import has_home
+
 
 def _is_utf8(text: str) -> bool:
     try:
@@ -25,6 +27,8 @@ def _check(value: Any) -> Any:
     # Text can't hold such bytes; a Path can, and who opens it decides.
     if isinstance(value, str) and not _is_utf8(value):
         raise ValueError("the path holds bytes that are not UTF-8: name it by a symbolic link whose name is UTF-8")
+    if text.split("/")[0] == "~" and not has_home():
+        raise ValueError("this user has no home directory: set HOME to one, or write the path out")
     if text.startswith("~"):
         try:
             Path(text).expanduser()

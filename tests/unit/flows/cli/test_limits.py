@@ -1,13 +1,17 @@
 """No room to write: one sentence, an exit code, and nothing left behind."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from logitlake.flows.cli.app import _message_and_code
+
+NO_FILES = "IO Error: Cannot open file: Too many open files"
 
 # Exports with a limit on the size of a file (`ulimit -f`), which is set when the rows are read: SQLite needs 32 kB
 # of its own for that.
@@ -42,8 +46,8 @@ def test_a_low_soft_limit_of_open_files_is_raised() -> None:
     script = """
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 512))
-from logitlake.flows.cli.app import _allow_open_files
-_allow_open_files()
+from logitlake.flows.cli.surroundings import allow_open_files
+allow_open_files()
 print(resource.getrlimit(resource.RLIMIT_NOFILE))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -56,9 +60,37 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE))
         MemoryError(),
         ImportError("_duckdb.so: failed to map segment from shared object"),
         RuntimeError("Resource temporarily unavailable"),
+        duckdb.OutOfMemoryException("Out of Memory Error: no room\n\nPossible solutions:\n* Reduce threads"),
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
     ],
 )
 def test_an_error_of_too_little_memory_says_so(error: Exception) -> None:
     message, code = _message_and_code(error)
     assert message.startswith("out of memory (") and "give the process more" in message and code == 1
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files", "f"), duckdb.IOException(NO_FILES)])
+def test_too_few_open_files_are_named_with_the_command_that_allows_more(error: Exception) -> None:
+    message, code = _message_and_code(error)
+    assert message.startswith("too many open files (the limit of this process is ") and "ulimit -n 4096" in message
+    assert code == 1
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "command", "what"),
+    [(700, "report", "a command"), (1_200, "verify", "a command"), (8_192, "report", "the plotting library")],
+)
+def test_a_low_limit_of_address_space_is_refused_in_one_sentence(
+    filled: Any, tmp_path: Path, mebibytes: int, command: str, what: str
+) -> None:
+    page = ["--output", str(tmp_path / "page.html")] if command == "report" else []
+    limited = ["bash", "-c", f'ulimit -v {mebibytes * 1024} && exec "$@"', "limited"]
+    program = [sys.executable, "-c", "from logitlake.flows.cli.app import main; main()", command, *page]
+    done = subprocess.run(
+        [*limited, *program, "--config", str(filled.config_file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert f"out of address space: {what} needs " in done.stderr and f"is {mebibytes:,} MiB" in done.stderr
+    assert "ulimit -v unlimited" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
