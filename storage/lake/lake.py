@@ -33,7 +33,7 @@ from logitlake.storage.lake.migration import check_format, is_current, migrate
 from logitlake.storage.lake.object_store import configure_object_store
 from logitlake.storage.lake.open_connections import close, closing, signals_kept, stoppable
 from logitlake.storage.lake.overlay import MEMORY, lay_views
-from logitlake.storage.redaction import without_parts_of
+from logitlake.storage.redaction import without_parts_of, without_secrets
 from logitlake.storage.schema.row_hash import insert_rows
 from logitlake.storage.schema.tables import NAME
 

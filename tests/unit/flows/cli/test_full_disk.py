@@ -18,7 +18,9 @@ set -e
 mount -t tmpfs -o size=20m tmpfs "$DISK"
 cp -r "$LAKE" "$DISK/lake"
 # Without the files of a connection that another test may still hold: they would be room enough.
-"$PYTHON" -c 'import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute("PRAGMA wal_checkpoint")' "$DISK/lake/catalog.sqlite"
+cd "$DISK/lake"
+"$PYTHON" -c 'import sqlite3; sqlite3.connect("catalog.sqlite").execute("PRAGMA wal_checkpoint")'
+cd - > /dev/null
 [ "$1" != rebuild ] || rm "$DISK"/lake/catalog.sqlite*
 free=$(($(df --output=avail -B1 "$DISK" | tail -1) - LEAVE))
 head -c "$free" /dev/zero > "$DISK/fill"
