@@ -47,6 +47,10 @@ class ServerStartError(LogitlakeError):
     """The server that a flow needs did not start: raise its timeout, or name another server."""
 
 
+class OutOfMemoryError(LogitlakeError):
+    """The process may have no more memory: give it more and call again. No file is to blame."""
+
+
 class LakeBusyError(LakeError):
     """Another process holds the commit lock, or committed first: try again later."""
 

@@ -25,6 +25,7 @@ from logitlake.storage.lake.extensions import load_extension
 from logitlake.storage.lake.lake_settings import read_lake_settings
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import commit_lock
+from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.lake.migration import check_format, is_current, migrate
 from logitlake.storage.lake.object_store import configure_object_store
 from logitlake.storage.lake.open_connections import close, closing, signals_kept, stoppable
@@ -132,6 +133,7 @@ class Lake:
                 if read_only and not current:
                     lake.show_only({})
             except _CATALOG_ERRORS as error:
+                raise_for_lack_of_memory(error)
                 raise _unreadable(location, error) from error
         return lake
 
@@ -175,6 +177,7 @@ class Lake:
             with signals_kept(self.connection):
                 return self.connection.execute(query, parameters or []).to_arrow_table()
         except (*_CATALOG_ERRORS, pa.ArrowException) as error:
+            raise_for_lack_of_memory(error)
             raise LakeError(f"the lake could not answer: {self._reason(error)}") from error
 
     def batches(self, query: str, n_rows: int) -> Iterator[pa.Table]:
@@ -186,6 +189,7 @@ class Lake:
                 for batch in cursor.execute(query).to_arrow_reader(n_rows):
                     yield pa.Table.from_batches([batch])
             except (duckdb.Error, pa.ArrowException) as error:
+                raise_for_lack_of_memory(error)
                 raise LakeError(f"the lake could not answer: {self._reason(error)}") from error
 
     def row(self, query: str, parameters: list[Any] | Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -221,6 +225,7 @@ class Lake:
                     reach("committed")
             except duckdb.Error as error:
                 self._rollback()
+                raise_for_lack_of_memory(error)
                 raise LakeError(f"the transaction failed and was rolled back: {self._reason(error)}") from error
             except BaseException:
                 self._rollback()
@@ -254,6 +259,7 @@ class Lake:
         try:
             self.connection.execute("COMMIT")
         except duckdb.Error as error:
+            raise_for_lack_of_memory(error)
             text = str(error)
             if "conflict" in text.lower() or "locked" in text.lower():
                 raise LostRaceError(
@@ -356,6 +362,7 @@ def _attach(location: LakeLocation, *, read_only: bool, must_exist: bool = False
         connection.execute(f"USE {NAME}")
     except _CATALOG_ERRORS as error:
         connection.close()
+        raise_for_lack_of_memory(error)
         if _NO_DUCKLAKE in str(error):
             raise _missing(location) from None
         if _BEING_MADE.search(str(error)):

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Transaction
 from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.lake.object_store import connect, put_bytes
 from logitlake.storage.schema.sequences import complete_rows, differing_rows, with_hashes
 from logitlake.storage.shards.writing import encode_shard
@@ -88,6 +89,7 @@ def _take_shard(
         rows, compacted = _read(location, path)
         differing = differing_rows(rows)
     except (duckdb.Error, pa.ArrowException, ValueError) as error:
+        raise_for_lack_of_memory(error)
         found = salvage(location, "sequences", path)
         report.damaged[path] = str(error).splitlines()[0]
         if not found.rows.num_rows:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from logitlake.storage.lake.lake import Lake, without_secrets
+from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.lake.object_store import connect, list_paths, read_all
 from logitlake.storage.schema.sequences import complete_rows, differing_rows
 from logitlake.storage.schema.tables import NAME, TABLES
@@ -91,7 +92,8 @@ def _is_complete(lake: Lake, path: str) -> bool:
     """Whether a Parquet file was written to its end; one whose bytes can't be read counts as complete."""
     try:
         contents = read_all(lake.location, path.removeprefix(lake.location.data))
-    except duckdb.Error:
+    except duckdb.Error as error:
+        raise_for_lack_of_memory(error)
         return True
     return all(content.endswith(_PARQUET_END) for content in contents.values())
 
@@ -116,6 +118,7 @@ def _unknown_units(lake: Lake, connection: duckdb.DuckDBPyConnection, path: str,
         rows = complete_rows(connection.execute("FROM read_parquet(?)", [path]).to_arrow_table())
         differing = differing_rows(rows)
     except (duckdb.Error, pa.ArrowException, ValueError) as error:
+        raise_for_lack_of_memory(error)
         found.damaged[path] = str(error).splitlines()[0]
         return set()
     unknown = _absent_documents(lake, rows)
