@@ -37,4 +37,4 @@ def _bytes_asked(text: str) -> float:
     found = _SIZE.search(text)
     if found is None:
         return 0
-    return float(found[1].rstrip(".")) * 2 ** _POWERS.get((found[2] or "b")[0].upper(), 0)
+    return float(found[1].rstrip(".")) * (1 << _POWERS.get((found[2] or "b")[0].upper(), 0))
