@@ -57,6 +57,10 @@ class ServerLostError(LogitlakeError):
     """The server that shows a flow went away during the run. What was committed before stays: call again."""
 
 
+class OutOfMemoryError(LogitlakeError):
+    """The process may have no more memory: give it more and call again. No file is to blame."""
+
+
 class LakeBusyError(LakeError):
     """Another process holds the commit lock, or committed first: try again later."""
 

@@ -36,7 +36,9 @@ def plan_student(config: Config) -> tuple[StudentJob, DistillReport | None]:
         job = resolve_job(config, lake)
         student = existing_student(config, lake, job)
     if student is None:
-        check_training(job.student, job.teacher, output=job.directory, student_id=job.student_id)
+        check_training(
+            *(job.student, job.teacher, job.parent, job.recipe), output=job.directory, student_id=job.student_id
+        )
         return job, None
     return job, _report(job, new_run_id(), student)
 

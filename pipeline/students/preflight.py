@@ -1,17 +1,36 @@
 """What would stop a training and costs nothing to find out: checked before a server or torch is started."""
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from logitlake.pipeline.settings.models import StudentSettings
-from logitlake.pipeline.students.identity import read_facts
+from logitlake.pipeline.settings.models import LoraSettings, StudentSettings
+from logitlake.pipeline.students.identity import Parent, read_facts
 from logitlake.pipeline.teachers.files import TeacherFiles
-from logitlake.storage.errors import SettingsError
+from logitlake.pipeline.teachers.fingerprints import tensor_shapes
+from logitlake.pipeline.teachers.positions import check_window
+from logitlake.storage.errors import MismatchError, SettingsError
+
+# Names of the input embedding in checkpoints. A tied output layer has no tensor of its own.
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "lm_head.weight")
+_NAMED_MODULES = 20
 
 
-def check_training(student: StudentSettings, teacher: TeacherFiles | None, *, output: Path, student_id: str) -> None:
-    """Raises SettingsError if the output is in use, or if the teacher has fewer layers than the student asks for."""
+def check_training(
+    student: StudentSettings,
+    teacher: TeacherFiles | None,
+    parent: Parent,
+    recipe: Mapping[str, Any],
+    *,
+    output: Path,
+    student_id: str,
+) -> None:
+    """Raises SettingsError or MismatchError for a student that can't be made or saved, as its files alone show.
+
+    They show the layers, positions, rows of the embedding and names of the modules.
+    """
     try:
         str(output).encode()
     except UnicodeEncodeError:
@@ -20,10 +39,58 @@ def check_training(student: StudentSettings, teacher: TeacherFiles | None, *, ou
             "choose another path"
         ) from None
     existing_facts(output, student_id)
+    _check_can_be_written(output)
     if student.source == "teacher" and student.layers is not None and teacher is not None:
         total = _layers_of(teacher.directory)
         if total is not None:
             check_layers(total, student.layers)
+    if parent.directory is None:
+        return
+    check_window(parent.directory, recipe["window"], "the student")
+    shapes = tensor_shapes(parent.directory) if student.source != "config" else {}
+    _check_vocabulary(parent.directory, shapes, recipe["vocabulary"])
+    if student.lora is not None:
+        _check_target_modules(student.lora, shapes)
+
+
+def _check_can_be_written(output: Path) -> None:
+    """Raises SettingsError if the directory of the student can't be made, or nothing can be written to it."""
+    above = output
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise SettingsError(
+            f"training.output {output}: expected a directory that can be made and written, found that {above} is "
+            f"{'read-only for this user' if above.is_dir() else 'not a directory'}; set another directory"
+        )
+
+
+def _check_vocabulary(directory: Path, shapes: Mapping[str, tuple[int, ...]], vocabulary: int) -> None:
+    """Raises MismatchError if the input embedding has fewer rows than the recipe's vocabulary has ids."""
+    rows = [shape[0] for name, shape in shapes.items() if name.endswith(_EMBEDDINGS) and len(shape) == 2]
+    if rows and max(rows) < vocabulary:
+        raise MismatchError(
+            f"student {directory}: expected an output layer of at least {vocabulary} rows, one per id of the recipe's "
+            f"tokenizer, found {max(rows)}; use a student with a larger vocabulary"
+        )
+
+
+def _check_target_modules(lora: LoraSettings, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises SettingsError if no module that has a tensor in the files bears the name of a target module.
+
+    PEFT compares names by their ends. Some models fuse or split modules as they are loaded: one name that fits is
+    enough here, and PEFT checks the rest.
+    """
+    modules = [name.rpartition(".")[0] for name in shapes]
+    targets = lora.target_modules
+    if isinstance(targets, str) or not modules:
+        return
+    if not any(module == target or module.endswith(f".{target}") for target in targets for module in modules):
+        last = sorted({module.rpartition(".")[2] for module in modules})
+        raise SettingsError(
+            f"student.lora.target_modules: expected names of modules of the student, found {', '.join(targets)}, and "
+            f"none fits; its modules are {', '.join(last[:_NAMED_MODULES])}"
+        )
 
 
 def existing_facts(output: Path, student_id: str) -> dict[str, Any] | None:

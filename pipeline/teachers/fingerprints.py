@@ -81,6 +81,21 @@ def _tensors_of(path: Path) -> dict[str, TensorPrint]:
     return tensors
 
 
+def tensor_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in the safetensors files of a directory, by name; only headers are read.
+
+    Empty if there is no such file, or one that can't be read: who loads the weights says why.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    try:
+        for path in sorted(directory.glob("*.safetensors")):
+            with path.open("rb") as file:
+                shapes |= {name: tuple(entry["shape"]) for name, entry in _header(file, path).items()}
+    except (OSError, SettingsError):
+        return {}
+    return shapes
+
+
 def _hash_safetensors(file: BinaryIO, path: Path) -> dict[str, TensorPrint]:
     header = _header(file, path)
     begin = file.tell()

@@ -9,6 +9,7 @@ from pathlib import Path
 import duckdb
 
 from logitlake.storage.errors import LakeError
+from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 
 
 def load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
@@ -21,6 +22,7 @@ def load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
         else:
             connection.load_extension(str(file))
     except duckdb.Error as error:
+        raise_for_lack_of_memory(error)
         wheel = f"duckdb-extension-{name.replace('_', '-')}=={duckdb.__version__}"
         raise LakeError(
             f"DuckDB extension {name}: can't be loaded ({error}). Install the wheel of DuckDB's own version: "

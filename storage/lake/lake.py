@@ -29,6 +29,7 @@ from logitlake.storage.lake.last_commit import note_commit, noted_commit
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import commit_lock
 from logitlake.storage.lake.lost_answers import hold_files, put_back
+from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.lake.migration import check_format, is_current, migrate
 from logitlake.storage.lake.object_store import configure_object_store
 from logitlake.storage.lake.open_connections import close, closing, signals_kept, stoppable
@@ -146,6 +147,7 @@ class Lake:
                 if read_only and not current:
                     lake.show_only({})
             except _CATALOG_ERRORS as error:
+                raise_for_lack_of_memory(error)
                 raise _unreadable(location, error) from error
         return lake
 
@@ -189,6 +191,7 @@ class Lake:
             with signals_kept(self.connection):
                 return self.connection.execute(query, parameters or []).to_arrow_table()
         except (*_CATALOG_ERRORS, pa.ArrowException) as error:
+            raise_for_lack_of_memory(error)
             raise LakeError(f"the lake could not answer: {self._reason(error)}") from error
 
     def batches(self, query: str, n_rows: int) -> Iterator[pa.Table]:
@@ -200,6 +203,7 @@ class Lake:
                 for batch in cursor.execute(query).to_arrow_reader(n_rows):
                     yield pa.Table.from_batches([batch])
             except (duckdb.Error, pa.ArrowException) as error:
+                raise_for_lack_of_memory(error)
                 raise LakeError(f"the lake could not answer: {self._reason(error)}") from error
 
     def row(self, query: str, parameters: list[Any] | Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -236,6 +240,7 @@ class Lake:
                     self._note_commit()
             except duckdb.Error as error:
                 self._rollback()
+                raise_for_lack_of_memory(error)
                 raise LakeError(f"the transaction failed and was rolled back: {self._reason(error)}") from error
             except BaseException:
                 self._rollback()
@@ -284,6 +289,7 @@ class Lake:
         try:
             self.connection.execute("COMMIT")
         except duckdb.Error as error:
+            raise_for_lack_of_memory(error)
             text = str(error)
             if is_conflict(error):
                 raise LostRaceError(
@@ -425,6 +431,7 @@ def _attach(location: LakeLocation, *, read_only: bool, must_exist: bool = False
         connection.execute(f"USE {NAME}")
     except _CATALOG_ERRORS as error:
         connection.close()
+        raise_for_lack_of_memory(error)
         if _NO_DUCKLAKE in str(error):
             raise _missing(location) from None
         if _BEING_MADE.search(str(error)):

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Transaction
 from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.lake.object_store import connect, list_paths, put_bytes
 from logitlake.storage.schema.sequences import complete_rows, differing_rows, with_hashes
 from logitlake.storage.shards.writing import encode_shard
@@ -103,6 +104,7 @@ def _take_shard(
         rows, compacted = _read(location, path)
         differing = differing_rows(rows)
     except (duckdb.Error, pa.ArrowException, ValueError) as error:
+        raise_for_lack_of_memory(error)
         if not list_paths(location, path.removeprefix(location.data)):
             report.skipped[path] = "another process has removed the file"
             return

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from logitlake.storage.errors import LakeError
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 
 
 def relation(where: str | None, documents: pa.Table | None) -> str:
@@ -28,4 +29,5 @@ def ask(lake: Lake, query: str, parameters: list[Any], documents: pa.Table | Non
             lake.connection.register("chosen_documents", documents)
         return lake.connection.execute(query, parameters).to_arrow_table()
     except duckdb.Error as error:
+        raise_for_lack_of_memory(error)
         raise LakeError(f"the row set can't be read: {error}") from error

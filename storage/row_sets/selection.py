@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from logitlake.storage.errors import LogitlakeError, QueryError, SettingsError
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.sql.session import ReadSession
 from logitlake.storage.sql.sql_tree import (
     functions,
@@ -87,6 +88,7 @@ def check_expression(lake: Lake, name: str, expression: str) -> None:
         tree = parse_select(f"SELECT ({expression})")
         kind = str(lake.connection.sql("SELECT * FROM sequences LIMIT 0").select(f"({expression}) AS value").types[0])
     except (duckdb.Error, QueryError) as error:
+        raise_for_lack_of_memory(error)
         reason = str(error).splitlines()[0]
         raise SettingsError(f"{setting}: not an expression over the view `sequences`: {reason}") from None
     if has_subquery(tree):

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from logitlake.storage.errors import LakeError
+from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.schema.sequences import SEQUENCES
 
 
@@ -46,6 +47,7 @@ class _Part:
                 self._groups = np.unique(np.searchsorted(bounds, wanted, side="right") - 1)
                 self._rows = _read(file, self._groups.tolist(), columns)
         except (OSError, pa.ArrowException) as error:
+            raise_for_lack_of_memory(error)
             raise LakeError(
                 f"shard {path}: can't be read ({error}); if upkeep has just removed it, run again, else "
                 "`logitlake verify` says what is damaged, and `logitlake repair` mends it"

@@ -21,6 +21,7 @@ from logitlake.storage.errors import LakeError, QueryError
 from logitlake.storage.lake.disk_errors import disk_problem, lake_folders
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.memory_errors import lack_of_memory
 from logitlake.storage.schema.tables import NAME
 from logitlake.storage.sql.read_only import check_query
 from logitlake.storage.sql.scope import Scope, forgotten_since, narrow
@@ -109,6 +110,8 @@ class ReadSession:
             with interruptible(self._lake.connection, timeout):
                 yield self._lake.connection.execute(sql)
         except (*SQL_ERRORS, pa.ArrowException) as error:
+            if problem := lack_of_memory(error):
+                raise QueryError(f"the query failed: {problem}") from None
             folders = [Path(self._spill.name), *lake_folders(self._lake.location)]
             if problem := disk_problem(error, folders):
                 raise LakeError(f"the query failed: {problem}") from None

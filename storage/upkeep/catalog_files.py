@@ -16,6 +16,7 @@ import duckdb
 from logitlake.storage.errors import LakeError, LostRaceError
 from logitlake.storage.lake.catalog_changes import catalog_transaction
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.lake.object_store import connect
 from logitlake.storage.schema.tables import NAME
 
@@ -59,7 +60,8 @@ def has_expected_footer(lake: Lake, file: CatalogFile) -> bool:
             sizes = connection.execute(
                 "SELECT file_size_bytes, footer_size FROM parquet_file_metadata(?)", [file.path]
             ).fetchone()
-    except duckdb.Error:
+    except duckdb.Error as error:
+        raise_for_lack_of_memory(error)
         return False
     return sizes == (file.n_bytes, file.footer_bytes)
 

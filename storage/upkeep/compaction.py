@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from logitlake.storage.errors import IntegrityError, LakeError, LostRaceError
 from logitlake.storage.lake.lake import Lake, is_conflict
+from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.lake.object_store import put_bytes
 from logitlake.storage.schema.sequences import complete_rows, stored_rows, with_hashes
 from logitlake.storage.schema.tables import NAME
@@ -158,6 +159,7 @@ def _rows(lake: Lake, merge: Merge) -> pa.Table:
     try:
         return stored_rows(_read(lake, merge))
     except (ValueError, pa.ArrowException) as error:
+        raise_for_lack_of_memory(error)
         raise IntegrityError(
             f"units {', '.join(merge.unit_ids)}: their rows can't be read ({error}): `logitlake verify` names the "
             "damaged unit: restore its file from a backup, or run `logitlake repair`"

@@ -4,6 +4,7 @@ import duckdb
 
 from logitlake.storage.errors import LakeError
 from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.lake.object_store import list_paths, put_bytes, read_all
 
 FOLDER = "damaged/"
@@ -25,6 +26,7 @@ def copy_aside(location: LakeLocation, path: str) -> str | None:
     try:
         content = read_all(location, name)[path]
     except (duckdb.Error, KeyError) as error:
+        raise_for_lack_of_memory(error)
         if not list_paths(location, name):
             return None
         raise LakeError(

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.lake.object_store import connect
 from logitlake.storage.schema.row_hash import damaged_rows
 from logitlake.storage.schema.sequences import differing_rows
@@ -89,5 +90,6 @@ def _deleted_positions(lake: Lake, file: CatalogFile) -> tuple[pa.Array, str]:
         with connect(lake.location) as connection:
             positions = connection.execute("SELECT pos FROM read_parquet(?)", [file.deletes]).to_arrow_table()["pos"]
     except (duckdb.Error, pa.ArrowException) as error:
+        raise_for_lack_of_memory(error)
         return none, str(error).splitlines()[0]
     return positions.combine_chunks().cast(pa.int64()), ""

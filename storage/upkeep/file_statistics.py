@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.lake.object_store import connect
 from logitlake.storage.schema.tables import NAME, TABLES, sql_type
 from logitlake.storage.upkeep.verify import columns_of_tables
@@ -102,6 +103,7 @@ def _problem(
         columns = ", ".join(f'"{name}"' for name in names)
         rows = connection.execute(f"SELECT {columns} FROM read_parquet(?)", [path]).to_arrow_table()
     except (duckdb.Error, pa.ArrowException, ValueError) as error:
+        raise_for_lack_of_memory(error)
         return f"file {path}: can't be read ({str(error).splitlines()[0]}): {_ADVICE}"
     expected = (file["data_file_size_bytes"], file["data_file_footer_size"])
     if sizes != expected:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.lake.object_store import connect, list_paths, read_all
 from logitlake.storage.schema.sequences import complete_rows, differing_rows
 from logitlake.storage.schema.tables import NAME, TABLES
@@ -93,7 +94,8 @@ def _is_complete(lake: Lake, path: str) -> bool:
     name = path.removeprefix(lake.location.data)
     try:
         contents = read_all(lake.location, name)
-    except duckdb.Error:
+    except duckdb.Error as error:
+        raise_for_lack_of_memory(error)
         return bool(list_paths(lake.location, name))
     return any(content.endswith(_PARQUET_END) for content in contents.values())
 
@@ -118,6 +120,7 @@ def _unknown_units(lake: Lake, connection: duckdb.DuckDBPyConnection, path: str,
         rows = complete_rows(connection.execute("FROM read_parquet(?)", [path]).to_arrow_table())
         differing = differing_rows(rows)
     except (duckdb.Error, pa.ArrowException, ValueError) as error:
+        raise_for_lack_of_memory(error)
         found.damaged[path] = str(error).splitlines()[0]
         return set()
     unknown = _absent_documents(lake, rows)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.lake.object_store import list_paths, read_all
 from logitlake.storage.schema.sequences import SEQUENCES
 from logitlake.storage.schema.tables import TABLES
@@ -46,11 +47,13 @@ def salvage(location: LakeLocation, table: str, path: str) -> Salvage:
             return Salvage(schema.empty_table(), None, "the file is gone")
         content = read_all(location, name)[path]
     except (duckdb.Error, KeyError) as error:
+        raise_for_lack_of_memory(error)
         return Salvage(schema.empty_table(), None, f"the file can't be read ({_first_line(error)})")
     try:
         with pq.ParquetFile(io.BytesIO(content)) as file:
             return _readable_groups(file, table, path, schema)
     except _UNREADABLE as error:
+        raise_for_lack_of_memory(error)
         return Salvage(schema.empty_table(), None, f"no row can be read ({_first_line(error)})")
 
 
@@ -64,6 +67,7 @@ def _readable_groups(file: pq.ParquetFile, table: str, path: str, schema: pa.Sch
                 raise ValueError(f"expected {n_rows} rows in row group {number}, found {rows.num_rows}")
             parts.append(_complete(rows, table, path, first, schema))
         except _UNREADABLE as error:
+            raise_for_lack_of_memory(error)
             n_unreadable += n_rows
             problem = problem or _first_line(error)
     problem = problem and f"{n_unreadable} rows can't be read ({problem})"

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from logitlake.storage.errors import LakeError
 from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.lake.object_store import list_paths, removed_paths
 from logitlake.storage.schema.row_hash import describe, row_hashes
 from logitlake.storage.schema.tables import ROW_HASH, TABLES, sql_type
@@ -43,6 +44,7 @@ def unreadable_files(connection: duckdb.DuckDBPyConnection, name: str, paths: Se
             _read_whole(connection, [path])
             problem = _wrong_column(connection, name, [path])
         except duckdb.Error as error:
+            raise_for_lack_of_memory(error)
             problem = "" if removed_paths(connection, [path]) else str(error).splitlines()[0]
         if problem:
             problems[path] = problem

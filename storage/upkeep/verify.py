@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from logitlake.storage.errors import LakeError
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.lake.migration import table_columns
 from logitlake.storage.lake.object_store import connect
 from logitlake.storage.schema.row_hash import damaged_rows, describe
@@ -101,6 +102,7 @@ def columns_of_tables(lake: Lake) -> dict[str, set[str]]:
     try:
         return table_columns(lake.connection)
     except duckdb.Error as error:
+        raise_for_lack_of_memory(error)
         raise LakeError(f"the catalog can't be read: {str(error).splitlines()[0]}") from error
 
 
@@ -138,7 +140,8 @@ def _is_readable(connection: duckdb.DuckDBPyConnection, file: dict[str, Any]) ->
         ).fetchone()
         for _ in connection.execute("FROM read_parquet(?)", [path]).to_arrow_reader(_BATCH_ROWS):
             pass
-    except (duckdb.Error, pa.ArrowException):
+    except (duckdb.Error, pa.ArrowException) as error:
+        raise_for_lack_of_memory(error)
         return False
     return sizes == expected
 
@@ -153,6 +156,7 @@ def _check_unit(lake: Lake, unit: UnitCheck) -> UnitCheck:
         rows = stored_rows(lake.sql("FROM store.sequences WHERE unit_id = ?", [unit.unit_id]))
         problem = _damage(lake, rows, unit) or _count_problem(lake, rows.num_rows, unit)
     except (LakeError, ValueError, pa.ArrowException) as error:
+        raise_for_lack_of_memory(error)
         return replace(unit, problem=f"unit {unit.unit_id}: its rows can't be read ({error})")
     return replace(unit, problem=problem, n_without_hash=rows["row_hash"].null_count)
 

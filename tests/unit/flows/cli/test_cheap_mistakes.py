@@ -11,6 +11,7 @@ import pytest
 
 from logitlake.flows.runtime.environment import without_traceback
 from logitlake.storage.errors import SettingsError
+from tests.tiny_models import make_tiny_llama, write_tiny_tokenizer
 
 SCRIPT = """
 import sys
@@ -53,6 +54,8 @@ def test_what_is_not_there_is_told_before_prefect_is_imported(
         ("student.layers=99", "student.layers: expected 1 to"),
         ("training.output=.", "training.output"),
         ("training.output=logitlake.yaml", "training.output"),
+        ("training.output=logitlake.yaml/student", "is not a directory"),
+        ("training.output=/dev/null/student", "is not a directory"),
     ],
 )
 def test_a_training_that_can_not_be_is_refused_before_prefect_and_torch_are_imported(
@@ -65,6 +68,28 @@ def test_a_training_that_can_not_be_is_refused_before_prefect_and_torch_are_impo
     directory = filled.config_file.parent
     done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=directory)
     assert done.returncode in (2, 5), done.stderr + done.stdout
+    assert words in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"vocab_size": 20}, 4, "expected an output layer of at least"),
+        ({"max_position_embeddings": 16}, 2, "was made for 16 positions"),
+        ({}, 2, "its modules are down_proj, embed_tokens, gate_proj"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_the_recipe_is_refused_before_prefect_is_imported(
+    filled: Any, tmp_path: Path, changes: dict[str, int], code: int, words: str
+) -> None:
+    make_tiny_llama(**changes).save_pretrained(tmp_path / "model")
+    write_tiny_tokenizer(tmp_path / "model")
+    script = SCRIPT.replace('"capture"', '"train"')
+    student: dict[str, Any] = {"source": "checkpoint", "model": str(tmp_path / "model"), "layers": None}
+    student["lora"] = {"target_modules": ["query"]}
+    call = [sys.executable, "-c", script, str(filled.config_file), f"student={json.dumps(student)}"]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == code, done.stderr + done.stdout
     assert words in done.stdout
 
 

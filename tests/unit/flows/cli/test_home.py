@@ -80,7 +80,7 @@ def test_a_command_works_whatever_the_home_directory_is(
     names = {"directory": tmp_path, "more": tmp_path / "more.jsonl", "teacher": tiny_teacher}
     done = call(settings, home, [part.format(**names) for part in COMMANDS[command]], directory)
     # The lake has no student that could be promoted.
-    assert done.returncode == (2 if command == "promote" else 0), done.stderr
+    assert done.returncode == (5 if command == "promote" else 0), done.stderr
     assert "Traceback" not in done.stderr and "unexpected error" not in done.stderr
 
 

@@ -7,9 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 from logitlake.flows.cli.app import _message_and_code
+from logitlake.flows.settings import location_of
+from logitlake.storage.errors import OutOfMemoryError, QueryError
+from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
+from logitlake.storage.sql.session import ReadSession
+from logitlake.storage.upkeep.inspection import inspect
 
 NO_FILES = "IO Error: Cannot open file: Too many open files"
 
@@ -94,3 +101,29 @@ def test_a_low_limit_of_address_space_is_refused_in_one_sentence(
     assert f"out of address space: {what} needs " in done.stderr and f"is {mebibytes:,} MiB" in done.stderr
     assert "ulimit -v unlimited" in done.stderr and len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("limit", ["1MB", "3MB", "5MB"])
+def test_a_lack_of_memory_is_never_taken_for_damage(filled: Any, limit: str) -> None:
+    with Lake.open(location_of(filled.config)) as lake:
+        lake.connection.execute("SET memory_limit = ?", [limit])
+        with pytest.raises(OutOfMemoryError, match="give the process more") as caught:
+            inspect(lake)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_length_that_no_machine_has_memory_for_is_damage() -> None:
+    for text in ("malloc of size 4611686018427387904 failed", "failed to allocate data of size 15.9 EiB (1 MiB used)"):
+        raise_for_lack_of_memory(pa.ArrowMemoryError(text))
+        raise_for_lack_of_memory(duckdb.OutOfMemoryException(f"Out of Memory Error: {text}"))
+    with pytest.raises(OutOfMemoryError):
+        raise_for_lack_of_memory(pa.ArrowMemoryError("malloc of size 1048576 failed"))
+
+
+def test_a_query_without_memory_says_so_in_one_sentence(filled: Any) -> None:
+    with (
+        ReadSession(location_of(filled.config), memory_limit="5MB") as session,
+        pytest.raises(QueryError, match="query failed: out of memory") as caught,
+    ):
+        session.ask("SELECT range % 1000003 AS k, count(*) FROM range(100000000) GROUP BY k ORDER BY k")
+    assert "\n" not in str(caught.value)
