@@ -40,7 +40,11 @@ def test_killed_operations_lose_nothing_and_double_nothing(small: Site, tmp_path
 
 @pytest.mark.parametrize(
     ("operation", "problem"),
-    [(LosesARow(), "lost: sequence"), (DoublesADocument(), "2 times: "), (TellsTooEarly(), "after the kill: lost: ")],
+    [
+        (LosesARow(), "lost: sequence"),
+        pytest.param(DoublesADocument(), "2 times: ", marks=pytest.mark.slow),
+        pytest.param(TellsTooEarly(), "after the kill: lost: ", marks=pytest.mark.slow),
+    ],
     ids=lambda value: type(value).__name__ if isinstance(value, Operation) else "",
 )
 def test_a_defect_is_found_and_named_with_its_case(

@@ -276,7 +276,7 @@ def _settings(examples: int, steps: int) -> settings:
 
 
 TestLakeMachine: Callable[..., Any] = LakeMachine.TestCase
-TestLakeMachine.settings = _settings(12, 6)  # type: ignore[attr-defined]
+TestLakeMachine.settings = _settings(5, 6)  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow

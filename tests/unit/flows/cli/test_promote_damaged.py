@@ -10,7 +10,9 @@ from logitlake.pipeline.students.file_hashes import hash_files
 from tests.strange_lake import STUDENTS, make_strange_lake
 
 
-@pytest.mark.parametrize("damage", ["", "bit", "cut", "removed"])
+@pytest.mark.parametrize(
+    "damage", ["", "bit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cut", "removed"))]
+)
 def test_a_student_is_promoted_only_with_the_files_that_were_trained(cli: Any, tmp_path: Path, damage: str) -> None:
     make_strange_lake(tmp_path / "lake")
     weights = tmp_path / "lake" / "students" / STUDENTS[0] / "model.safetensors"
