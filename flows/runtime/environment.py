@@ -54,9 +54,11 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
     # Imported here: Prefect reads the variables that this module sets.
     import httpx
     from prefect import tags
+    from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 
     from logitlake.flows.prefect_server.configured import lost_server, require_server
     from logitlake.flows.prefect_server.ephemeral import shield_ephemeral_server
+    from logitlake.flows.prefect_server.unsent import drop_unsent, silence_prefect
 
     hide_secrets_in_logs()
     require_server()
@@ -67,13 +69,12 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
     try:
         with termination_raises(), tags(TAG):
             return flow(config)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, ConcurrencySlotAcquisitionError) as error:
         lost = lost_server()
         if lost is None:
             raise
-        # Prefect's threads try to send their last events; each failure would be a line after the error of the command.
-        logging.disable(logging.CRITICAL)
-        logging.raiseExceptions = False
+        drop_unsent()
+        silence_prefect()
         raise lost from error
     except RuntimeError as error:
         if "ephemeral" not in str(error):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import httpx
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, FlowRunFilterTags
 from prefect.client.schemas.objects import StateType
@@ -22,6 +22,7 @@ from logitlake.storage.errors import LakeBusyError
 log = logging.getLogger(__name__)
 
 TEACHERS = "logitlake-teachers"
+_FREE = f"prefect gcl update {TEACHERS} --active-slots 0"
 # The slot of a killed run is free again after this time.
 _LEASE_SECONDS = 60
 _REPORT_SECONDS = 60.0
@@ -35,8 +36,8 @@ def one_teacher(limit: int) -> Iterator[None]:
     """Wait for one of `limit` teacher slots, and hold it for the time of the block.
 
     An existing limit on the server is not changed by `limit`. Without a server there is nothing to wait for. If the
-    server goes away while the teacher runs, the slot is lost and the run goes on. Raises LakeBusyError after a day
-    without a free slot.
+    server goes away while the teacher runs, the run goes on, and its slot is free at the end if the server is back.
+    Raises LakeBusyError after a day without a free slot.
     """
     if not get_current_settings().api.url:
         yield
@@ -47,11 +48,12 @@ def one_teacher(limit: int) -> Iterator[None]:
         yield
     finally:
         try:
-            slot.__exit__(None, None, None)
+            _release(slot)
         except (httpx.HTTPError, PrefectException, OSError) as error:
             log.warning(
-                "could not release the teacher slot; it expires in %d s: Prefect's server did not answer (%s)",
-                *(_LEASE_SECONDS, error),
+                "could not release the teacher slot: Prefect's server did not answer (%s). If the slot is still taken "
+                "in %d s, run `%s`",
+                *(error, _LEASE_SECONDS, _FREE),
             )
 
 
@@ -95,6 +97,23 @@ def _slot() -> AbstractContextManager[None]:
         log.warning("waiting for a teacher slot for %.0f s: %s", waited, reason)
 
 
+def _release(slot: AbstractContextManager[None]) -> None:
+    """Free the slot, also on a server that was started again and has forgotten the lease.
+
+    Prefect's default keeps leases in memory and the number of taken slots in the database: after a restart it answers
+    that the slot is released, and the slot stays taken.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            before = client.read_global_concurrency_limit_by_name(TEACHERS).active_slots
+        finally:
+            slot.__exit__(None, None, None)
+        after = client.read_global_concurrency_limit_by_name(TEACHERS).active_slots
+        # Another run may have taken a slot between the two answers. Every run holds one slot at most.
+        if after >= before and after > len(_other_runs(client)):
+            client.release_concurrency_slots([TEACHERS], slots=1, occupancy_seconds=_LEASE_SECONDS)
+
+
 def _is_refused(error: ConcurrencySlotAcquisitionError) -> bool:
     """Whether the server has answered and refused: there is no such limit, for one. Without an answer: False."""
     cause = error.__cause__
@@ -105,19 +124,23 @@ def _is_refused(error: ConcurrencySlotAcquisitionError) -> bool:
 
 def _reason() -> str:
     """Who holds the slots, and the command that frees them."""
-    begun = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING]))
     try:
         with get_client(sync_client=True) as client:
             found = client.read_global_concurrency_limit_by_name(TEACHERS)
-            runs = client.read_flow_runs(
-                flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[TAG]), state=begun), limit=100
-            )
+            others = _other_runs(client)
     except (httpx.HTTPError, PrefectException, OSError) as error:
         return f"Prefect's server does not answer ({error})"
-    own = {flow_run.get_id(), flow_run.get_parent_flow_run_id(), flow_run.get_root_flow_run_id()}
-    others = [f"{run.name} ({run.id})" for run in runs if str(run.id) not in own]
     return (
         f"{found.active_slots} of {found.limit} slots of {TEACHERS} are taken; other runs: "
         f"{', '.join(others[:_SHOWN_RUNS]) or 'none'}. If their processes are dead, run "
-        f"`prefect gcl update {TEACHERS} --active-slots 0`"
+        f"`{_FREE}`"
     )
+
+
+def _other_runs(client: SyncPrefectClient) -> list[str]:
+    """Names and ids of the runs under way that may hold a slot: all but this one and those that it is part of."""
+    begun = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING]))
+    of_logitlake = FlowRunFilter(tags=FlowRunFilterTags(all_=[TAG]), state=begun)
+    own = {flow_run.get_id(), flow_run.get_parent_flow_run_id(), flow_run.get_root_flow_run_id()}
+    runs = client.read_flow_runs(flow_run_filter=of_logitlake, limit=100)
+    return [f"{run.name} ({run.id})" for run in runs if str(run.id) not in own]
