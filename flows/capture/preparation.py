@@ -80,21 +80,23 @@ def prepare(config: Config, files: TeacherFiles | None = None) -> Prepared:
         tokenization=config.tokenization,
         target=config.target.model_copy(update={"target_bytes": None}),
     )
-    recipe = _older_recipe(location_of(config), recipe) or recipe
+    location, target_bytes = location_of(config), config.target.target_bytes
     prepared = Prepared(config=config, teacher=config.teacher, files=files, tokenizer=tokenizer, recipe=recipe)
-    if config.target.target_bytes is None:
-        return prepared
-    question = probe_key(recipe, config.target.target_bytes)
-    answer = kept_probe(location_of(config), question)
-    return prepared.answered(answer["value"]) if answer else replace(prepared, question=question)
+    older = replace(prepared, recipe=replace(recipe, teacher=replace(files, config_hash=None)))
+    if target_bytes is None:
+        return older if _goes_on(location, older) else prepared
+    for candidate in (older, prepared):
+        answer = kept_probe(location, probe_key(candidate.recipe, target_bytes))
+        final = candidate.answered(answer["value"]) if answer else None
+        if final is not None and (candidate is prepared or _goes_on(location, final)):
+            return final
+    return replace(prepared, question=probe_key(recipe, target_bytes))
 
 
-def _older_recipe(location: LakeLocation, recipe: Recipe) -> Recipe | None:
-    """The recipe without the teacher's config, if a lake of an older logitlake has it and no other config is noted."""
-    older = replace(recipe, teacher=replace(recipe.teacher, config_hash=None))
-    if not has_recipe(location, older.recipe_id):
-        return None
-    return older if noted_config(location, older.recipe_id) in (None, recipe.teacher.config_hash) else None
+def _goes_on(location: LakeLocation, older: Prepared) -> bool:
+    """Whether a lake of an older logitlake has this recipe without a config, and no other config is noted for it."""
+    recipe_id = older.recipe.recipe_id
+    return has_recipe(location, recipe_id) and noted_config(location, recipe_id) in (None, older.files.config_hash)
 
 
 def documents(config: Config, guards: Mapping[str, RejectGuard]) -> Iterator[Document | Reject]:

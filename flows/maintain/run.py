@@ -23,7 +23,7 @@ from logitlake.storage.lake.object_store import list_paths
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget_again, n_forgotten, n_removed, note_removed
 from logitlake.storage.upkeep.hashing import add_row_hashes
-from logitlake.storage.upkeep.inspection import ADVICE, inspect, record
+from logitlake.storage.upkeep.inspection import ADVICE, Inspection, inspect, inspect_known, record
 from logitlake.storage.upkeep.sweeping import Holdings, Swept, holdings, sweep
 from logitlake.storage.upkeep.verify import UnitCheck
 from logitlake.storage.writing.runs import note_run
@@ -94,6 +94,13 @@ class MaintainRun:
 
         found = inspect(self._lake, sample=self._sample, salt=f"{self._began:%Y-%m-%d}", watch=watch)
         self.report = replace(self.report, units_verified=len(found.units))
+        # Known damage may not be in the sample, and the files that could restore it must stay.
+        self._refuse_damage(found)
+        if (known := inspect_known(self._lake, found)) is not None:
+            self._refuse_damage(known)
+        reach("units-verified")
+
+    def _refuse_damage(self, found: Inspection) -> None:
         if not self.report.dry_run:
             record(self._lake, found)
         if found.refusal:
@@ -107,7 +114,6 @@ class MaintainRun:
         problems += [f"{path}: the shard is gone or torn" for path in found.torn_shards]
         if problems:
             raise IntegrityError(f"{'; '.join(problems)}. Nothing was merged or removed: {ADVICE}")
-        reach("units-verified")
 
     def merge(self) -> None:
         """Rewrite small shards and shards with forgotten rows; finishes an interrupted forgetting first."""

@@ -17,6 +17,8 @@ from logitlake.pipeline.teachers.fingerprints import cache_directory, read_json,
 from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
 from logitlake.storage.identity import canonical_json, digest
 
+# Raise it with every change of what is hashed: cached hashes are then made anew.
+_METHOD = b"config 1"
 # Where a model lies, who wrote it, how it is trained, how text is generated, and what its outputs are called: nothing
 # of this changes a logit of a model in evaluation mode. The dtype is a setting of its own.
 _NO_PART = frozenset(
@@ -40,13 +42,16 @@ def hash_config(directory: Path, *, trust_remote_code: bool = False) -> str:
     """
     content = (directory / "config.json").read_bytes()
     code = _code(directory) if trust_remote_code else b""
-    key = digest(b"config", content, code, version("transformers").encode())
+    key = digest(_METHOD, content, code, str(trust_remote_code).encode(), version("transformers").encode())
     entry = cache_directory() / "configs" / f"{key}.json"
     cached = read_json(entry)
     if isinstance(cached, str):
         return cached
-    found = digest(b"config", canonical_json(_deciding_part(directory, content, trust_remote_code)), code)
-    write_json(entry, found)
+    part = _deciding_part(directory, trust_remote_code)
+    found = digest(b"config", canonical_json(_without(json.loads(content), {}) if part is None else part), code)
+    if part is not None:
+        # Not where the config could not be read: a package may be missing today and installed tomorrow.
+        write_json(entry, found)
     return found
 
 
@@ -54,7 +59,8 @@ def _code(directory: Path) -> bytes:
     return b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sorted(directory.glob("*.py")))
 
 
-def _deciding_part(directory: Path, content: bytes, trust_remote_code: bool) -> Any:
+def _deciding_part(directory: Path, trust_remote_code: bool) -> dict[str, Any] | None:
+    """What differs from the defaults; None for a config that transformers can't read."""
     # Imported here: it imports torch, and the result is cached.
     from transformers import AutoConfig
 
@@ -62,7 +68,7 @@ def _deciding_part(directory: Path, content: bytes, trust_remote_code: bool) -> 
         config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
         found: dict[str, Any] = config.to_dict()
     except LOAD_ERRORS:
-        return _without(json.loads(content), {})
+        return None
     default: dict[str, Any] = {}
     with contextlib.suppress(*LOAD_ERRORS):
         default = type(config)().to_dict()

@@ -18,6 +18,7 @@ from logitlake.pipeline.teachers.config_hash import hash_config
 from logitlake.pipeline.teachers.fingerprints import hash_adapter, hash_weights
 from logitlake.pipeline.teachers.origin import CARD, TeacherOrigin, find_origin
 from logitlake.storage.errors import MismatchError, SettingsError
+from logitlake.storage.identity import FACTS
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
@@ -81,9 +82,10 @@ def resolve_teacher(settings: TeacherSettings) -> TeacherFiles:
 def check_same_teacher(files: TeacherFiles, recipe: Mapping[str, Any]) -> None:
     """Raises MismatchError unless these are the weights, the adapter and the config of a recipe."""
     expected = {name: recipe["teacher"].get(name) for name in ("weights", "adapter", "config")}
+    expected["config"] = expected["config"] or recipe.get(FACTS, {}).get("teacher_config")
     found = {"weights": files.teacher_hash, "adapter": files.adapter_hash, "config": files.config_hash}
     if expected["config"] is None:
-        # A recipe of an older logitlake.
+        # A recipe of an older logitlake that no capture has gone on with.
         found["config"] = None
     other = [name for name in expected if expected[name] != found[name]]
     if other:

@@ -55,7 +55,10 @@ def check_whole(model: Any, found: Mapping[str, Any], where: str) -> None:
             f"{where}: {name} needs {_named(missing)}, which the weight files lack; transformers would make "
             "random ones; copy the files again, or correct config.json (tie_word_embeddings, number of layers)"
         )
-    if unexpected := sorted(found["unexpected_keys"]):
+    # Constants that older versions of transformers saved with the weights, such as the causal mask.
+    constants = {buffer for buffer, _ in model.named_buffers()}
+    left_over = [key for key in found["unexpected_keys"] if key not in constants and not _is_constant(key)]
+    if unexpected := sorted(left_over):
         raise SettingsError(
             f"{where}: the weight files hold {_named(unexpected)}, which {name} has no place for: "
             "config.json describes another model; correct it, or load the model by transformers and save it anew"
@@ -94,6 +97,11 @@ def load_adapter(model: Any, directory: Path, what: str, *, allow_pickle: bool =
             "made for another model, or adapter_config.json is another adapter's"
         )
     return adapted
+
+
+def _is_constant(name: str) -> bool:
+    """The causal mask of attention and its fill value, and the frequencies of RoPE, under the names of older files."""
+    return name.endswith((".attn.bias", ".attention.bias", ".masked_bias", ".causal_mask", ".rotary_emb.inv_freq"))
 
 
 def _named(names: list[str]) -> str:

@@ -32,7 +32,8 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
     text = config.get("text_config")
     if isinstance(text, Mapping):
         config = {**config, **text}
-    if config.get("alibi") or (config.get("attn_config") or {}).get("alibi"):
+    # Bloom always has ALiBi, and its `seq_length` is a note of its training.
+    if config.get("model_type") == "bloom" or config.get("alibi") or (config.get("attn_config") or {}).get("alibi"):
         return None
     own = next((config[key] for key in _KEYS if isinstance(config.get(key), int) and config[key] > 0), None)
     if own is None:

@@ -69,6 +69,12 @@ def probed(engine: Engine, *, window: int, name: str) -> Engine:
         beside = _end(engine, [short, long])
         # First the middle one: a scaling that remembers the longest sequence forgets it at a short one.
         after = _divergence(middle_before, _end(engine, [middle])), _divergence(alone, _end(engine, [short]))
+        # Short ones fit one batch of any engine; a long one may have been computed in a batch of its own.
+        tiny = short[: max(2, len(short) // 2)]
+        among_short = _divergence(_end(engine, [tiny]), _end(engine, [tiny, short, short]))
+    except torch.OutOfMemoryError:
+        # The device may have room later, or for smaller batches: the caller knows.
+        raise
     except (RuntimeError, IndexError) as error:
         raise SettingsError(
             f"teacher {name}: can't compute a window of {len(long)} tokens: {str(error).splitlines()[0]}; set "
@@ -80,7 +86,7 @@ def probed(engine: Engine, *, window: int, name: str) -> Engine:
             f"{limit:g}): its RoPE scaling or its code keeps something between batches; set tokenization.window "
             "to the positions that it was trained with"
         )
-    if _divergence(alone, beside) <= limit:
+    if max(_divergence(alone, beside), among_short) <= limit:
         return engine
     _log.warning("teacher %s: a longer document in the batch changes the others; each is computed alone, slowly", name)
     return OneByOne(engine)

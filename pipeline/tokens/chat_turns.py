@@ -14,6 +14,10 @@ from logitlake.pipeline.tokens.message_forms import message_forms
 from logitlake.pipeline.tokens.message_marks import MARK, MARKED_PARTS, marked
 from logitlake.storage.identity import canonical_json
 
+# Each turn is rendered with all messages before it: twice these characters take seconds.
+_MOST_RENDERED = 200_000_000
+# Each turn that later ones show otherwise is a text of its own, with all messages before it.
+_MOST_TRAINED = 20_000_000
 _TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 _NEXT_TAG = re.compile(rf"\s*({_TAG.pattern})")
 _NULL = re.compile("None|null")
@@ -41,6 +45,8 @@ def chat_views(template: ChatTemplate, messages: Messages, tools: Tools = None) 
     show otherwise, such as without its thinking. Raises UnusableChatError if the template refuses the chat.
     """
     messages, whole = _renderable(template, messages, tools)
+    n_turns = sum(message.get("role") == "assistant" for message in messages)
+    _check_length("its turns, each with all that comes before it,", n_turns * len(whole), _MOST_RENDERED)
     turns = [
         _turn(template, messages[: number + 1], tools)
         for number, message in enumerate(messages)
@@ -55,7 +61,14 @@ def chat_views(template: ChatTemplate, messages: Messages, tools: Tools = None) 
         last = max(index for index in range(number, len(texts)) if texts[index].startswith(seen[number]))
         spans[last] += _with_end_of_turn(template, turn, texts[last])
     views = [RenderedChat(text, tuple(of_text)) for text, of_text in zip(texts, spans, strict=True) if of_text]
+    _check_length("the texts that its turns need", sum(len(view.text) for view in views), _MOST_TRAINED)
     return views or [RenderedChat(whole, ())]
+
+
+def _check_length(what: str, n_characters: int, most: int) -> None:
+    """Raises UnusableChatError for a chat that alone would take minutes and gigabytes."""
+    if n_characters > most:
+        raise UnusableChatError(f"{what} have {n_characters:,} characters, more than {most:,}: split the chat")
 
 
 def _with_end_of_turn(template: ChatTemplate, turn: _Turn, longer: str) -> list[tuple[int, int]]:

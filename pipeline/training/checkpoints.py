@@ -20,12 +20,15 @@ _FILES = "files"
 def complete_checkpoint(directory: Path, reader_state: dict[str, Any]) -> None:
     """Add the reader's state to a checkpoint whose other files are written, those of all ranks, and then its manifest.
 
-    Everything is on the disk before the manifest appears.
+    Everything is on the disk before the manifest appears. Its staging file comes first: a checkpoint with a reader's
+    state and neither of the two is one of an older logitlake, which wrote the reader's state last.
     """
     (directory / MANIFEST).unlink(missing_ok=True)
+    staged = directory / f"{MANIFEST}.tmp"
+    staged.touch()
+    sync_directory(directory)
     (directory / READER_STATE).write_text(json.dumps(reader_state), encoding="utf-8")
     sync_directory(directory)
-    staged = directory / f"{MANIFEST}.tmp"
     hashes = hash_files(directory, leave_out=(staged.name,))
     with staged.open("w", encoding="utf-8") as file:
         json.dump({_FILES: hashes}, file)
@@ -49,13 +52,18 @@ def last_checkpoint(directory: Path) -> Path | None:
 
 
 def problem_of(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint, in words; empty if every file is what was written."""
+    """What is wrong with a checkpoint, in words; empty if every file is what was written.
+
+    A complete checkpoint of an older logitlake has no hashes, and is taken as it is.
+    """
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_bytes())
         expected: FileHashes = {
             str(name): [int(size), str(digest)] for name, (size, digest) in manifest[_FILES].items()
         }
     except FileNotFoundError:
+        if (checkpoint / READER_STATE).exists() and not (checkpoint / f"{MANIFEST}.tmp").exists():
+            return ""
         return f"it has no {MANIFEST}, so it was not written to its end"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} can't be read"

@@ -16,7 +16,14 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
-from logitlake.storage.errors import IntegrityError, LakeBusyError, LakeError, LakeMissingError, LostRaceError
+from logitlake.storage.errors import (
+    IntegrityError,
+    LakeBusyError,
+    LakeError,
+    LakeMissingError,
+    LostRaceError,
+    OutOfMemoryError,
+)
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.catalog_changes import repeat_if_overtaken
 from logitlake.storage.lake.catalog_file import check_is_whole
@@ -65,6 +72,11 @@ class Transaction:
     def insert(self, table: str, rows: pa.Table) -> None:
         """Append rows to `store.<table>`, columns matched by name, each with its row hash: the one way to insert."""
         insert_rows(self.connection, table, rows)
+
+    def refuse_later_commits(self, number: int) -> None:
+        """Raises LostRaceError if there was a commit between the one of this number and this transaction."""
+        if self.number != number + 1:
+            raise LostRaceError(f"another commit came after number {number}: look again and retry")
 
 
 class Lake:
@@ -328,9 +340,20 @@ class Lake:
         )
 
     def _note_commit(self) -> None:
-        """Note the number that the catalog has by now; a rebuild does it once, when its catalog is in place."""
-        if not self._unfinished:
-            note_commit(self.connection, self.location, self.commit_number)
+        """Note the number that the catalog has by now; a rebuild does it once, when its catalog is in place.
+
+        A slow writer may have written a smaller number over a larger one, so the catalog is asked again. The commit has
+        landed: no failure here makes it fail.
+        """
+        if self._unfinished:
+            return
+        noted = -1
+        try:
+            while (number := self.commit_number) > noted:
+                note_commit(self.connection, self.location, number)
+                noted = number
+        except (LakeError, OutOfMemoryError) as error:
+            log.warning("the number of the last commit could not be noted (%s): the next commit notes it", error)
 
     def _rollback(self) -> None:
         try:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import duckdb
 
+from logitlake.storage.errors import LakeError
 from logitlake.storage.identity import digest
 from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.object_store import STAGING_SUFFIX
+from logitlake.storage.lake.object_store import STAGING_SUFFIX, list_paths
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +25,14 @@ NOTE = "last-commit.json"
 
 
 def noted_commit(connection: duckdb.DuckDBPyConnection, location: LakeLocation) -> int:
-    """The number in the note; 0 if there is none (no commit yet, or an older logitlake), or if the note is damaged."""
-    content = _read(connection, location)
+    """The number in the note; 0 if there is none (no commit yet, or an older logitlake), or if the note is damaged.
+
+    Raises LakeError if it is there and can't be read: then nothing tells whether the catalog is older.
+    """
+    try:
+        content = _read(connection, location)
+    except (OSError, duckdb.Error) as error:
+        raise LakeError(f"{location.data}{NOTE} can't be read ({error}): check the storage, then run again") from error
     try:
         note = json.loads(content)
         number = int(note["commit_number"])
@@ -58,8 +65,12 @@ def _read(connection: duckdb.DuckDBPyConnection, location: LakeLocation) -> byte
         if location.data_directory:
             return (location.data_directory / NOTE).read_bytes()
         row = connection.execute("SELECT content FROM read_blob(?)", [location.data + NOTE]).fetchone()
-    except (OSError, duckdb.Error):
+    except FileNotFoundError:
         return b""
+    except duckdb.Error:
+        if not list_paths(location, NOTE):
+            return b""
+        raise
     return bytes(row[0]) if row else b""
 
 

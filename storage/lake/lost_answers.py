@@ -6,14 +6,18 @@ If the commit has not landed, nothing names them, and upkeep sweeps them. DuckLa
 """
 
 import contextlib
+import logging
 import time
 from pathlib import Path
 
 import duckdb
 
+from logitlake.storage.errors import LakeError
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.object_store import connect, list_paths, put_bytes
 from logitlake.storage.schema.tables import TABLES
+
+log = logging.getLogger(__name__)
 
 # DuckLake names a file after its time: a UUID of version 7, whose first 8 hex digits count units of 2^16 milliseconds.
 _MILLISECONDS_PER_PREFIX = 1 << 16
@@ -42,11 +46,16 @@ def hold_files(location: LakeLocation, began: float) -> dict[str, bytes]:
 
 
 def put_back(location: LakeLocation, files: dict[str, bytes]) -> None:
-    """Write those of the files again that are gone."""
+    """Write those of the files again that are gone. One that can't be written is logged, and the others are written."""
     for path, content in files.items():
         name = path.removeprefix(location.data)
-        if not (Path(path).exists() if location.data_directory else list_paths(location, name)):
-            put_bytes(location, name, content)
+        try:
+            if not (Path(path).exists() if location.data_directory else list_paths(location, name)):
+                put_bytes(location, name, content)
+        except (LakeError, OSError, duckdb.Error) as error:
+            log.error(
+                "%s could not be written again (%s): run `logitlake verify`, which tells if it is missed", path, error
+            )
 
 
 def _prefixes(began: float, now: float) -> list[str]:

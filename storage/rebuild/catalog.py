@@ -28,12 +28,12 @@ from logitlake.storage.lake.locks import commit_lock, single_writer
 from logitlake.storage.lake.migration import LAKE_NOTES, write_lake_note
 from logitlake.storage.lake.object_store import connect, sync_directory
 from logitlake.storage.rebuild.absent_rows import absent_documents, take_tombstones
-from logitlake.storage.rebuild.repeated_records import without_repeated
 from logitlake.storage.rebuild.shards import Key, OnShard, ShardsReport, take_shards
 from logitlake.storage.rebuild.split_units import count_again
 from logitlake.storage.schema.tables import TABLES, Rebuild
 from logitlake.storage.upkeep.damaged_files import copy_aside
 from logitlake.storage.upkeep.notes import forgotten_documents, noted_recipes, read_settings
+from logitlake.storage.upkeep.repeated_records import without_repeated
 from logitlake.storage.upkeep.table_files import data_files, intact_rows, unreadable_files
 
 _SUFFIX = ".rebuild"

@@ -83,7 +83,7 @@ def without_footer(lake: Lake, files: Sequence[CatalogFile]) -> list[CatalogFile
 def end_file(lake: Lake, file: CatalogFile) -> None:
     """Take a file out of its table, from a snapshot of its own on; the file stays on disk until upkeep sweeps it.
 
-    Raises LostRaceError if another commit came first, and does nothing if the file is in the table no more.
+    Raises LostRaceError if another commit came first, or took the file out of the table.
     """
     name = PurePosixPath(file.path).name
     connection = lake.connection
@@ -97,7 +97,7 @@ def end_file(lake: Lake, file: CatalogFile) -> None:
                 [name],
             ).fetchone()
             if row is None:
-                return
+                raise LostRaceError(f"{file.path}: the catalog names it no more: look again and retry")
             file_id, table_id, snapshot = row
             connection.execute(
                 f"""

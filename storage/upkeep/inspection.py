@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.upkeep.catalog_files import current_files, without_footer
 from logitlake.storage.upkeep.history import examine, refusal, unknown_files
-from logitlake.storage.upkeep.known_damage import Damage, can_record, differs, record_damage
+from logitlake.storage.upkeep.known_damage import Damage, can_record, differs, known_damage, record_damage
 from logitlake.storage.upkeep.shard_damage import TABLE, ShardDamage, find_shard_damage
 from logitlake.storage.upkeep.table_damage import TableDamage, find_table_damage
 from logitlake.storage.upkeep.verify import TableCheck, UnitCheck, count_units, verify, verify_tables, verify_units
@@ -117,6 +117,15 @@ def inspect(
     if found.damaged_units or found.torn_shards:
         found.shards = find_shard_damage(lake, [unit.unit_id for unit in found.damaged_units], found.torn_shards)
     return found
+
+
+def inspect_known(lake: Lake, checked: Inspection) -> Inspection | None:
+    """Check what is known to be damaged and was not checked just now; None if there is no such damage."""
+    known = [damage for damage in known_damage(lake) if damage.table_name == TABLE]
+    if any(damage.unit_id is None for damage in known):
+        return inspect(lake)
+    units = {damage.unit_id for damage in known if damage.unit_id} - {unit.unit_id for unit in checked.units}
+    return inspect(lake, unit_ids=sorted(units)) if units else None
 
 
 def record(lake: Lake, found: Inspection) -> bool:

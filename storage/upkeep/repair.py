@@ -13,7 +13,7 @@ from logitlake.storage.errors import IntegrityError, LakeBusyError, LakeError, L
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.upkeep.history import examine, refusal, unknown_files
-from logitlake.storage.upkeep.inspection import Inspection, Watch, inspect
+from logitlake.storage.upkeep.inspection import Inspection, Watch, inspect, record
 from logitlake.storage.upkeep.known_damage import known_damage, record_damage
 from logitlake.storage.upkeep.restored_rows import ADVICE, NOTHING_ELSE
 from logitlake.storage.upkeep.shard_damage import TABLE, LostDocument, ShardDamage, find_shard_damage
@@ -108,6 +108,8 @@ def repair(
         report.n_units = len(found.units)
         damaged = {unit.unit_id for unit in found.damaged_units}
         if damaged or found.torn_shards:
+            # Known before anything changes: while it is, upkeep removes no file, whatever happens to this process.
+            record(lake, found)
             _in_turn(lambda: _repair_shards(lake, damaged, found.torn_shards, report))
         _close(lake, report, found, damaged | {damage.unit_id for damage in before if damage.unit_id})
     return report
@@ -156,14 +158,16 @@ def _in_turn(attempt: Callable[[], None]) -> None:
 
 
 def _repair_table(lake: Lake, name: str, report: RepairReport) -> None:
+    number = lake.commit_number
     damage = find_table_damage(lake, name)
-    copies = replace_rows(lake, damage) if damage.files else {}
+    copies = replace_rows(lake, damage, found_at=number) if damage.files else {}
     _add_table(report, damage, copies)
 
 
 def _repair_shards(lake: Lake, unit_ids: Collection[str], torn: Collection[str], report: RepairReport) -> None:
+    number = lake.commit_number
     damage = find_shard_damage(lake, unit_ids, torn)
-    copies = replace_shards(lake, damage) if damage.shards or damage.lost or damage.copies else {}
+    copies = replace_shards(lake, damage, found_at=number) if damage.shards or damage.lost or damage.copies else {}
     _add_shards(report, damage, copies)
 
 

@@ -20,6 +20,7 @@ from logitlake.storage.schema.tables import ROW_HASH, TABLES, Rebuild
 from logitlake.storage.upkeep.catalog_files import current_files
 from logitlake.storage.upkeep.file_state import examine_file
 from logitlake.storage.upkeep.notes import noted_recipes, read_settings
+from logitlake.storage.upkeep.repeated_records import without_repeats_of
 from logitlake.storage.upkeep.salvage import POSITION, salvage
 from logitlake.storage.upkeep.table_files import data_files
 from logitlake.storage.writing.commits import documents_of
@@ -48,7 +49,8 @@ def restored_rows(
     present = np.concatenate([elsewhere, _hashes(kept)])
     parts = [columns.empty_table()]
     if TABLES[name].rebuild is Rebuild.FROM_FILES:
-        parts.append(_from_unnamed_files(lake, name, present))
+        unnamed = _from_unnamed_files(lake, name, present)
+        parts.append(without_repeats_of(name, _intact(lake, name, kept, damaged_files), unnamed))
     if name in _SOURCES:
         ids = _ids(lake, name, damaged_files)
         known = ids | {tuple(row.values()) for row in _keyed(name, pa.concat_tables([kept, *parts])).to_pylist()}
@@ -56,6 +58,13 @@ def restored_rows(
         fresh = [tuple(row.values()) not in known for row in _keyed(name, rows).to_pylist()]
         parts.append(rows.filter(pa.array(fresh, pa.bool_())))
     return pa.concat_tables([part.select(columns.names).cast(columns) for part in parts])
+
+
+def _intact(lake: Lake, name: str, kept: pa.Table, damaged_files: Sequence[str]) -> pa.Table:
+    """Every row of a table that is undamaged."""
+    columns = TABLES[name].columns
+    others = [examine_file(lake, file).intact for file in current_files(lake, name) if file.path not in damaged_files]
+    return pa.concat_tables([part.select(columns.names).cast(columns) for part in (kept, *others)])
 
 
 def _hashes(rows: pa.Table) -> np.ndarray:

@@ -32,10 +32,10 @@ from logitlake.storage.upkeep.shard_damage import (
 _ORDER = [(name, "ascending") for name in ("unit_id", "doc_id", "window_index")]
 
 
-def replace_shards(lake: Lake, damage: ShardDamage) -> dict[str, str]:
+def replace_shards(lake: Lake, damage: ShardDamage, *, found_at: int) -> dict[str, str]:
     """Carry out what `find_shard_damage` found; returns the copy in `damaged/` of each file that is replaced.
 
-    Raises LostRaceError if the documents changed meanwhile: find the damage again.
+    Raises LostRaceError if there was a commit after number `found_at`: find the damage again.
     """
     copies = {shard.file.path: path for shard in damage.shards if (path := copy_aside(lake.location, shard.file.path))}
     sources = {**damage.kept, **damage.copies}
@@ -47,6 +47,7 @@ def replace_shards(lake: Lake, damage: ShardDamage) -> dict[str, str]:
             end_file(lake, shard.file)
             reach("file-ended")
     with lake.transaction() as transaction:
+        transaction.refuse_later_commits(found_at)
         for shard in damage.shards:
             if shard.has_footer:
                 _delete_rows(transaction, shard)

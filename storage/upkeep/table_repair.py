@@ -18,10 +18,10 @@ from logitlake.storage.upkeep.file_state import FileState
 from logitlake.storage.upkeep.table_damage import TableDamage, plain
 
 
-def replace_rows(lake: Lake, damage: TableDamage) -> dict[str, str]:
+def replace_rows(lake: Lake, damage: TableDamage, *, found_at: int) -> dict[str, str]:
     """Carry out what `find_table_damage` found; returns the copy in `damaged/` of each file that is replaced.
 
-    Raises LostRaceError if the files changed meanwhile: find the damage again.
+    Raises LostRaceError if there was a commit after number `found_at`: find the damage again.
     """
     paths = [state.file.path for state in damage.files]
     copies = {path: copy for path in paths if (copy := copy_aside(lake.location, path))}
@@ -30,13 +30,16 @@ def replace_rows(lake: Lake, damage: TableDamage) -> dict[str, str]:
     # DuckLake deletes from no file of the table as long as it can't read all footers.
     if torn:
         with lake.transaction() as transaction:
+            transaction.refuse_later_commits(found_at)
             _insert(transaction, damage, torn, restored=True)
+            found_at = transaction.number
         reach("rows-restored")
         for state in torn:
             end_file(lake, state.file)
             reach("file-ended")
     if others:
         with lake.transaction() as transaction:
+            transaction.refuse_later_commits(found_at)
             for state in others:
                 _delete_rows(transaction, state)
             _insert(transaction, damage, others, restored=not torn)

@@ -9,9 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from logitlake.storage.errors import LakeError
+from logitlake.storage.identity import FACTS
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake, Transaction
 from logitlake.storage.lake.object_store import write_note
+from logitlake.storage.writing.teacher_configs import noted_config
 
 
 def register_recipe(lake: Lake, recipe: Mapping[str, Any]) -> str:
@@ -41,7 +43,7 @@ def find_recipe(lake: Lake, prefix: str | None = None) -> tuple[str, dict[str, A
     rows = lake.sql(
         "SELECT recipe_id, recipe FROM recipes WHERE starts_with(recipe_id, ?) ORDER BY created_at", [prefix or ""]
     )
-    matches = [(row["recipe_id"], json.loads(row["recipe"])) for row in rows.to_pylist()]
+    matches = [(row["recipe_id"], _with_noted_config(lake, json.loads(row["recipe"]))) for row in rows.to_pylist()]
     if not matches:
         start = f" whose id starts with {prefix!r}" if prefix else ""
         raise LakeError(f"expected one recipe{start} in the lake, found none: `logitlake show recipes` lists them")
@@ -49,6 +51,14 @@ def find_recipe(lake: Lake, prefix: str | None = None) -> tuple[str, dict[str, A
         candidates = ", ".join(recipe_id[:12] for recipe_id, _ in matches)
         raise LakeError(f"expected one recipe, found {candidates}: give more of the id (`logitlake show recipes`)")
     return matches[0]
+
+
+def _with_noted_config(lake: Lake, recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe of an older logitlake, with the config under which it goes on among its facts."""
+    if "config" in recipe.get("teacher", {}):
+        return recipe
+    config = noted_config(lake.location, id_of_recipe(recipe))
+    return recipe if config is None else {**recipe, FACTS: {**recipe.get(FACTS, {}), "teacher_config": config}}
 
 
 def register_vocabulary(lake: Lake, tokenizer_id: str, tokens: Sequence[str], special: set[int]) -> None:

@@ -10,8 +10,12 @@ import pytest
 from logitlake.flows.capture.preparation import prepare
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config
+from logitlake.pipeline.teachers.files import check_same_teacher
+from logitlake.storage.errors import MismatchError
+from logitlake.storage.lake.lake import Lake
 from logitlake.storage.sql.session import query
-from logitlake.storage.writing.teacher_configs import noted_config
+from logitlake.storage.writing.recipes import find_recipe
+from logitlake.storage.writing.teacher_configs import note_config, noted_config
 from tests.tiny_lake import capture_all
 
 
@@ -73,3 +77,33 @@ def test_the_lake_says_which_teacher_it_was(own_teacher: Path, raw_config: dict[
             "teacher_base_models": ["owner/base"],
         }
     ]
+
+
+def test_an_older_lake_with_a_probed_size_goes_on_under_its_recipe(
+    own_teacher: Path, raw_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw_config["target"] = {"target_bytes": 30}
+    config = Config.model_validate(raw_config)
+    with monkeypatch.context() as older:
+        older.setattr("logitlake.pipeline.teachers.files.hash_config", lambda *_, **__: None)
+        first = capture_all(config)
+    again = capture_all(config)
+    assert (again.n_documents, again.recipe_id) == (0, first.recipe_id)
+    change(own_teacher, rope_parameters={"rope_type": "default", "rope_theta": 7.0})
+    assert capture_all(config).recipe_id == first.recipe_id, "no capture has noted a config yet"
+
+
+def test_another_config_than_the_noted_one_is_not_taken_for_the_teacher(
+    own_teacher: Path, raw_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config.model_validate(raw_config)
+    with monkeypatch.context() as older:
+        older.setattr("logitlake.pipeline.teachers.files.hash_config", lambda *_, **__: None)
+        first = capture_all(config)
+    files = prepare(config).files
+    assert files.config_hash is not None
+    with Lake.open(location_of(config)) as lake:
+        check_same_teacher(files, find_recipe(lake, first.recipe_id)[1])
+        note_config(location_of(config), first.recipe_id, "another")
+        with pytest.raises(MismatchError, match="expected config another"):
+            check_same_teacher(files, find_recipe(lake, first.recipe_id)[1])

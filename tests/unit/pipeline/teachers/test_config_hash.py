@@ -123,3 +123,19 @@ def test_the_second_time_needs_no_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [found, "False"]
+
+
+def test_a_config_that_could_not_be_read_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that it needs may be missing today and installed tomorrow."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"use_cache": False, "rms_norm_eps": 1e-6}))
+
+    def missing(*_: Any, **__: Any) -> None:
+        raise ImportError("no such package")
+
+    with monkeypatch.context() as without:
+        without.setattr(AutoConfig, "from_pretrained", missing)
+        as_written = hash_config(tmp_path)
+    found = hash_config(tmp_path)
+    assert found != as_written
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    assert hash_config(tmp_path) == found

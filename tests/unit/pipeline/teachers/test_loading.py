@@ -109,3 +109,13 @@ def test_an_adapter_is_loaded_whole_or_refused(adapter: Path, tiny_model: Callab
     save_file({**stored, deeper: stored[first].clone()}, file, {"format": "pt"})
     with pytest.raises(SettingsError, match=r"hold 1 weight .*layers\.7.*no place for"):
         load_adapter(tiny_model(), adapter, "teacher.adapter")
+
+
+def test_constants_that_older_files_hold_are_no_weights_that_are_left_over(directory: Path) -> None:
+    def with_constants(weights: Weights) -> None:
+        weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+        weights["transformer.h.0.attn.masked_bias"] = torch.tensor(-1e4)
+        weights["transformer.h.0.attn.attention.bias"] = torch.ones(1, 1, 8, 8)
+
+    change(directory / "model.safetensors", with_constants)
+    load_causal_lm(directory, "teacher", dtype=torch.float32)

@@ -29,6 +29,7 @@ CONFIGS: list[tuple[dict[str, Any], int | None]] = [
     ({"max_position_embeddings": 512, "rope_parameters": {"full_attention": {"factor": 8.0}, "sliding": {}}}, 4096),
     ({"max_seq_len": 2048, "attn_config": {"alibi": True}}, None),
     ({"max_position_embeddings": 2048, "alibi": True}, None),
+    ({"model_type": "bloom", "seq_length": 2048}, None),
 ]
 
 

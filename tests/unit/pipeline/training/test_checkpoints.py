@@ -42,7 +42,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "bytes at the end": (lambda c: (c / FILES[0]).write_bytes((c / FILES[0]).read_bytes() + b"x"), "2001"),
     "a rank's file is gone": (lambda c: (c / FILES[2]).unlink(), "rng_state_1.pth is missing"),
     "files swapped": (lambda c: (c / FILES[1]).replace(c / FILES[2]), "rng_state_0.pth is missing"),
-    "no manifest": (lambda c: (c / MANIFEST).unlink(), "was not written to its end"),
+    "no manifest": (lambda c: (c / MANIFEST).rename(c / f"{MANIFEST}.tmp"), "was not written to its end"),
     "a cut manifest": (lambda c: (c / MANIFEST).write_bytes((c / MANIFEST).read_bytes()[:40]), "can't be read"),
     "an empty manifest": (lambda c: (c / MANIFEST).write_bytes(b'{"files": {}}'), "does not name reader.json"),
     "a manifest of something else": (lambda c: (c / MANIFEST).write_bytes(b"[1]"), "can't be read"),
@@ -93,6 +93,16 @@ def test_damaged_checkpoints_do_not_take_the_place_of_whole_ones(tmp_path: Path)
     """transformers keeps the last few directories with the name of a checkpoint, whatever they hold."""
     whole, damaged, unfinished = make(tmp_path, 1), make(tmp_path, 2), make(tmp_path, 3)
     flip(damaged / FILES[0])
-    (unfinished / MANIFEST).unlink()
+    (unfinished / MANIFEST).rename(unfinished / f"{MANIFEST}.tmp")
     set_aside_later(last_checkpoint(tmp_path), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [whole.name, f"damaged-{damaged.name}"]
+
+
+def test_a_checkpoint_of_an_older_logitlake_is_used(tmp_path: Path) -> None:
+    """It wrote the reader's state last, and no manifest."""
+    older = tmp_path / "checkpoint-3"
+    older.mkdir()
+    (older / READER_STATE).write_text("{}")
+    assert last_checkpoint(tmp_path) == older
+    (older / f"{MANIFEST}.tmp").touch()
+    assert last_checkpoint(tmp_path) is None

@@ -4,7 +4,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from logitlake.storage.errors import IntegrityError, LakeBusyError
+from logitlake.storage.errors import IntegrityError, LakeBusyError, LostRaceError
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
@@ -22,9 +22,11 @@ from logitlake.storage.schema.tables import TABLES
 from logitlake.storage.shards import writing
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget
-from logitlake.storage.upkeep.inspection import inspect, record
+from logitlake.storage.upkeep.inspection import Inspection, inspect, inspect_known, record
 from logitlake.storage.upkeep.known_damage import known_damage, summary
 from logitlake.storage.upkeep.repair import RepairReport, repair
+from logitlake.storage.upkeep.repeated_records import without_repeats_of
+from logitlake.storage.upkeep.shard_repair import replace_shards
 from logitlake.storage.upkeep.sweeping import sweep
 from logitlake.storage.upkeep.table_files import DELETES_SUFFIX
 from logitlake.storage.writing.commits import commit_unit
@@ -376,3 +378,52 @@ def test_the_footer_of_a_new_shard_names_the_recipe(filled, location, recipe):
     (made,) = [path for path in shards(location) if path.name.startswith("repaired-")]
     footer = pq.read_metadata(made).metadata
     assert id_of_recipe(recipe) in str(made) and b'"tiny"' in footer[b"logitlake.recipe"]
+
+
+def test_what_a_killed_process_left_is_not_taken_for_a_lost_row():
+    """Its work was done again: the unit has a commit, and the alias was moved."""
+    commits, promotions = TABLES["commits"].columns, TABLES["promotions"].columns
+
+    def rows(schema, *given):
+        nullable = pa.schema([field.with_nullable(True) for field in schema])
+        return pa.Table.from_pylist([{**dict.fromkeys(schema.names), **row} for row in given], nullable)
+
+    intact = rows(commits, {"unit_id": "a", "run_id": "again", "commit_number": 2})
+    unnamed = rows(commits, {"unit_id": "a", "run_id": "killed", "commit_number": 2}, {"unit_id": "b"})
+    assert without_repeats_of("commits", intact, unnamed)["unit_id"].to_pylist() == ["b"]
+    moments = [datetime(2026, 1, day, tzinfo=UTC) for day in range(1, 6)]
+
+    def moved(number, student, decision="promoted"):
+        facts = {"alias": "current", "student_id": student, "decision": decision}
+        return facts | {"commit_number": number, "decided_at": moments[number - 1]}
+
+    intact = rows(promotions, moved(1, "one"), moved(4, "three"), moved(5, "bad", "rejected"))
+    unnamed = rows(promotions, moved(2, "two"), moved(3, "three"), moved(3, "bad", "rejected"))
+    assert without_repeats_of("promotions", intact, unnamed)["student_id"].to_pylist() == ["two"]
+
+
+def test_two_repairs_of_one_finding_bring_its_rows_once(filled, location):
+    cut(shard_of(location, "a"))
+    with Lake.open(location, read_only=False) as lake:
+        number = lake.commit_number
+        found = inspect(lake)
+        assert repair(lake).problems == []
+        held = lake.sql("SELECT doc_id FROM store.sequences").num_rows
+        with pytest.raises(LostRaceError):
+            replace_shards(lake, found.shards, found_at=number)
+        assert lake.sql("SELECT doc_id FROM store.sequences").num_rows == held
+
+
+def test_known_damage_stops_upkeep_whatever_its_sample(filled, location):
+    """A repair that was killed has recorded what it found, and may have left the only good copies in unnamed files."""
+    with Lake.open(location, read_only=False) as lake:
+        units = lake.sql("SELECT DISTINCT unit_id FROM store.documents ORDER BY ALL")["unit_id"].to_pylist()
+        cut(shard_of(location, "a"))
+        found = inspect(lake)
+        record(lake, found)
+        (damaged,) = {unit.unit_id for unit in found.damaged_units}
+        others = Inspection(units=[unit for unit in found.units if unit.unit_id != damaged])
+        again = inspect_known(lake, others)
+        assert again is not None and [unit.unit_id for unit in again.damaged_units] == [damaged]
+        assert inspect_known(lake, found) is None
+    assert damaged in units
