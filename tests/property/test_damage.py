@@ -25,7 +25,7 @@ from tests.damage import Damage, batch_answers, damage, files_by_kind, make_lake
 SEED = 0
 # The files of one kind after the other: the quick cases damage each kind that a reader meets.
 _QUICK = 5
-CASES = [pytest.param(number, marks=pytest.mark.slow if number >= _QUICK else ()) for number in range(300)]
+CASES = [pytest.param(number, marks=pytest.mark.slow if number >= _QUICK else ()) for number in range(120)]
 KINDS_FIRST = (
     *("catalog.sqlite", "table sequences", "table commits", "table documents", "catalog.sqlite-wal", "table recipes"),
     *("table promotions", "table tombstones", "table students", "recipes", "tombstones", "lake.json", "table row_sets"),

@@ -283,4 +283,4 @@ TestLakeMachine.settings = _settings(5, 6)  # type: ignore[attr-defined]
 class TestLakeMachineAtLength(LakeMachine.TestCase):  # type: ignore[misc]
     """The same with more and longer sequences."""
 
-    settings = _settings(300, 12)
+    settings = _settings(200, 8)
