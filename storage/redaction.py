@@ -25,6 +25,8 @@ _VARIABLES = (
 )
 # A shorter value would hide parts of ordinary words.
 _MIN_LENGTH = 6
+# As a secret it is none, and hiding it would hide the commands that messages advise.
+_PROGRAM = "logitlake"
 
 
 def without_secrets(text: str) -> str:
@@ -65,4 +67,5 @@ def _secrets_of_environment() -> Iterator[str]:
         if "://" in value and (match := re.search(r"://[^:/\s]*:(\S*)@", value)):
             found.add(match[1])
     written = {form for value in found for form in (value, unquote(value), quote(value, safe=""))}
-    yield from sorted((form for form in written if len(form) >= _MIN_LENGTH), key=len, reverse=True)
+    long_enough = {form for form in written if len(form) >= _MIN_LENGTH and form != _PROGRAM}
+    yield from sorted(long_enough, key=len, reverse=True)

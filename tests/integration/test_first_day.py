@@ -26,6 +26,8 @@ def config_file(
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
     append_documents(tmp_path / "documents.jsonl", 0, 30)
     raw = tiny_settings(tmp_path, tiny_teacher, tmp_path / "documents.jsonl", learning_rate=0.003)
+    # Of two work units, a sample may hold none.
+    raw["maintenance"] = {"verify_sample": 1.0}
     if request.param == "server":
         raw["lake"]["catalog"] = request.getfixturevalue("postgres")
         raw["redistill"] = {"students": str(tmp_path / "students")}
