@@ -75,8 +75,8 @@ def test_a_training_that_can_not_be_is_refused_before_prefect_and_torch_are_impo
     ("changes", "code", "words"),
     [
         ({"vocab_size": 20}, 4, "expected an output layer of at least"),
-        ({"max_position_embeddings": 16}, 2, "was made for 16 positions"),
-        ({}, 2, "its modules are down_proj, embed_tokens, gate_proj"),
+        pytest.param({"max_position_embeddings": 16}, 2, "was made for 16 positions", marks=pytest.mark.slow),
+        pytest.param({}, 2, "its modules are down_proj, embed_tokens, gate_proj", marks=pytest.mark.slow),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_the_recipe_is_refused_before_prefect_is_imported(

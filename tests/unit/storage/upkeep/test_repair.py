@@ -133,7 +133,7 @@ CHANGES = {
     "the window": {"window_index": 0},
     "the unit": {"unit_id": "other"},
 }
-_QUICK = ("a statistic", "the document")
+_QUICK = ("a statistic",)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,13 @@ def test_a_damaged_row_costs_its_document_and_a_new_commit_brings_the_same_rows(
     assert without_unit == [{**row, "unit_id": "", "row_hash": 0} for row in before]
 
 
-@pytest.mark.parametrize("tear", TEARS.values(), ids=TEARS)
+@pytest.mark.parametrize(
+    "tear",
+    [
+        pytest.param(tear, id=name, marks=pytest.mark.slow if place else ())
+        for place, (name, tear) in enumerate(TEARS.items())
+    ],
+)
 def test_a_shard_that_can_not_be_read_costs_its_documents_only(filled, location, tear):
     tear(shard_of(location, "c"))
     assert not inspect(filled).is_clean
@@ -179,6 +185,7 @@ def test_whole_row_groups_of_a_torn_merged_shard_are_kept(filled, location, monk
     is_mended(filled, repair(filled), tuple(name for name in NAMES if document_id(name) == doc_id))
 
 
+@pytest.mark.slow
 def test_documents_are_taken_from_the_files_that_were_merged_as_long_as_these_are_there(filled, location):
     before = rows_of_lake(filled)
     for merge in plan_compaction(filled, target_bytes=1 << 30):
@@ -202,6 +209,7 @@ def test_a_forgotten_document_does_not_come_back_from_a_damaged_shard(filled, lo
     is_mended(filled, repair(filled), ("b", "c"), names=("b", "c", "d", "e"))
 
 
+@pytest.mark.slow
 def test_upkeep_removes_the_damaged_file_and_keeps_its_copy(filled, location):
     path = shard_of(location, "a")
     cut(path)
@@ -227,6 +235,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(filled, location):
     assert [f.file for f in foreseen.files] == [f.file for f in done.files]
 
 
+@pytest.mark.slow
 def test_only_the_named_units_are_repaired(filled, location):
     for name in ("a", "c"):
         change_row(location, shard_of(location, name), name, mean_nll=9.0)
@@ -343,6 +352,7 @@ def test_a_changed_row_of_a_small_table_is_removed_or_made_again(full_lake, loca
         assert report.removed and report.removed[0].rows
 
 
+@pytest.mark.slow
 def test_rows_of_a_merged_small_table_come_back_from_the_files_that_were_merged(full_lake, location):
     before = full_lake.sql("SELECT * FROM store.commits ORDER BY ALL").to_pylist()
     merge_small_tables(full_lake)
@@ -361,6 +371,7 @@ def test_a_vocabulary_that_lost_tokens_is_completed_by_the_next_capture(full_lak
     assert sorted(full_lake.sql("SELECT token FROM vocabulary")["token"].to_pylist()) == ["<s>", "the"]
 
 
+@pytest.mark.slow
 def test_documents_and_shards_that_are_damaged_at_once_are_mended(filled, location):
     cut(shard_of(location, "a"))
     for path in location.data_directory.glob("store/documents/*.parquet"):
