@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from logitlake.storage.errors import IntegrityError, LakeBusyError, LakeError, LostRaceError
 from logitlake.storage.lake.lake import Lake
@@ -90,8 +91,8 @@ def repair(
     """Repair what an inspection of the lake finds, or say what would be done (`dry_run`).
 
     The lake must be open for writing, unless `dry_run`. Raises IntegrityError, and changes no shard, if the catalog
-    does not know every commit of its data path; LakeBusyError while upkeep runs, or if other writers always commit
-    first.
+    does not know every commit of its data path; LakeBusyError while upkeep runs in an embedded lake, or if other
+    writers always commit first.
     """
     now = datetime.now(UTC)
     report = RepairReport(run_id=f"repair-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}", dry_run=dry_run)
@@ -101,7 +102,7 @@ def repair(
     with single_writer(lake.location, "maintain"):
         before = known_damage(lake) if "damage" not in _damaged_tables(lake) else []
         for name in _damaged_tables(lake):
-            _in_turn(lambda name=name: _repair_table(lake, name, report))  # type: ignore[misc]
+            _in_turn(partial(_repair_table, lake, name, report))
         if not _history_is_known(lake, report):
             return report
         found = inspect(lake, sample=sample, unit_ids=unit_ids, watch=watch)

@@ -11,6 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -107,7 +108,7 @@ class Campaign:
             if number // PERIOD != period:
                 period = number // PERIOD
                 self._renew(f"lake {number}")
-            problems = self._problems_of(lambda number=number: self._play(number))  # type: ignore[misc]
+            problems = self._problems_of(partial(self._play, number))
             if not problems and number % UPKEEP_EVERY == UPKEEP_EVERY - 1:
                 problems = self._problems_of(self._upkeep)
             if problems:
