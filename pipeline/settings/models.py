@@ -15,6 +15,7 @@ from logitlake.pipeline.settings.corpus import CorpusSettings as CorpusSettings
 from logitlake.pipeline.settings.paths import PathSetting, PathText
 from logitlake.pipeline.settings.registry import ENGINES, LOSSES, NameIn
 from logitlake.pipeline.settings.target import TargetSettings as TargetSettings
+from logitlake.storage.lake.location import catalog_address
 from logitlake.storage.redaction import without_secrets
 
 
@@ -35,6 +36,14 @@ class LakeSettings(Settings):
     data: PathText | None = Field(None, description="directory or URL of the shards, such as s3://bucket/prefix/")
     held_out: HeldOutSettings = HeldOutSettings()
     lock_timeout_seconds: float = Field(60, gt=0)
+
+    @field_validator("catalog")
+    @classmethod
+    def _is_an_address(cls, catalog: str | None) -> str | None:
+        """Before any command shows it: only in pairs that are well formed can a password be found and hidden."""
+        if catalog is not None:
+            catalog_address(catalog)
+        return catalog
 
     @field_serializer("catalog")
     def _without_password(self, catalog: str | None) -> str | None:

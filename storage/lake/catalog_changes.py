@@ -1,18 +1,16 @@
 """Changes of the catalog's own objects: tables, columns, views, options. Another process may make the same ones."""
 
 import contextlib
-import random
-import time
 from collections.abc import Callable, Iterator
 
 import duckdb
 
-from logitlake.storage.errors import LakeBusyError, LakeError
+from logitlake.storage.errors import LakeError, LostRaceError
 from logitlake.storage.lake.disk_errors import disk_problem, lake_folders
 from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.lake.turns import in_turn
 
-_ATTEMPTS = 20
-_LONGEST_PAUSE_SECONDS = 1.0
+_SECONDS = 20.0
 # What DuckDB and SQLite say where another attempt can't help, and what a person can do.
 _ADVICE = {
     "readonly database": "check that the catalog's folder and file may be written",
@@ -42,19 +40,15 @@ def repeat_if_overtaken(change: Callable[[], None], location: LakeLocation) -> N
     nothing. Raises LakeBusyError if the database refuses it too often, and LakeError at once if the disk is full or may
     not be written.
     """
-    for attempt in range(_ATTEMPTS):
+
+    def attempt() -> None:
         try:
             change()
         except duckdb.Error as error:
-            last = error
             if problem := disk_problem(error, lake_folders(location)):
                 raise LakeError(f"the catalog could not be changed: {problem}") from error
             if advice := next((advice for sign, advice in _ADVICE.items() if sign in str(error)), None):
                 raise LakeError(f"the catalog could not be changed ({error}): {advice}") from error
-            time.sleep(random.uniform(0, min(_LONGEST_PAUSE_SECONDS, 0.05 * 2**attempt)))
-        else:
-            return
-    raise LakeBusyError(
-        f"the lake could not be brought up to the format of this logitlake in {_ATTEMPTS} attempts ({last}): another "
-        "process may be doing it, run again"
-    ) from last
+            raise LostRaceError(str(error)) from error
+
+    in_turn(attempt, seconds=_SECONDS, undone="the lake could not be brought up to the format of this logitlake")

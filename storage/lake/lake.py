@@ -18,7 +18,6 @@ import pyarrow as pa
 
 from logitlake.storage.errors import (
     IntegrityError,
-    LakeBusyError,
     LakeError,
     LakeMissingError,
     LostRaceError,
@@ -41,6 +40,7 @@ from logitlake.storage.lake.migration import check_format, is_current, migrate
 from logitlake.storage.lake.object_store import configure_object_store
 from logitlake.storage.lake.open_connections import close, closing, signals_kept, stoppable
 from logitlake.storage.lake.overlay import MEMORY, lay_views
+from logitlake.storage.lake.turns import in_turn
 from logitlake.storage.redaction import without_parts_of, without_secrets
 from logitlake.storage.schema.row_hash import insert_rows
 from logitlake.storage.schema.tables import NAME
@@ -52,7 +52,6 @@ _CATALOG_RETRIES = 100
 _CATALOG_ERRORS = (duckdb.Error, UnicodeDecodeError)
 # What DuckLake says of a catalog database that holds no DuckLake, such as an empty PostgreSQL database.
 _NO_DUCKLAKE = "creating a new DuckLake is explicitly disabled"
-_ATTEMPTS = 20
 # What PostgreSQL says when two processes make a DuckLake in the same database.
 _BEING_MADE = re.compile(r"Failed to initialize DuckLake.*(already exists|duplicate key)", re.DOTALL)
 
@@ -261,17 +260,20 @@ class Lake:
     def change(self, body: Callable[[Transaction], Result]) -> Result:
         """Call `body` in a transaction, and in a new one each time that another commit came first; returns its result.
 
-        For bodies that only insert, or that read again what they depend on. Raises LakeBusyError as `transaction` does,
-        and if other writers commit first too often.
+        For bodies that only insert, or that read again what they depend on. Raises LakeBusyError as `transaction` and
+        `in_turn` do.
         """
-        for _ in range(_ATTEMPTS):
-            try:
-                with self.transaction() as transaction:
-                    answer = body(transaction)
-            except LostRaceError:
-                continue
-            return answer
-        raise LakeBusyError(f"other writers committed first {_ATTEMPTS} times in a row: nothing was changed, run again")
+
+        def attempt() -> Result:
+            with self.transaction() as transaction:
+                return body(transaction)
+
+        return self.in_turn(attempt)
+
+    def in_turn(self, attempt: Callable[[], Result], undone: str = "nothing was changed") -> Result:
+        """Call `attempt`, and again each time that another commit came first. Raises LakeBusyError if that goes on for
+        as long as this lake waits for its lock."""
+        return in_turn(attempt, seconds=self._lock_timeout, undone=undone)
 
     @contextmanager
     def catalog_change(self) -> Iterator[None]:

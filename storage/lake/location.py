@@ -30,7 +30,9 @@ class LakeLocation:
         Raises SettingsError for a catalog of a kind that can't serve several processes.
         """
         root = Path(path).expanduser().absolute()
-        return cls(catalog=_catalog(catalog or str(root / "catalog.sqlite")), data=_data(data or str(root / "data")))
+        return cls(
+            catalog=catalog_address(catalog or str(root / "catalog.sqlite")), data=_data(data or str(root / "data"))
+        )
 
     @property
     def catalog_file(self) -> Path | None:
@@ -55,7 +57,8 @@ class LakeLocation:
         return f"{self.data}store/sequences/recipe_id={recipe_id}/{stem}-{secrets.token_hex(4)}.parquet"
 
 
-def _catalog(text: str) -> str:
+def catalog_address(text: str) -> str:
+    """A catalog as `LakeLocation` holds it. Raises SettingsError for one that no lake can have."""
     if text.startswith(("postgres://", "postgresql://")):
         return f"postgres:{text}"
     if text.startswith("postgres:"):

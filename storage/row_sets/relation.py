@@ -22,7 +22,7 @@ def relation_parameters(recipe_ids: tuple[str, ...], up_to: int, held_out: bool)
     return [list(recipe_ids), up_to, held_out]
 
 
-def ask(lake: Lake, query: str, parameters: list[Any], documents: pa.Table | None = None) -> pa.Table:
+def ask(lake: Lake, query: str, parameters: list[Any] | dict[str, Any], documents: pa.Table | None = None) -> pa.Table:
     """The result of a query over `relation(…, documents)`. Raises LakeError with the message of DuckDB."""
     try:
         if documents is not None:

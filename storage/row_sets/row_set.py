@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from logitlake.storage.errors import LakeError, SettingsError
+from logitlake.storage.errors import IntegrityError, LakeError, SettingsError
 from logitlake.storage.identity import canonical_json, digest
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.relation import ask, relation, relation_parameters
@@ -90,6 +90,7 @@ def resolve_row_set(
         relation_parameters(recipe_ids, up_to, held_out),
         documents,
     )
+    check_all_visible(lake, recipe_ids)
     if not units.num_rows:
         raise LakeError(
             f"no rows to {'evaluate on' if held_out else 'train on'}: recipes {', '.join(r[:12] for r in recipe_ids)}, "
@@ -160,6 +161,26 @@ def _has_lists(columns: Sequence[str]) -> bool:
     """Whether these are columns of a shard and lists are among them: only then are the shards worth opening."""
     fields = [SEQUENCES.field(column) for column in columns if column in SEQUENCES.names]
     return len(fields) == len(columns) and any(pa.types.is_list(field.type) for field in fields)
+
+
+def check_all_visible(lake: Lake, recipe_ids: tuple[str, ...]) -> None:
+    """Raises IntegrityError if the lake holds sequences of these recipes that the tables of documents and commits do
+    not name any more: a damaged file of theirs takes rows away, and nothing else tells."""
+    counts = ask(
+        lake,
+        """
+        SELECT
+            (SELECT count(*) FROM store.sequences WHERE list_contains($recipes, recipe_id)) AS held,
+            (SELECT count(*) FROM sequences WHERE list_contains($recipes, recipe_id)) AS visible
+        """,
+        {"recipes": list(recipe_ids)},
+    ).to_pylist()[0]
+    if counts["held"] != counts["visible"]:
+        raise IntegrityError(
+            f"the shards hold {counts['held']} sequences, the tables `documents` and `commits` name "
+            f"{counts['visible']} of them: a file of the lake is damaged. Look with `logitlake verify`, mend with "
+            "`logitlake repair`"
+        )
 
 
 def _last_commit(lake: Lake, recipe_ids: tuple[str, ...]) -> int:

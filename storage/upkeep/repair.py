@@ -5,12 +5,12 @@ damaged file stays in `damaged/`. Killed at any moment, the next repair goes on.
 """
 
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
-from logitlake.storage.errors import IntegrityError, LakeBusyError, LakeError, LostRaceError
+from logitlake.storage.errors import IntegrityError, LakeError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.upkeep.history import examine, refusal, unknown_files
@@ -25,9 +25,9 @@ from logitlake.storage.upkeep.verify import verify_tables
 from logitlake.storage.writing.runs import note_run
 
 KIND = "repair"
-_ATTEMPTS = 10
 # These come first: what is known of documents and forgotten documents decides what is kept of all other tables.
 _FIRST = ("damage", "lake_settings", "documents", "tombstones")
+_UNDONE = "what is damaged is not repaired"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +102,7 @@ def repair(
     with single_writer(lake.location, "maintain"):
         before = known_damage(lake) if "damage" not in _damaged_tables(lake) else []
         for name in _damaged_tables(lake):
-            _in_turn(partial(_repair_table, lake, name, report))
+            lake.in_turn(partial(_repair_table, lake, name, report), _UNDONE)
         if not _history_is_known(lake, report):
             return report
         found = inspect(lake, sample=sample, unit_ids=unit_ids, watch=watch)
@@ -111,7 +111,7 @@ def repair(
         if damaged or found.torn_shards:
             # Known before anything changes: while it is, upkeep removes no file, whatever happens to this process.
             record(lake, found)
-            _in_turn(lambda: _repair_shards(lake, damaged, found.torn_shards, report))
+            lake.in_turn(lambda: _repair_shards(lake, damaged, found.torn_shards, report), _UNDONE)
         _close(lake, report, found, damaged | {damage.unit_id for damage in before if damage.unit_id})
     return report
 
@@ -145,17 +145,6 @@ def _damaged_tables(lake: Lake) -> list[str]:
     """The small tables with a problem, in the order of their repair."""
     names = [check.table for check in verify_tables(lake) if check.problem]
     return sorted(names, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
-
-
-def _in_turn(attempt: Callable[[], None]) -> None:
-    """Call `attempt`, and again each time that another commit came first."""
-    for _ in range(_ATTEMPTS):
-        try:
-            attempt()
-        except LostRaceError:
-            continue
-        return
-    raise LakeBusyError(f"other writers committed first {_ATTEMPTS} times in a row: run the repair again")
 
 
 def _repair_table(lake: Lake, name: str, report: RepairReport) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from logitlake.storage.errors import LakeBusyError, LostRaceError
+from logitlake.storage.errors import LostRaceError
 from logitlake.storage.identity import digest
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake, Transaction
@@ -21,8 +21,6 @@ from logitlake.storage.schema.sequences import CAPTURED, SEQUENCES, complete_row
 from logitlake.storage.schema.tables import NAME
 from logitlake.storage.shards.writing import write_shard
 from logitlake.storage.writing.sightings import insert_sightings
-
-_ATTEMPTS = 20
 
 SOURCES = pa.schema([("doc_id", pa.string()), ("corpus", pa.string()), ("source", pa.string()), ("line", pa.int64())])
 REJECTS = pa.schema(
@@ -72,27 +70,24 @@ def commit_unit(
     recipe_id = id_of_recipe(recipe)
     sources = sources if sources is not None else SOURCES.empty_table()
     rejects = rejects if rejects is not None else REJECTS.empty_table()
-    for _ in range(_ATTEMPTS):
+
+    def attempt() -> Receipt:
         present = _present(lake, recipe_id, rows)
         missing = rows.filter(pc.invert(pc.is_in(rows["doc_id"], value_set=present))) if len(present) else rows
         shard, n_bytes = None, 0
         if missing.num_rows:
             missing = stored_rows(missing)
             shard, n_bytes = write_shard(lake.location, missing, recipe)
-        try:
-            with lake.transaction() as transaction:
-                if len(_present(lake, recipe_id, rows)) != len(present):
-                    raise LostRaceError("some documents of this unit were committed meanwhile")
-                insert_sightings(transaction, run_id, sources, rejects)
-                if shard is not None:
-                    register_shard(transaction, shard, missing)
-                    _note_commit(transaction, _receipt(transaction.number, missing, n_bytes), missing, run_id, seconds)
-        except LostRaceError:
-            continue
+        with lake.transaction() as transaction:
+            if len(_present(lake, recipe_id, rows)) != len(present):
+                raise LostRaceError("some documents of this unit were committed meanwhile")
+            insert_sightings(transaction, run_id, sources, rejects)
+            if shard is not None:
+                register_shard(transaction, shard, missing)
+                _note_commit(transaction, _receipt(transaction.number, missing, n_bytes), missing, run_id, seconds)
         return _receipt(transaction.number, missing, n_bytes)
-    raise LakeBusyError(
-        f"other writers committed first {_ATTEMPTS} times in a row: the work unit was not committed, run again"
-    )
+
+    return lake.in_turn(attempt, "the work unit was not committed")
 
 
 def last_data_commit(lake: Lake) -> int:

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from logitlake.storage.errors import LakeError, SettingsError
+from logitlake.storage.errors import IntegrityError, LakeError, SettingsError
 from logitlake.storage.identity import digest, document_id, held_out
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.row_sets.registered import register_row_set
@@ -47,6 +47,19 @@ def test_what_was_forgotten_changes_the_content_hash(split_lake, recipe):
         transaction.connection.execute("DELETE FROM store.sequences WHERE doc_id = ?", [doc_id])
     after = resolve_row_set(split_lake, recipe_id=id_of_recipe(recipe), up_to_commit=before.up_to_commit)
     assert after.content_hash != before.content_hash and after.n_sequences == before.n_sequences - 2
+
+
+@pytest.mark.parametrize("table", ["documents", "commits"])
+def test_rows_that_lost_their_document_or_commit_are_no_smaller_row_set(split_lake, make_rows, recipe, table):
+    commit_unit(split_lake, make_rows("new", "newer"), recipe=recipe, run_id="run", seconds=1.0)
+    with split_lake.transaction() as transaction:
+        transaction.connection.execute(
+            f"DELETE FROM store.{table} WHERE unit_id = (SELECT unit_id FROM store.documents WHERE doc_id = ?)",
+            [document_id("new")],
+        )
+    for held_out_rows in (False, True):
+        with pytest.raises(IntegrityError, match=r"hold 64 sequences.* name 60 .*logitlake repair"):
+            resolve_row_set(split_lake, recipe_id=id_of_recipe(recipe), held_out=held_out_rows)
 
 
 def test_rows_come_in_one_order_with_their_sampling_weight(split_lake, recipe):
