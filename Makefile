@@ -13,10 +13,10 @@ unexport PYTHONDONTWRITEBYTECODE
 # Nothing here reaches for a model hub or reports home: a run is the same on a machine with no network but an index.
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
-check test test-all bench: export HF_HUB_OFFLINE = 1
-check test test-all bench: export HF_DATASETS_OFFLINE = 1
+check test test-slow bench: export HF_HUB_OFFLINE = 1
+check test test-slow bench: export HF_DATASETS_OFFLINE = 1
 
-.PHONY: help venv demo nightly questions check audit test test-all bench clean
+.PHONY: help venv demo nightly questions check audit test test-slow test-all bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -64,8 +64,10 @@ audit: $(INSTALLED) ## known vulnerabilities of every version in constraints.txt
 test: $(INSTALLED) ## every test that takes no server and no minutes
 	$(PYTEST) -m 'not slow'
 
-test-all: $(INSTALLED) ## all tests, the slow ones too
-	$(PYTEST)
+test-slow: $(INSTALLED) ## the tests that take servers or minutes
+	$(PYTEST) -m slow
+
+test-all: test test-slow ## all tests
 
 bench: $(INSTALLED) ## every benchmark in quick form: a table, a plot and a line of JSON each
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick; done

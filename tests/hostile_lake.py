@@ -130,14 +130,14 @@ def _hostile_rows(noise: random.Random, rows: pa.Table) -> pa.Table:
             case 1:
                 rows = rows.set_column(at, name, _other_type(noise, rows.num_rows))
             case 2:
-                rows = rows.append_column(noise.choice((name, name.upper(), "x", "filename", "rowid")), rows[name])
+                rows = rows.append_column(noise.choice((name, name.upper(), "x", "filename", "rowid")), rows.column(at))
             case 3:
                 rows = rows.slice(0, 0)
             case 4:
                 places = [noise.randrange(rows.num_rows) for _ in range(40)] if rows.num_rows else []
                 rows = rows.take(pa.array(places, pa.int64()))
             case _:
-                rows = rows.set_column(at, name, _other_values(noise, rows[name]))
+                rows = rows.set_column(at, name, _other_values(noise, rows.column(at)))
     return rows
 
 

@@ -57,7 +57,7 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
     from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 
     from logitlake.flows.prefect_server.configured import lost_server, require_server
-    from logitlake.flows.prefect_server.ephemeral import shield_ephemeral_server
+    from logitlake.flows.prefect_server.ephemeral import server_disk_problem, shield_ephemeral_server
     from logitlake.flows.prefect_server.unsent import drop_unsent, silence_prefect
 
     hide_secrets_in_logs()
@@ -70,7 +70,8 @@ def run_flow(flow: Callable[[Config], Report], config: Config) -> Report:
         with termination_raises(), tags(TAG):
             return flow(config)
     except (httpx.HTTPError, ConcurrencySlotAcquisitionError) as error:
-        lost = lost_server()
+        full = server_disk_problem()
+        lost = LakeError(f"Prefect's server failed: {full}") if full else lost_server()
         if lost is None:
             raise
         drop_unsent()

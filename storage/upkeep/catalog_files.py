@@ -46,9 +46,21 @@ class CatalogFile:
         return first is None or last is None or any(first <= unit_id <= last for unit_id in unit_ids)
 
 
+def listed_files(lake: Lake, table: str) -> list[dict[str, Any]]:
+    """What DuckLake lists of the data files of a table. Raises LakeError for a file without a name."""
+    query = f"FROM ducklake_list_files('{NAME}', '{table}', schema => 'store')"
+    files: list[dict[str, Any]] = lake.sql(query).to_pylist()
+    if any(file["data_file"] is None for file in files):
+        raise LakeError(
+            f"the catalog is damaged: a file of the table {table} has no name. Restore it from a backup, or move it "
+            "away and run `logitlake rebuild`, which makes it again from the data path"
+        )
+    return files
+
+
 def current_files(lake: Lake, table: str) -> list[CatalogFile]:
     """The data files of a table, by path."""
-    files = lake.sql(f"FROM ducklake_list_files('{NAME}', '{table}', schema => 'store')").to_pylist()
+    files = listed_files(lake, table)
     facts = {row["name"]: row for row in lake.sql(_facts(table)).to_pylist()}
     return sorted((_file(table, file, facts) for file in files), key=lambda file: file.path)
 

@@ -17,6 +17,7 @@ from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.lake.object_store import connect
 from logitlake.storage.schema.tables import NAME, TABLES, sql_type
+from logitlake.storage.upkeep.catalog_files import listed_files
 from logitlake.storage.upkeep.verify import columns_of_tables
 
 _METADATA = f"__ducklake_metadata_{NAME}"
@@ -55,7 +56,7 @@ def check_statistics(lake: Lake) -> Iterator[FileCheck]:
         connection.execute("SET TimeZone = 'UTC'")
         for table in (name for name in TABLES if name in present and name != "guard"):
             noted = _noted(lake, table)
-            for file in lake.sql(f"FROM ducklake_list_files('{NAME}', '{table}', schema => 'store')").to_pylist():
+            for file in listed_files(lake, table):
                 path = file["data_file"]
                 yield FileCheck(table, path, _problem(connection, table, file, noted.get(PurePosixPath(path).name, [])))
 

@@ -129,7 +129,7 @@ def _unreadable_files(lake: Lake, name: str) -> list[str]:
     """The files of a table that are gone, torn, or not of the size that the catalog expects."""
     files = lake.sql(f"FROM ducklake_list_files('{NAME}', '{name}', schema => 'store')").to_pylist()
     with connect(lake.location) as connection:
-        return [file["data_file"] for file in files if not _is_readable(connection, file)]
+        return [file["data_file"] or "a file without a name" for file in files if not _is_readable(connection, file)]
 
 
 def _is_readable(connection: duckdb.DuckDBPyConnection, file: dict[str, Any]) -> bool:

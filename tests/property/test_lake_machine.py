@@ -279,8 +279,24 @@ TestLakeMachine: Callable[..., Any] = LakeMachine.TestCase
 TestLakeMachine.settings = _settings(5, 6)  # type: ignore[attr-defined]
 
 
+# Four times 50 sequences, so that two processes share them.
 @pytest.mark.slow
 class TestLakeMachineAtLength(LakeMachine.TestCase):  # type: ignore[misc]
     """The same with more and longer sequences."""
 
-    settings = _settings(200, 8)
+    settings = _settings(50, 8)
+
+
+@pytest.mark.slow
+class TestLakeMachineAtLengthAgain(TestLakeMachineAtLength):
+    """Other sequences: each class draws its own."""
+
+
+@pytest.mark.slow
+class TestLakeMachineAtLengthAThirdTime(TestLakeMachineAtLength):
+    """Other sequences."""
+
+
+@pytest.mark.slow
+class TestLakeMachineAtLengthAFourthTime(TestLakeMachineAtLength):
+    """Other sequences."""

@@ -8,26 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import orjson
 import pytest
 
 from logitlake.storage.lake.disk_errors import disk_problem
 
-# In a name space of its own, which takes the mount with it: a lake on a small disk, filled up to LEAVE bytes.
+OLD_LAKE = Path(__file__).parents[3] / "golden" / "format-1" / "lake"
+
+# In a name space of its own, which takes the mount with it: a lake on a small disk, filled up to LEAVE bytes before the
+# command or as soon as a file appears that matches WHEN.
 SCRIPT = """
 set -e
-mount -t tmpfs -o size=20m tmpfs "$DISK"
+mount -t tmpfs -o size=40m tmpfs "$DISK"
 cp -r "$LAKE" "$DISK/lake"
 # Without the files of a connection that another test may still hold: they would be room enough.
 cd "$DISK/lake"
 "$PYTHON" -c 'import sqlite3; sqlite3.connect("catalog.sqlite").execute("PRAGMA wal_checkpoint")'
 cd - > /dev/null
 [ "$1" != rebuild ] || rm "$DISK"/lake/catalog.sqlite*
-free=$(($(df --output=avail -B1 "$DISK" | tail -1) - LEAVE))
-head -c "$free" /dev/zero > "$DISK/fill"
+fill() { head -c $(($(df --output=avail -B1 "$DISK" | tail -1) - LEAVE)) /dev/zero > "$DISK/fill"; }
+if [ -z "$WHEN" ]; then fill; else (until compgen -G "$DISK/$WHEN" > /dev/null; do sleep .02; done; fill) & fi
 call() { "$PYTHON" -c 'from logitlake.flows.cli.app import main; main()' "$@" --config "$CONFIG" --lake "$DISK/lake"; }
 set +e
 call "$@"
 echo "code $?"
+wait
 rm "$DISK/fill"
 echo "files $(ls -A "$DISK" | tr '\\n' ' ')"
 call "$@" > /dev/null 2>&1
@@ -50,13 +55,48 @@ echo "verify $?"
 def test_a_full_disk_is_named_with_its_place_and_the_command_completes_once_there_is_room(
     filled: Any, tmp_path: Path, command: str, leave: int
 ) -> None:
-    disk = tmp_path / "disk"
+    done = _on_a_small_disk(tmp_path / "disk", filled.config.lake.path, filled.config_file, command, leave)
+    assert "files lake \n" in done.stdout, "something half-written is left"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leave", [0, 16_384, 65_536])
+def test_a_lake_of_an_older_format_is_brought_up_to_date_once_there_is_room(
+    filled: Any, tmp_path: Path, leave: int
+) -> None:
+    _on_a_small_disk(tmp_path / "disk", OLD_LAKE, filled.config_file, "forget --where n_tokens>0", leave)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("lake", "command", "when"),
+    [
+        pytest.param(OLD_LAKE, "maintain", "lake/prefect/prefect.db", id="server-starts"),
+        pytest.param(None, "train -o {disk}/student", "lake/prefect/prefect.db-wal", id="server-runs"),
+        pytest.param(None, "train -o {disk}/student", "student*/checkpoint-*", id="checkpoint"),
+    ],
+)
+def test_a_disk_that_fills_up_during_a_run_is_named_and_the_run_goes_on_once_there_is_room(
+    filled: Any, tmp_path: Path, lake: Path | None, command: str, when: str
+) -> None:
+    raw = orjson.loads(filled.config_file.read_bytes())
+    raw["training"]["save_steps"] = 1
+    config_file = tmp_path / "logitlake.yaml"
+    config_file.write_bytes(orjson.dumps(raw))
+    _on_a_small_disk(tmp_path / "disk", lake or filled.config.lake.path, config_file, command, 0, when)
+
+
+def _on_a_small_disk(
+    disk: Path, lake: Path, config_file: Path, command: str, leave: int, when: str = ""
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command while the disk is full, and again with room: one sentence with the place, then a whole lake."""
     disk.mkdir()
     variables = {
         "DISK": disk,
-        "LAKE": filled.config.lake.path,
-        "CONFIG": filled.config_file,
+        "LAKE": lake,
+        "CONFIG": config_file,
         "LEAVE": leave,
+        "WHEN": when,
         "PYTHON": sys.executable,
         "PREFECT_LOGGING_LEVEL": "CRITICAL",
     }
@@ -65,9 +105,9 @@ def test_a_full_disk_is_named_with_its_place_and_the_command_completes_once_ther
     done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
     assert "code 5" in done.stdout, done.stdout + done.stderr
     assert "bytes" in done.stderr and "free some space and run again" in done.stderr and str(disk) in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "files lake \n" in done.stdout, "something half-written is left"
+    assert "Traceback" not in done.stderr, done.stderr
     assert "again 0" in done.stdout and "verify 0" in done.stdout, done.stdout
+    return done
 
 
 def test_an_unclear_error_is_a_full_disk_only_where_the_disk_is_full(
