@@ -5,9 +5,12 @@ import sys
 import textwrap
 from typing import Any
 
+import pytest
+
 from logitlake.pipeline.settings.models import Config
 
 
+@pytest.mark.slow
 def test_run_classes_called_from_python_print_nothing(config: Config) -> None:
     script = f"""
         import json

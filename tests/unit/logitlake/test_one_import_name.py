@@ -29,6 +29,7 @@ def run(arguments: list[str], directory: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_script_beside_folders_of_the_same_names_trains(tmp_path, make_rows):
     directory = write_users_directory(tmp_path, make_rows)
     path, first, last = run(["train.py"], directory).split()

@@ -146,6 +146,7 @@ def domains(
     made.lake.close()
 
 
+@pytest.mark.slow
 def test_with_a_replay_the_old_domain_stays_within_the_tolerance_and_without_it_does_not(domains: TwoDomains) -> None:
     night = increment_for(domains.lake, domains.first.student_id, domains.recipe_id)
     before = domains.loss(domains.first, "old")

@@ -114,6 +114,7 @@ def test_a_later_student_is_the_child_of_the_current_one_and_has_a_directory_of_
     assert directories == {first, second.current}
 
 
+@pytest.mark.slow
 def test_a_student_that_goes_on_may_have_a_learning_rate_of_its_own(config: Config, documents: Path) -> None:
     append_documents(documents, 30, 42)
     redistill = config.redistill.model_copy(update={"learning_rate": 3.0})
@@ -166,6 +167,7 @@ def test_a_rejected_candidate_is_not_trained_again(config: Config, documents: Pa
     assert len(ask(config, "SELECT * FROM promotions")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [False, True])
 def test_a_training_that_diverged_is_rejected_and_the_lake_can_still_be_asked(
     config: Config, documents: Path, exact: bool
@@ -184,6 +186,7 @@ def test_a_training_that_diverged_is_rejected_and_the_lake_can_still_be_asked(
     assert play(config).outcome == "promoted", "the next night learns from the current one"
 
 
+@pytest.mark.slow
 def test_a_student_that_was_rolled_back_is_not_promoted_again_by_itself(config: Config, documents: Path) -> None:
     first = current(config)
     append_documents(documents, 30, 42)
@@ -196,7 +199,7 @@ def test_a_student_that_was_rolled_back_is_not_promoted_again_by_itself(config: 
 
 @pytest.mark.parametrize(
     "stage",
-    ["planned", "committed", *(pytest.param(name, marks=pytest.mark.slow) for name in ("trained", "evaluated"))],
+    ["committed", *(pytest.param(name, marks=pytest.mark.slow) for name in ("planned", "trained", "evaluated"))],
 )
 def test_a_night_that_was_stopped_goes_on_with_the_same_candidate_whatever_has_arrived_since(
     config: Config, documents: Path, stage: str
@@ -278,6 +281,7 @@ def test_two_nights_at_once_are_refused_by_name(config: Config) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_without_held_out_documents_nothing_is_trained_that_could_not_be_compared(
     config: Config, documents: Path
 ) -> None:

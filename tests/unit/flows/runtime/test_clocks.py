@@ -120,6 +120,7 @@ def ask(config: Config, query: str) -> list[dict[str, Any]]:
         return lake.sql(query).to_pylist()
 
 
+@pytest.mark.slow
 def test_nights_go_on_in_their_order_while_the_clock_goes_back_and_the_machine_travels(
     config: Config, clock: type[Clock], zone: Callable[[str], None]
 ) -> None:

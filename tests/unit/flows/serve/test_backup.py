@@ -73,6 +73,7 @@ def restored(config: Config, tmp_path: Path) -> Config:
     return config.model_copy(update={"lake": lake})
 
 
+@pytest.mark.slow
 def test_a_backup_made_while_a_capture_runs_is_a_whole_lake_elsewhere(
     config: Config, restored: Config, run_capture: Any, tmp_path: Path
 ) -> None:

@@ -305,17 +305,26 @@ COMES_BACK = {"lake_settings", "documents", "recipes", "students", "tombstones"}
 # Rows that nothing but a backup brings back.
 NOTHING_ELSE = {"run_events", "row_sets", "row_set_queries", "row_set_documents", "promotions"}
 
+HASHED = [name for name, table in TABLES.items() if table.hashed]
+# One table of each kind: what comes back, what is made from others, and what is lost.
+QUICK_TABLES = {"documents", "commits", "rejects"}
+_TEARS = {"cut": cut, "pages": break_pages, "gone": Path.unlink}
+TORN_TABLES = [
+    pytest.param(
+        tear, name, id=f"{kind}-{name}", marks=() if kind == "cut" and name in QUICK_TABLES else pytest.mark.slow
+    )
+    for kind, tear in _TEARS.items()
+    for name in HASHED
+]
+
 
 def key_rows(lake: Lake, name: str) -> set[tuple[Any, ...]]:
     key = [column for column in TABLES[name].key if column != "created_at"]
     return {tuple(map(str, row.values())) for row in lake.sql(f"SELECT {', '.join(key)} FROM store.{name}").to_pylist()}
 
 
-@pytest.mark.parametrize("name", [name for name, table in TABLES.items() if table.hashed])
-@pytest.mark.parametrize(
-    "tear", [cut, break_pages, pytest.param(Path.unlink, marks=pytest.mark.slow)], ids=["cut", "pages", "gone"]
-)
-def test_a_torn_small_table_is_mended_and_what_is_lost_is_named(full_lake, location, name, tear):
+@pytest.mark.parametrize(("tear", "name"), TORN_TABLES)
+def test_a_torn_small_table_is_mended_and_what_is_lost_is_named(full_lake, location, tear, name):
     before = key_rows(full_lake, name)
     for path in location.data_directory.glob(f"store/{name}/*.parquet"):
         if not path.name.endswith(DELETES_SUFFIX):
@@ -337,7 +346,9 @@ def test_a_torn_small_table_is_mended_and_what_is_lost_is_named(full_lake, locat
     Lake.open(location).close()
 
 
-@pytest.mark.parametrize("name", [name for name, table in TABLES.items() if table.hashed])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK_TABLES else pytest.mark.slow) for name in HASHED]
+)
 def test_a_changed_row_of_a_small_table_is_removed_or_made_again(full_lake, location, damage, name):
     n_rows = full_lake.row(f"SELECT count(*) AS n FROM store.{name}")["n"]
     file = Path(full_lake.sql(f"FROM ducklake_list_files('lake', '{name}', schema => 'store')")["data_file"][0].as_py())
