@@ -53,7 +53,7 @@ class Prepared:
     def plan(self, stored: StoredDocuments, guards: Mapping[str, RejectGuard] | None = None) -> Plan:
         """Work units of documents that are not stored, streamed, up to `capture.max_tokens`.
 
-        `guards` by corpus decide what happens where too much of a corpus is unusable; by default they raise CorpusError.
+        `guards` by corpus decide what happens where too much of one is unusable; by default they raise CorpusError.
         """
         guards = guards or guards_of(self.config)
         return Plan(
