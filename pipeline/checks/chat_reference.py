@@ -4,16 +4,15 @@ The reference is transformers with two differences: its clock stands still (temp
 messages may have another form of absent content and of tool arguments, because some templates take only one.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
-
-import jinja2
 
 from logitlake.pipeline.corpus.document import Chat
 from logitlake.pipeline.tokens.chat_template import FIXED_DATE, ChatTemplate, Messages
 from logitlake.pipeline.tokens.message_forms import message_forms
 
-_CLOCK = "strftime_now"
+_CLOCK = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
 
 
 class ShownChat(NamedTuple):
@@ -61,19 +60,24 @@ class ChatReference:
     def _rendered(self, messages: Sequence[Any], asked: bool) -> str | None:
         if not messages:
             return None
-        # Undefined: a template that asks whether there is a clock uses its own date.
-        clocks = (jinja2.Undefined(name=_CLOCK), FIXED_DATE.strftime) if _CLOCK in self._template else (None,)
-        for clock in clocks:
+        for template in _without_clock(self._template):
             try:
                 text: str = self.tokenizer.apply_chat_template(
                     [dict(message) for message in messages],
                     tools=[dict(tool) for tool in self._chat.tools] or None,
-                    chat_template=self._template,
+                    chat_template=template,
                     add_generation_prompt=asked,
                     tokenize=False,
-                    **({} if clock is None else {_CLOCK: clock}),
                 )
             except Exception:  # a template is foreign code
                 continue
             return text
         return None
+
+
+def _without_clock(template: str) -> tuple[str, ...]:
+    """The template with a clock that is not defined, and one with a fixed date; itself if it asks for no clock."""
+    if "strftime_now" not in template:
+        return (template,)
+    fixed = _CLOCK.sub(lambda call: repr(FIXED_DATE.strftime(call[2])), template)
+    return (template.replace("strftime_now", "undefined_clock"), fixed)
