@@ -5,13 +5,17 @@ messages may have another form of absent content and of tool arguments, because 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from logitlake.pipeline.corpus.document import Chat
 from logitlake.pipeline.tokens.chat_template import FIXED_DATE, ChatTemplate, Messages
 from logitlake.pipeline.tokens.message_forms import message_forms
 
+_OPEN_TAG = re.compile(r"[<\[][^<>\[\]\s]*$")
+_THOUGHT = re.compile(r"<[^<>]*think[^<>]*>\s*$", re.IGNORECASE)
 _CLOCK = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
 
 
@@ -31,7 +35,7 @@ class ChatReference:
         self.tracks_generation = template.tracks_generation
         self._template = template.source
         self._chat = chat
-        self._texts: dict[tuple[int, int, bool], str | None] = {}
+        self._texts: dict[tuple[int, int, tuple[Any, ...]], str | None] = {}
         self._forms = [list(form) for form in message_forms(chat.messages)]
 
     def shown(self) -> Iterator[ShownChat]:
@@ -46,33 +50,68 @@ class ChatReference:
                 if text is not None:
                     yield ShownChat(text, form, n_messages)
 
-    def text(self, messages: Messages, n_messages: int, *, asked: bool = False) -> str | None:
-        """The first messages as text, with the generation prompt if `asked`; None if the template refuses them."""
-        key = (self._forms.index(list(messages)), n_messages, asked)
+    def text(self, messages: Messages, n_messages: int, **variables: Any) -> str | None:
+        """The first messages as text; None if the template refuses them. `variables` are more of the template's own."""
+        key = (self._forms.index(list(messages)), n_messages, tuple(sorted(variables.items())))
         if key not in self._texts:
-            self._texts[key] = self._rendered(list(messages)[:n_messages], asked)
+            self._texts[key] = self._rendered(list(messages)[:n_messages], variables)
         return self._texts[key]
+
+    def start_of_turn(self, messages: Messages, number: int) -> int:
+        """Where what the assistant writes in message `number` begins in the chat that ends with it.
+
+        Behind what that chat shares with the generation prompt, or with the prompts for thinking and for none: some
+        templates show a turn behind another of them. If the template marks what is to be learned, that may begin with
+        the header of the turn.
+        """
+        own = self.text(messages, number + 1) or ""
+        before = shared_length(own, self.text(messages, number) or "")
+        if self.tracks_generation:
+            return before
+        switches: list[dict[str, Any]] = [{}, *({"enable_thinking": on, "thinking": on} for on in (True, False))]
+        prompts = [self.text(messages, number, add_generation_prompt=True, **switch) for switch in switches]
+        starts = [_end_of_prompt(own, prompt) for prompt in prompts if prompt is not None]
+        return max(before, min(starts, default=0))
 
     def ids(self, text: str) -> list[int]:
         """The ids of a rendered text, as `apply_chat_template` computes them."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _rendered(self, messages: Sequence[Any], asked: bool) -> str | None:
+    def _rendered(self, messages: Sequence[Any], variables: Mapping[str, Any]) -> str | None:
         if not messages:
             return None
         for template in _without_clock(self._template):
             try:
-                text: str = self.tokenizer.apply_chat_template(
-                    [dict(message) for message in messages],
-                    tools=[dict(tool) for tool in self._chat.tools] or None,
-                    chat_template=template,
-                    add_generation_prompt=asked,
-                    tokenize=False,
-                )
+                return self._apply(messages, template, variables)
             except Exception:  # a template is foreign code
                 continue
-            return text
         return None
+
+    def _apply(self, messages: Sequence[Any], template: str, variables: Mapping[str, Any]) -> str:
+        chat, tools = [dict(message) for message in messages], [dict(tool) for tool in self._chat.tools] or None
+        if any(value is None for message in chat for value in message.values()):
+            # apply_chat_template takes null values out, and some templates want `content: null`.
+            special = self.tokenizer.special_tokens_map
+            [text], _ = render_jinja_template([chat], tools, chat_template=template, **special, **variables)
+        else:
+            text = self.tokenizer.apply_chat_template(
+                chat, tools=tools, chat_template=template, tokenize=False, **variables
+            )
+        return str(text)
+
+
+def shared_length(first: str, second: str) -> int:
+    """How many characters two texts begin with together."""
+    shorter = min(len(first), len(second))
+    return next((index for index in range(shorter) if first[index] != second[index]), shorter)
+
+
+def _end_of_prompt(own: str, prompt: str) -> int:
+    """The characters of a generation prompt that a chat shows: all, or those before an open tag or a thought."""
+    if own.startswith(prompt):
+        return len(prompt)
+    shared = own[: shared_length(own, prompt)]
+    return len(_THOUGHT.sub("", _OPEN_TAG.sub("", shared)))
 
 
 def _without_clock(template: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from logitlake.pipeline.checks.chat_reference import ShownChat
+from logitlake.pipeline.checks.chat_reference import ShownChat, shared_length
 from logitlake.pipeline.checks.ids import ComparedText
 from logitlake.pipeline.checks.outcome import Outcome, judged, name_of
 from logitlake.pipeline.corpus.document import Chat
@@ -142,8 +142,7 @@ def _visible(text: ComparedText) -> set[int]:
     for number, message in enumerate(text.shown.messages):
         own = text.chat.text(text.shown.messages, number + 1) if message.get("role") == "assistant" else None
         if own is not None:
-            asked = text.chat.text(text.shown.messages, number, asked=True) or ""
-            first, last = _content(message, own, _shared(own, asked))
+            first, last = _content(message, own, text.chat.start_of_turn(text.shown.messages, number))
             numbers |= {number} if last > first else set()
     return numbers
 
@@ -151,7 +150,7 @@ def _visible(text: ComparedText) -> set[int]:
 def turns_of(shown: ShownChat, text: ComparedText) -> list[Turn]:
     """The assistant's turns that a text shows, by what transformers renders up to each of them.
 
-    A turn begins where the chat that ends with it leaves the text of the generation prompt. It ends where that chat
+    A turn begins where the chat that ends with it leaves the generation prompt. It ends where that chat
     ends, with the special token behind its content if there is one, or with the first tag that follows in a longer
     text. A turn whose content the template does not show as it is has no characters that must be labels.
     """
@@ -165,14 +164,14 @@ def turns_of(shown: ShownChat, text: ComparedText) -> list[Turn]:
         own = text.chat.text(shown.messages, number + 1)
         if own is None:
             continue
-        asked = text.chat.text(shown.messages, number, asked=True) or ""
-        start = _shared(own, asked)
-        shared = _shared(own, shown.text)
+        start = text.chat.start_of_turn(shown.messages, number)
+        shared = shared_length(own, shown.text)
         if shared <= start:
             continue  # later turns hide this one; another text shows it
         first, last = _content(message, own, start)
-        end = min(shared, len(own.rstrip()))
-        if last > first and closing and not message.get("tool_calls") and (match := closing.match(own, last)):
+        end = shared
+        plain = last > first and not message.get("tool_calls") and not text.chat.tracks_generation
+        if plain and closing and (match := closing.match(own, last)):
             end = min(shared, match.end())
         elif shared == len(own) and (tag := _TAG.match(shown.text, end)):
             end = tag.end()
@@ -203,8 +202,3 @@ def _offsets(text: ComparedText, reference: Any) -> NDArray[np.int64]:
     offsets = [tuple(pair) for pair in encoded["offset_mapping"]]
     n_added = len(text.ids.input_ids) - len(offsets)
     return np.array([*[(0, 0)] * n_added, *offsets], np.int64).reshape(-1, 2)
-
-
-def _shared(first: str, second: str) -> int:
-    shorter = min(len(first), len(second))
-    return next((index for index in range(shorter) if first[index] != second[index]), shorter)
