@@ -57,21 +57,25 @@ class ChatReference:
             self._texts[key] = self._rendered(list(messages)[:n_messages], variables)
         return self._texts[key]
 
-    def start_of_turn(self, messages: Messages, number: int) -> int:
-        """Where what the assistant writes in message `number` begins in the chat that ends with it.
+    def start_of_turn(self, messages: Messages, number: int) -> tuple[int, int]:
+        """Where what the assistant writes in message `number` begins in the chat that ends with it, at the earliest and
+        at the latest.
 
         Behind what that chat shares with the generation prompt, or with the prompts for thinking and for none: some
         templates show a turn behind another of them. If the template marks what is to be learned, that may begin with
         the header of the turn.
         """
         own = self.text(messages, number + 1) or ""
-        before = shared_length(own, self.text(messages, number) or "")
-        if self.tracks_generation:
-            return before
+        before = _end_of_prompt(own, self.text(messages, number) or "")
         switches: list[dict[str, Any]] = [{}, *({"enable_thinking": on, "thinking": on} for on in (True, False))]
         prompts = [self.text(messages, number, add_generation_prompt=True, **switch) for switch in switches]
-        starts = [_end_of_prompt(own, prompt) for prompt in prompts if prompt is not None]
-        return max(before, min(starts, default=0))
+        starts = [max(before, _end_of_prompt(own, prompt)) for prompt in prompts if prompt is not None] or [before]
+        return before if self.tracks_generation else min(starts), max(starts)
+
+    def special_tokens(self) -> set[str]:
+        """The texts of all tokens that are marked as special."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        return {*self.tokenizer.all_special_tokens, *(str(token.content) for token in added if token.special)}
 
     def ids(self, text: str) -> list[int]:
         """The ids of a rendered text, as `apply_chat_template` computes them."""

@@ -6,7 +6,7 @@ Shapes: L tokens of a whole text.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,7 +142,7 @@ def _visible(text: ComparedText) -> set[int]:
     for number, message in enumerate(text.shown.messages):
         own = text.chat.text(text.shown.messages, number + 1) if message.get("role") == "assistant" else None
         if own is not None:
-            first, last = _content(message, own, text.chat.start_of_turn(text.shown.messages, number))
+            first, last = _content(message, own, text.chat.start_of_turn(text.shown.messages, number)[1])
             numbers |= {number} if last > first else set()
     return numbers
 
@@ -150,13 +150,12 @@ def _visible(text: ComparedText) -> set[int]:
 def turns_of(shown: ShownChat, text: ComparedText) -> list[Turn]:
     """The assistant's turns that a text shows, by what transformers renders up to each of them.
 
-    A turn begins where the chat that ends with it leaves the generation prompt. It ends where that chat
-    ends, with the special token behind its content if there is one, or with the first tag that follows in a longer
-    text. A turn whose content the template does not show as it is has no characters that must be labels.
+    A turn begins where the chat that ends with it leaves the generation prompt. It ends where that chat ends, without
+    the white space behind its last special token, or with the first tag that follows in a longer text. A turn whose
+    content the template does not show as it is has no characters that must be labels.
     """
     assert text.chat is not None
-    control = sorted(set(text.chat.tokenizer.all_special_tokens), key=len, reverse=True)
-    closing = re.compile(rf"\s*(?:{'|'.join(map(re.escape, control))})") if control else None
+    closing = _closing(text.chat.special_tokens())
     turns = []
     for number, message in enumerate(shown.messages[: shown.n_messages]):
         if message.get("role") != "assistant":
@@ -164,21 +163,27 @@ def turns_of(shown: ShownChat, text: ComparedText) -> list[Turn]:
         own = text.chat.text(shown.messages, number + 1)
         if own is None:
             continue
-        start = text.chat.start_of_turn(shown.messages, number)
+        start, latest = text.chat.start_of_turn(shown.messages, number)
         shared = shared_length(own, shown.text)
         if shared <= start:
             continue  # later turns hide this one; another text shows it
-        first, last = _content(message, own, start)
+        first, last = _content(message, own, latest)
         end = shared
         plain = last > first and not message.get("tool_calls") and not text.chat.tracks_generation
-        if plain and closing and (match := closing.match(own, last)):
-            end = min(shared, match.end())
+        if plain and closing and (match := closing.fullmatch(own, last)):
+            end = min(shared, match.end(1))
         elif shared == len(own) and (tag := _TAG.match(shown.text, end)):
             end = tag.end()
         if last > shared:
             first = last = start
         turns.append(Turn(number, start, end, first, last))
     return [turn for turn in turns if turn.start < turn.end]
+
+
+def _closing(special: Iterable[str]) -> re.Pattern[str] | None:
+    """Matches what may follow the content of a message: group 1 holds special tokens, behind it is white space."""
+    texts = sorted(special, key=len, reverse=True)
+    return re.compile(rf"((?:\s*(?:{'|'.join(map(re.escape, texts))}))+)\s*") if texts else None
 
 
 def _content(message: Any, own: str, start: int) -> tuple[int, int]:
