@@ -42,6 +42,7 @@ def check(options: CheckOptions) -> None:
     # Imported here: the tokenizer and the hub client are slow to import.
     from logitlake.flows.capture.preparation import prepare
 
+    quiet_transformers()
     prepared = prepare(config)
     documents = _documents(config, prepared, options.documents)
     report = _checked(prepared, documents)
@@ -68,7 +69,6 @@ def _checked(prepared: "Prepared", documents: "list[TokenizedDocument]") -> "Che
     # Imported here: torch is slow to import.
     from logitlake.pipeline.checks.teacher import CheckReport, check_probabilities, check_tokens
 
-    quiet_transformers()
     tokens = check_tokens(
         documents,
         source=prepared.source,
@@ -107,7 +107,7 @@ def _print(report: "CheckReport", prepared: "Prepared", documents: "list[Tokeniz
         shown = [{**row, "labelled": " … ".join(row["labelled"])} for row in report.labelled[:_SHOWN]]
         print_rows(shown, form, title="Labels")
         if len(report.labelled) > _SHOWN:
-            say(f"{len(report.labelled) - _SHOWN:,} more texts: all of them with --format json")
+            say(f"{len(report.labelled) - _SHOWN:,} more: all of them with --format json")
     if report.measured:
         measured = dict(report.measured)
         speed = measured.pop("tokens_per_second")
