@@ -27,16 +27,21 @@ def logprobs_alone(engine: Engine, sequences: Sequence[TokenSequence]) -> list[t
     return [engine_logprobs(engine, [sequence])[0] for sequence in sequences]
 
 
-def first_halves(sequences: Sequence[TokenSequence]) -> list[tuple[int, TokenSequence]]:
-    """Each sequence cut behind the middle one of its targets, with its index; those of one target are left out."""
-    halves = []
+def with_other_ends(sequences: Sequence[TokenSequence], vocab_size: int) -> list[tuple[int, TokenSequence]]:
+    """Each sequence with other tokens from the middle one of its targets on, and its targets before; with its index.
+
+    The length stays: some RoPE scalings depend on it. Sequences of one target are left out.
+    """
+    others = []
     for index, sequence in enumerate(sequences):
         positions = np.flatnonzero(sequence.has_target)
         if len(positions) > 1:
             end = int(positions[len(positions) // 2])
-            has_target_n = sequence.has_target[:end]
-            halves.append((index, replace(sequence, input_ids=sequence.input_ids[:end], has_target=has_target_n)))
-    return halves
+            ids_n, has_target_n = sequence.input_ids.copy(), sequence.has_target.copy()
+            ids_n[end:] = (ids_n[end:] + 1) % vocab_size
+            has_target_n[end:] = False
+            others.append((index, replace(sequence, input_ids=ids_n, has_target=has_target_n)))
+    return others
 
 
 def divergence(expected_pV: torch.Tensor, found_pV: torch.Tensor) -> float:

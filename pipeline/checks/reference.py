@@ -3,6 +3,7 @@
 Shapes: n tokens of one sequence, p of its positions with a target, V ids of the vocabulary.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,7 +49,10 @@ def reference_logprobs(
             use_safetensors=None if settings.allow_pickle else True,
         )
         if files.adapter_directory is not None:
-            model = PeftModel.from_pretrained(model, str(files.adapter_directory))
+            with warnings.catch_warnings():
+                # PEFT asks transformers by a name that is about to change.
+                warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+                model = PeftModel.from_pretrained(model, str(files.adapter_directory))
     except LOAD_ERRORS as error:
         raise NoReferenceError(f"AutoModelForCausalLM can't load {files.directory}: {error}") from None
     model = model.eval().to(resolve_device(settings.device))

@@ -25,8 +25,8 @@ from logitlake.pipeline.checks.outcome import Outcome, name_of, not_compared
 from logitlake.pipeline.checks.probabilities import (
     compared_logprobs,
     engine_logprobs,
-    first_halves,
     logprobs_alone,
+    with_other_ends,
 )
 from logitlake.pipeline.checks.reference import NoReferenceError, reference_logprobs, reference_tokenizer
 from logitlake.pipeline.checks.sample import sampled_windows
@@ -131,21 +131,21 @@ def _of_engine(
             limit=limit,
             what="its probabilities change with the documents of its batch",
         ),
-        _of_halves(engine, sequences, names, alone, limit),
+        _of_other_ends(engine, sequences, names, alone, limit),
     ]
     outcomes += _of_targets(engine, sequences, names, batches, recipe, together)
     return outcomes, alone, {"tokens_per_second": _speed(engine, sequences, batches, recipe), **_memory(engine.device)}
 
 
-def _of_halves(
+def _of_other_ends(
     engine: Engine, sequences: list[TokenSequence], names: list[str], alone: list[torch.Tensor], limit: float
 ) -> Outcome:
-    halves = first_halves(sequences)
-    found = logprobs_alone(engine, [half for _, half in halves])
+    others = with_other_ends(sequences, engine.vocab_size)
+    found = logprobs_alone(engine, [other for _, other in others])
     return compared_logprobs(
         "later tokens",
-        [names[index] for index, _ in halves],
-        [alone[index][: len(logprobs_pV)] for (index, _), logprobs_pV in zip(halves, found, strict=True)],
+        [names[index] for index, _ in others],
+        [alone[index][: len(logprobs_pV)] for (index, _), logprobs_pV in zip(others, found, strict=True)],
         found,
         limit=limit,
         what="its probabilities change with later tokens",

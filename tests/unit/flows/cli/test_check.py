@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from logitlake.pipeline.settings.registry import ENGINES
 from tests.tiny_lake import text_of
@@ -61,8 +64,15 @@ def curious(settings, files, *, vocab_size):
     return Changed(load_teacher(settings, files, vocab_size=vocab_size), factor, one_by_one=True)
 
 
-HOT, CROWDED, CURIOUS = (
-    EngineKind(gives="distribution", load=f"strange_engines:{name}") for name in ("hot", "crowded", "curious")
+def peeking(settings, files, *, vocab_size):
+    """The probe sees it."""
+    factor = lambda ids: 1 + 0.1 * (int(ids[0][-1]) % 7)
+    return Changed(load_teacher(settings, files, vocab_size=vocab_size), factor, one_by_one=True)
+
+
+HOT, CROWDED, CURIOUS, PEEKING = (
+    EngineKind(gives="distribution", load=f"strange_engines:{name}")
+    for name in ("hot", "crowded", "curious", "peeking")
 )
 '''
 
@@ -135,7 +145,7 @@ def strange_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     metadata.mkdir(parents=True)
     (directory / "strange_engines.py").write_text(ENGINES_FILE)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: strange\nVersion: 1.0\n")
-    lines = [f"{name} = strange_engines:{name.upper()}" for name in ("hot", "crowded", "curious")]
+    lines = [f"{name} = strange_engines:{name.upper()}" for name in ("hot", "crowded", "curious", "peeking")]
     (metadata / "entry_points.txt").write_text("\n".join(["[logitlake.engines]", *lines]))
     monkeypatch.syspath_prepend(directory)
     ENGINES.__dict__.pop("_providers", None)
@@ -194,6 +204,30 @@ def test_an_engine_that_passes_the_probe_and_differs_is_found(
         row = results(result)[name]
         assert row["difference"] > row["bound"]
         assert row["detail"].startswith(("chats/", "pairs/", "texts/"))
+
+
+@pytest.mark.usefixtures("strange_engines")
+def test_a_teacher_that_the_probe_refuses_is_a_row_beside_the_checks_of_tokens(cli: Any, write: Write) -> None:
+    result = cli("check", "--config", write(teacher={"engine": "peeking"}), "--format", "json")
+    assert result.exit_code == 4
+    assert [(name, row["result"]) for name, row in results(result).items()] == [
+        *(("ids", "pass"), ("labels", "pass")),
+        ("engine", "differs"),
+    ]
+    assert "expected a causal language model" in result.stderr
+
+
+def test_an_adapter_is_compared_with_the_same_adapter_of_peft(
+    cli: Any, write: Write, tmp_path: Path, chat_teacher: Path
+) -> None:
+    lora = LoraConfig(target_modules=["q_proj", "o_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(chat_teacher), lora)
+        adapted.save_pretrained(tmp_path / "adapter")
+    teacher = {"adapter": str(tmp_path / "adapter")}
+    result = cli("check", "--config", write(teacher=teacher), "--documents", "1", "--format", "json")
+    assert (result.exit_code, differing(result)) == (0, set()), result.stderr
 
 
 def test_the_table_shows_each_check_and_labels_of_chats(cli: Any, write: Write) -> None:

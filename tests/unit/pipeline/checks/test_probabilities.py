@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from logitlake.pipeline.checks.probabilities import compared_logprobs, divergence, first_halves
+from logitlake.pipeline.checks.probabilities import compared_logprobs, divergence, with_other_ends
 from logitlake.pipeline.tokens.sequences import TokenSequence
 
 
@@ -41,11 +41,12 @@ def test_the_worst_sequence_is_named() -> None:
     assert (found.detail, found.compared) == ("b: other", 14)
 
 
-def test_halves_keep_the_earlier_targets() -> None:
+def test_a_sequence_with_another_end_keeps_its_length_and_the_targets_before() -> None:
     ids = np.arange(10, dtype=np.int32)
     has_target = np.array([0, 1, 1, 0, 1, 1, 0, 0, 1, 0], bool)
     one = np.eye(10, dtype=bool)[3]
     sequences = [TokenSequence("d", 0, 0, ids, has_target), TokenSequence("d", 1, 0, ids, one)]
-    [(index, half)] = first_halves(sequences)
-    assert (index, half.input_ids.tolist()) == (0, [0, 1, 2, 3])
-    assert np.flatnonzero(half.has_target).tolist() == [1, 2]
+    [(index, other)] = with_other_ends(sequences, 10)
+    assert (index, other.input_ids.tolist()) == (0, [0, 1, 2, 3, 5, 6, 7, 8, 9, 0])
+    assert np.flatnonzero(other.has_target).tolist() == [1, 2]
+    assert sequences[0].input_ids.tolist() == list(range(10))
