@@ -29,7 +29,8 @@ class Outcome:
         return {
             "check": self.check,
             "result": self.result,
-            "compared": f"{self.compared} {self.unit}",
+            "compared": self.compared,
+            "unit": self.unit,
             "difference": self.difference,
             "bound": self.bound,
             "measure": self.measure,

@@ -15,8 +15,8 @@ from logitlake.pipeline.settings.models import TokenizationSettings
 from logitlake.pipeline.tokens.sequences import TokenizedDocument, TokenSequence, tokenize_documents
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 
-# Log-probabilities that exist at once, in float64: 512 MB.
-_ELEMENTS = 1 << 26
+# Log-probabilities of all windows in float64: 256 MB, of which there are a few copies.
+_ELEMENTS = 1 << 25
 _POSITIONS = 64
 _FEWEST_POSITIONS = 8
 
@@ -47,7 +47,7 @@ def sampled_windows(documents: Sequence[TokenizedDocument], vocab_size: int) -> 
     """The first and the last window of each document, with at most 64 of its targets; each with the document's id.
 
     The targets are spread evenly, the first and the last included: fewer where the vocabulary is large, so that all
-    log-probabilities together stay within 512 MB, but 8 at least.
+    log-probabilities together stay within 256 MB, but 8 at least.
     """
     windows = [
         (tokenized.document.doc_id, sequence)

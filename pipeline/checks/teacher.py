@@ -133,6 +133,10 @@ def _of_engine(
         ),
         _of_other_ends(engine, sequences, names, alone, limit),
     ]
+    broken = [name for name, logprobs_pV in zip(names, together, strict=True) if bool(logprobs_pV.isnan().any())]
+    if broken:
+        why = f"{broken[0]}: the engine gives logits that are no numbers"
+        return [*outcomes, not_compared("targets", "positions", why)], alone, {}
     outcomes += _of_targets(engine, sequences, names, batches, recipe, together)
     return outcomes, alone, {"tokens_per_second": _speed(engine, sequences, batches, recipe), **_memory(engine.device)}
 

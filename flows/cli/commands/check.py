@@ -102,6 +102,8 @@ def _print(report: "CheckReport", prepared: "Prepared", documents: "list[Tokeniz
         }
         print_record(record, form)
         return
+    for row in checks:
+        row["compared"] = f"{row['compared']:,} {row.pop('unit')}"
     print_rows(checks, form, title=f"{prepared.files.name} on {len(documents):,} documents")
     if report.labelled:
         shown = [{**row, "labelled": " … ".join(row["labelled"])} for row in report.labelled[:_SHOWN]]

@@ -70,9 +70,15 @@ def peeking(settings, files, *, vocab_size):
     return Changed(load_teacher(settings, files, vocab_size=vocab_size), factor, one_by_one=True)
 
 
-HOT, CROWDED, CURIOUS, PEEKING = (
+def numb(settings, files, *, vocab_size):
+    """Gives NaN for texts that the probe has not: those of an odd length."""
+    factor = lambda ids: float("nan") if len(ids[0]) % 2 else 1.0
+    return Changed(load_teacher(settings, files, vocab_size=vocab_size), factor, one_by_one=True)
+
+
+HOT, CROWDED, CURIOUS, PEEKING, NUMB = (
     EngineKind(gives="distribution", load=f"strange_engines:{name}")
-    for name in ("hot", "crowded", "curious", "peeking")
+    for name in ("hot", "crowded", "curious", "peeking", "numb")
 )
 '''
 
@@ -145,7 +151,7 @@ def strange_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     metadata.mkdir(parents=True)
     (directory / "strange_engines.py").write_text(ENGINES_FILE)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: strange\nVersion: 1.0\n")
-    lines = [f"{name} = strange_engines:{name.upper()}" for name in ("hot", "crowded", "curious", "peeking")]
+    lines = [f"{name} = strange_engines:{name.upper()}" for name in ("hot", "crowded", "curious", "peeking", "numb")]
     (metadata / "entry_points.txt").write_text("\n".join(["[logitlake.engines]", *lines]))
     monkeypatch.syspath_prepend(directory)
     ENGINES.__dict__.pop("_providers", None)
@@ -171,6 +177,7 @@ def test_a_sound_teacher_passes_on_texts_pairs_and_chats_without_a_lake(cli: Any
     assert [row["check"] for row in report["checks"]] == CHECKS
     assert {row["result"] for row in report["checks"]} == {"pass"}
     assert report["documents"] == 12 and report["tokens_per_second"] > 0
+    assert (report["checks"][0]["compared"], report["checks"][0]["unit"]) == (12, "documents")
     labelled = {row["document"]: row["labelled"] for row in report["labelled"]}
     assert labelled["chats/chats.jsonl:1"] == [
         "the quick brown fox 0 jumps over the lazy dog<|end|>",
@@ -206,6 +213,15 @@ def test_an_engine_that_passes_the_probe_and_differs_is_found(
         assert row["detail"].startswith(("chats/", "pairs/", "texts/"))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("strange_engines")
+def test_an_engine_that_gives_no_numbers_is_found_with_the_document(cli: Any, write: Write) -> None:
+    result = cli("check", "--config", write(teacher={"engine": "numb"}), "--format", "json")
+    assert (result.exit_code, differing(result)) == (4, {"probabilities", "batches", "later tokens", "targets"})
+    assert results(result)["targets"]["detail"].startswith(("chats/", "pairs/", "texts/"))
+    assert results(result)["probabilities"]["difference"] is None, "JSON has no infinity"
+
+
 @pytest.mark.usefixtures("strange_engines")
 def test_a_teacher_that_the_probe_refuses_is_a_row_beside_the_checks_of_tokens(cli: Any, write: Write) -> None:
     result = cli("check", "--config", write(teacher={"engine": "peeking"}), "--format", "json")
@@ -217,6 +233,7 @@ def test_a_teacher_that_the_probe_refuses_is_a_row_beside_the_checks_of_tokens(c
     assert "expected a causal language model" in result.stderr
 
 
+@pytest.mark.slow
 def test_an_adapter_is_compared_with_the_same_adapter_of_peft(
     cli: Any, write: Write, tmp_path: Path, chat_teacher: Path
 ) -> None:

@@ -51,6 +51,7 @@ def test_a_sound_model_passes(kind: str, tmp_path: Path) -> None:
     assert len(report.outcomes) == 9 and report.measured["tokens_per_second"] > 0
 
 
+@pytest.mark.slow
 def test_a_model_that_is_computed_one_document_at_a_time_passes(tmp_path: Path) -> None:
     assert differing(checked(longrope_model(), tmp_path)) == []
 
