@@ -141,7 +141,9 @@ def test_commands_that_succeed_show_and_store_no_secret(
     pairs = f"postgres:host={host} port={port} user=guarded password='{CATALOG}' dbname={database}"
     raw = _raw(tmp_path, tiny_teacher, catalog=url if form == "url" else pairs, data=str(tmp_path / "data"))
     project = Project(tmp_path, raw, environment)
-    codes = _run_all(project, ["plan", "capture", "redistill", "sql", "show", "verify", "maintain", "report", "export"])
+    codes = _run_all(
+        project, ["plan", "check", "capture", "redistill", "sql", "show", "verify", "maintain", "report", "export"]
+    )
     failed = {name: project.printed for name, of_name in codes.items() if of_name[0] != 0}
     assert failed == {}
     assert list((tmp_path / "state").rglob("prefect.db"))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from logitlake.pipeline.tokens.sequences import TokenizedDocument
 
 _SHOWN = 3
+_LONGEST = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,7 @@ def _print(report: "CheckReport", prepared: "Prepared", documents: "list[Tokeniz
         row["compared"] = f"{row['compared']:,} {row.pop('unit')}"
     print_rows(checks, form, title=f"{prepared.files.name} on {len(documents):,} documents")
     if report.labelled:
-        shown = [{**row, "labelled": " … ".join(row["labelled"])} for row in report.labelled[:_SHOWN]]
+        shown = [{**row, "labelled": _beginning(" … ".join(row["labelled"]))} for row in report.labelled[:_SHOWN]]
         print_rows(shown, form, title="Labels")
         if len(report.labelled) > _SHOWN:
             say(f"{len(report.labelled) - _SHOWN:,} more: all of them with --format json")
@@ -115,6 +116,10 @@ def _print(report: "CheckReport", prepared: "Prepared", documents: "list[Tokeniz
         speed = measured.pop("tokens_per_second")
         memory = ", ".join(f"{name.replace('_', ' ')}: {bytes_text(value)}" for name, value in measured.items())
         say(f"about {speed:,.0f} tokens per second, {memory}: `logitlake plan --tokens-per-second {speed:.0f}`")
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} … ({len(text):,} characters)"
 
 
 def _raise_for_differences(report: "CheckReport") -> None:
