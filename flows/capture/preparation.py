@@ -50,9 +50,12 @@ class Prepared:
         """The same with the value from the probe."""
         return replace(self, recipe=replace(self.recipe, target=self.recipe.target.with_size(value)), question=None)
 
-    def plan(self, stored: StoredDocuments) -> Plan:
-        """Work units of documents that are not stored, streamed, up to `capture.max_tokens`."""
-        guards = {corpus.name: RejectGuard(corpus) for corpus in self.config.corpora}
+    def plan(self, stored: StoredDocuments, guards: Mapping[str, RejectGuard] | None = None) -> Plan:
+        """Work units of documents that are not stored, streamed, up to `capture.max_tokens`.
+
+        `guards` by corpus decide what happens where too much of one is unusable; by default they raise CorpusError.
+        """
+        guards = guards or guards_of(self.config)
         return Plan(
             documents(self.config, guards),
             stored=stored,
@@ -99,6 +102,11 @@ def _goes_on(location: LakeLocation, older: Prepared) -> bool:
     return has_recipe(location, recipe_id) and noted_config(location, recipe_id) in (None, older.files.config_hash)
 
 
+def guards_of(config: Config, *, stops: bool = True) -> dict[str, RejectGuard]:
+    """A guard for each corpus, which raises CorpusError unless `stops` is False."""
+    return {corpus.name: RejectGuard(corpus, stops=stops) for corpus in config.corpora}
+
+
 def documents(config: Config, guards: Mapping[str, RejectGuard]) -> Iterator[Document | Reject]:
-    """The documents of all corpora. Raises CorpusError if too much of one is unusable."""
+    """The documents of all corpora. Raises CorpusError where a guard does."""
     return chain.from_iterable(guards[corpus.name].watch(corpus.read()) for corpus in config.corpora)

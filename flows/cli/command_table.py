@@ -46,6 +46,12 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
             examples=("logitlake plan", "logitlake plan --price-per-hour 2.50 --format json"),
         ),
         Entry(
+            name="check",
+            module="logitlake.flows.cli.commands.check",
+            summary="compare the teacher with plain transformers",
+            examples=("logitlake check", "logitlake check --documents 20 --format json"),
+        ),
+        Entry(
             name="capture",
             module="logitlake.flows.cli.commands.capture",
             summary="run the teacher over new documents",

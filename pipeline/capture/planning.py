@@ -182,10 +182,10 @@ class Plan(Iterator[WorkUnit]):
         return unit
 
 
-def count_plan(plan: Plan, on_tokens: Callable[[int], None] = lambda n: None) -> PlanSummary:
-    """The counts of a capture: makes, counts and drops every unit. `on_tokens` is called with each unit's tokens."""
+def count_plan(plan: Plan, on_unit: Callable[[WorkUnit], None] = lambda unit: None) -> PlanSummary:
+    """The counts of a capture: makes, counts and drops every unit. `on_unit` is called with each of them."""
     for unit in plan:
-        on_tokens(unit.n_tokens)
+        on_unit(unit)
     return plan.summary
 
 

@@ -60,7 +60,7 @@ def probed(engine: Engine, *, window: int, name: str) -> Engine:
     Costs a few forwards of at most `window` tokens. Raises MismatchError for a teacher whose positions see later
     tokens, or whose logits depend on what it computed before, SettingsError if it can't compute a window.
     """
-    limit = _FLOAT32_LIMIT if engine.description.get("dtype") in ("float32", "float64") else _SHORT_FLOAT_LIMIT
+    limit = divergence_limit(engine.description.get("dtype", ""))
     short, middle, long = (_ids(length, engine.vocab_size) for length in _lengths(window))
     try:
         alone = _end(engine, [short])
@@ -90,6 +90,11 @@ def probed(engine: Engine, *, window: int, name: str) -> Engine:
         return engine
     _log.warning("teacher %s: a longer document in the batch changes the others; each is computed alone, slowly", name)
     return OneByOne(engine)
+
+
+def divergence_limit(dtype: str) -> float:
+    """The mean KL in nats at which two results of a model in this dtype are not the same function."""
+    return _FLOAT32_LIMIT if dtype in ("float32", "float64") else _SHORT_FLOAT_LIMIT
 
 
 def _lengths(window: int) -> tuple[int, int, int]:

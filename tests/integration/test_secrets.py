@@ -35,6 +35,7 @@ ALL = [CATALOG, *SECRETS.values(), PROXY, SERVER, HUB]
 # Each command as somebody would type it; `serve` and `demo` never end here, and have tests of their own below.
 COMMANDS: dict[str, list[list[str]]] = {
     "plan": [[]],
+    "check": [["--documents", "1"]],
     "capture": [[], ["--debug"]],
     "train": [["--layers", "1"]],
     "evaluate": [["nobody"]],
@@ -140,7 +141,9 @@ def test_commands_that_succeed_show_and_store_no_secret(
     pairs = f"postgres:host={host} port={port} user=guarded password='{CATALOG}' dbname={database}"
     raw = _raw(tmp_path, tiny_teacher, catalog=url if form == "url" else pairs, data=str(tmp_path / "data"))
     project = Project(tmp_path, raw, environment)
-    codes = _run_all(project, ["plan", "capture", "redistill", "sql", "show", "verify", "maintain", "report", "export"])
+    codes = _run_all(
+        project, ["plan", "check", "capture", "redistill", "sql", "show", "verify", "maintain", "report", "export"]
+    )
     failed = {name: project.printed for name, of_name in codes.items() if of_name[0] != 0}
     assert failed == {}
     assert list((tmp_path / "state").rglob("prefect.db"))

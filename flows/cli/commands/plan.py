@@ -1,19 +1,24 @@
 """`logitlake plan`: what a capture would compute, write and cost, before anything is paid for."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from logitlake.flows.capture.estimate import Rates, estimate, spread_of
 from logitlake.flows.cli.options import MaxHours, MaxTokens, ResultOptions, TargetBytes, flag, option
 from logitlake.flows.settings import location_of, require_capture_settings
-from logitlake.flows.terminal.output import Format, print_record, say
+from logitlake.flows.terminal.output import Format, print_record, print_rows, say
 from logitlake.flows.terminal.progress import progress_bar
 from logitlake.flows.terminal.quantities import named_text
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.answers.history import earlier_estimates
-from logitlake.storage.errors import LakeMissingError
+from logitlake.storage.errors import CorpusError, LakeMissingError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.writing.known_documents import KnownDocuments
+
+if TYPE_CHECKING:
+    from logitlake.pipeline.capture.planning import WorkUnit
+    from logitlake.pipeline.corpus.rejects import RejectCount
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,42 +40,54 @@ class PlanOptions(ResultOptions):
 def plan(options: PlanOptions) -> None:
     """Show what a capture would compute, write and cost. Reads and tokenizes the corpora; does not load the teacher.
 
-    The counts are exactly those of a capture. Hours and bytes are estimates, each with its source.
+    The counts are exactly those of a capture. Hours and bytes are estimates, each with its source. What can't be used
+    is counted by corpus and reason, with an example of each. Exit code 3 if it is so much that a capture would stop;
+    the corpora are counted to their end all the same.
     """
     config = options.config()
     require_capture_settings(config)
     record = _plan(config, options.tokens_per_second)
-    print_record(_with_units(record) if options.form is Format.TABLE else record, options.form, title="Plan")
-    if record["documents_rejected"]:
-        say(
-            f"{record['documents_rejected']:,} documents can't be used; after a capture `logitlake show rejects` lists "
-            "them with the reasons"
-        )
+    if options.form is Format.TABLE:
+        print_record(_with_units(record), options.form, title="Plan")
+        if record["rejects"]:
+            print_rows(record["rejects"], options.form, title="Rejects")
+    else:
+        print_record(record, options.form)
+    if record["refusals"]:
+        raise CorpusError(record["refusals"][0])
 
 
 def _plan(config: Config, tokens_per_second: float | None) -> dict[str, Any]:
     # Imported here: the tokenizer and the hub client are slow to import.
     from logitlake.flows.capture.estimate import expected_rates
-    from logitlake.flows.capture.preparation import prepare
+    from logitlake.flows.capture.preparation import guards_of, prepare
     from logitlake.pipeline.capture.planning import count_plan
+    from logitlake.pipeline.corpus.rejects import RejectTally
 
     prepared = prepare(config)
     recipe_id = None if prepared.question else prepared.recipe.recipe_id
     earlier: list[dict[str, Any]] = []
-    plan = prepared.plan(lambda doc_ids: set())
+    guards, tally = guards_of(config, stops=False), RejectTally()
+    plan = prepared.plan(lambda doc_ids: set(), guards)
     try:
         with Lake.open(location_of(config)) as lake:
             rates = expected_rates(prepared, lake, given_speed=tokens_per_second)
             earlier = earlier_estimates(lake)
             if recipe_id is not None:
-                plan = prepared.plan(KnownDocuments(lake, recipe_id))
+                plan = prepared.plan(KnownDocuments(lake, recipe_id), guards)
     except LakeMissingError:
         say("there is no lake yet, so every document is new")
         rates = expected_rates(prepared, None, given_speed=tokens_per_second)
     if recipe_id is None:
         say("target_bytes: the first capture probes the teacher to settle the recipe; until then every document is new")
     with progress_bar("planning", unit="tokens") as bar:
-        summary = count_plan(plan, on_tokens=bar.advance)
+
+        def count(unit: "WorkUnit") -> None:
+            bar.advance(unit.n_tokens)
+            for reject in unit.rejects:
+                tally.add(reject)
+
+        summary = count_plan(plan, on_unit=count)
     names = {"recipe_id": recipe_id, "teacher": prepared.files.name}
     counts = {
         "documents_seen": summary.documents,
@@ -85,7 +102,29 @@ def _plan(config: Config, tokens_per_second: float | None) -> dict[str, Any]:
     }
     stops = f"at max_tokens {config.capture.max_tokens:,}" if summary.capped else "at the end of the corpora"
     costs = _costs(summary.tokens, rates, config.capture.max_hours)
-    return {**names, **counts, "ends": stops, **costs, "earlier_estimates": earlier}
+    return {
+        **names,
+        **counts,
+        "ends": stops,
+        **costs,
+        "rejects": _reject_rows(tally.counts()),
+        "refusals": [str(guard.refusal) for guard in guards.values() if guard.refusal],
+        "earlier_estimates": earlier,
+    }
+
+
+def _reject_rows(counts: "Iterable[RejectCount]") -> list[dict[str, Any]]:
+    return [
+        {
+            "corpus": count.first.corpus,
+            "reason": str(count.first.reason),
+            "rejects": count.n_rejects,
+            "source": count.first.source,
+            "line": count.first.line,
+            "detail": count.first.detail,
+        }
+        for count in counts
+    ]
 
 
 def _costs(n_tokens: int, rates: Rates, max_hours: float | None) -> dict[str, Any]:
@@ -108,7 +147,8 @@ def _costs(n_tokens: int, rates: Rates, max_hours: float | None) -> dict[str, An
 def _with_units(record: dict[str, Any]) -> dict[str, Any]:
     """The record with units, and the errors of this lake's earlier estimates that had the same kind of source."""
     earlier = record["earlier_estimates"]
-    shown = {name: named_text(name, value) or value for name, value in record.items() if name != "earlier_estimates"}
+    apart = {"rejects", "refusals", "earlier_estimates"}
+    shown = {name: named_text(name, value) or value for name, value in record.items() if name not in apart}
     for kind, basis in (("time", "tokens_per_second_from"), ("bytes", "bytes_per_token_from")):
         source = record[basis].split()[0]
         ratios = [row[f"{kind}_ratio"] for row in earlier if row[f"{kind}_from"].split()[0] == source]

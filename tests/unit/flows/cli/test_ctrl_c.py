@@ -64,7 +64,8 @@ COMMANDS = {
     "repair": (),
 }
 # What has tests of its own: serve by Prefect's handler (tests/integration/nights), demo by the commands that it calls.
-ELSEWHERE = {"serve", "demo"}
+# `check` makes no query.
+ELSEWHERE = {"serve", "demo", "check"}
 QUICK = {"verify", "forget"}
 
 

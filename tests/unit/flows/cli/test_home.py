@@ -21,6 +21,7 @@ HOMES: dict[str, list[str]] = {
 }
 COMMANDS = {
     "plan": ["plan"],
+    "check": ["check", "--documents", "1"],
     "capture": ["capture", "--set", "corpora.test.path={more}"],
     "train": ["train", "-o", "{directory}/student"],
     "evaluate": ["evaluate", "{teacher}"],
@@ -37,7 +38,7 @@ COMMANDS = {
     "rebuild": ["rebuild"],
 }
 # Prefect's home, hashes of files, the history of `sql`.
-WRITES_AT_HOME = {"plan", "capture", "train", "sql", "report"}
+WRITES_AT_HOME = {"plan", "check", "capture", "train", "sql", "report"}
 QUICK = {("nobody", "plan"), ("nobody", "sql"), ("read_only", "sql")}
 CASES = [
     pytest.param(home, command, marks=[] if (home, command) in QUICK else [pytest.mark.slow])

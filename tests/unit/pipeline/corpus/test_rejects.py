@@ -1,7 +1,7 @@
 import pytest
 
 from logitlake.pipeline.corpus.document import Document, Reject, RejectReason
-from logitlake.pipeline.corpus.rejects import RejectGuard
+from logitlake.pipeline.corpus.rejects import RejectGuard, RejectTally
 from logitlake.pipeline.settings.models import CorpusSettings
 from logitlake.storage.errors import CorpusError
 
@@ -62,3 +62,28 @@ def test_a_small_corpus_of_which_nothing_is_left_after_reading_is_refused():
     assert list(guard.watch([GOOD])) == [GOOD]
     with pytest.raises(CorpusError, match="1 of the first 1"):
         guard.refuse(Reject("c", "a.jsonl", 1, RejectReason.TOO_SHORT, "1 token"))
+
+
+def test_a_guard_that_does_not_stop_notes_the_same_refusal_and_passes_the_whole_stream():
+    settings = CorpusSettings(name="c", kind="jsonl", path=".", max_reject_share=0.1, reject_grace=10)
+    stream = [GOOD] * 9 + [BAD, BAD] + [GOOD] * 100 + [BAD] * 100
+    with pytest.raises(CorpusError) as stopped:
+        list(RejectGuard(settings).watch(stream))
+    patient = RejectGuard(settings, stops=False)
+    assert patient.refusal is None
+    assert list(patient.watch(stream)) == stream
+    patient.refuse(BAD)
+    assert str(patient.refusal) == str(stopped.value)
+
+
+def test_rejects_are_counted_by_corpus_and_reason_with_the_first_of_each():
+    def reject(corpus, line, reason):
+        return Reject(corpus, "a.jsonl", line, reason, f"detail {line}")
+
+    tally = RejectTally()
+    tally.add(reject("b", 1, RejectReason.EMPTY))
+    for line in (2, 3):
+        tally.add(reject("b", line, RejectReason.BAD_JSON))
+    tally.add(reject("a", 4, RejectReason.EMPTY))
+    counted = [(c.first.corpus, c.first.reason, c.n_rejects, c.first.line) for c in tally.counts()]
+    assert counted == [("b", "bad_json", 2, 2), ("b", "empty", 1, 1), ("a", "empty", 1, 4)]
