@@ -178,10 +178,12 @@ class Lake:
         """The same attached lake on another connection, for another thread. It is closed with this one.
 
         It takes milliseconds; attaching anew takes half a second, most of it to check the extensions' signatures.
+        Raises LakeError like `sql`.
         """
         connection = stoppable(self.connection.cursor())
-        _set_time_zone(connection)
-        connection.execute(f"USE {self._database}")
+        with self._answering():
+            _set_time_zone(connection)
+            connection.execute(f"USE {self._database}")
         lake = Lake(self.location, connection, read_only=self.read_only, lock_timeout=self._lock_timeout)
         lake._database = self._database
         return lake
@@ -198,24 +200,16 @@ class Lake:
 
     def sql(self, query: str, parameters: list[Any] | Mapping[str, Any] | None = None) -> pa.Table:
         """Run one query and return all of its rows. Raises LakeError with the message of DuckDB."""
-        try:
-            with signals_kept(self.connection):
-                return self.connection.execute(query, parameters or []).to_arrow_table()
-        except (*_CATALOG_ERRORS, pa.ArrowException) as error:
-            raise_for_lack_of_memory(error)
-            raise LakeError(f"the lake could not answer: {self._reason(error)}") from error
+        with self._answering(), signals_kept(self.connection):
+            return self.connection.execute(query, parameters or []).to_arrow_table()
 
     def batches(self, query: str, n_rows: int) -> Iterator[pa.Table]:
         """The rows of one query, `n_rows` at a time, on another connection. Raises LakeError like `sql`."""
-        with closing(self.connection.cursor()) as cursor, signals_kept(cursor):
+        with closing(self.connection.cursor()) as cursor, signals_kept(cursor), self._answering():
             _set_time_zone(cursor)
             cursor.execute(f"USE {self._database}")
-            try:
-                for batch in cursor.execute(query).to_arrow_reader(n_rows):
-                    yield pa.Table.from_batches([batch])
-            except (duckdb.Error, pa.ArrowException) as error:
-                raise_for_lack_of_memory(error)
-                raise LakeError(f"the lake could not answer: {self._reason(error)}") from error
+            for batch in cursor.execute(query).to_arrow_reader(n_rows):
+                yield pa.Table.from_batches([batch])
 
     def row(self, query: str, parameters: list[Any] | Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The first row of a query by column name; empty if there is none."""
@@ -312,6 +306,15 @@ class Lake:
             put_back(self.location, files)
             state = "was rolled back" if self.location.catalog_file else "may have landed: run again, which looks first"
             raise LakeError(f"the commit failed and {state}: {self._reason(error)}") from error
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Errors of the database inside become LakeError with the reason."""
+        try:
+            yield
+        except (*_CATALOG_ERRORS, pa.ArrowException) as error:
+            raise_for_lack_of_memory(error)
+            raise LakeError(f"the lake could not answer: {self._reason(error)}") from error
 
     def _reason(self, error: Exception) -> str:
         return disk_problem(error, lake_folders(self.location)) or str(error)
