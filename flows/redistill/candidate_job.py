@@ -49,4 +49,5 @@ def _student_settings(config: Config, lake: Lake, current: str | None) -> Studen
     if current is None:
         return first
     directory = directory_of(config, find_student(lake, current))
-    return StudentSettings(source="checkpoint", model=str(directory), lora=first.lora)
+    more = {"lora": first.lora, "dtype": first.dtype, "trust_remote_code": first.trust_remote_code}
+    return StudentSettings(source="checkpoint", model=str(directory), **more)

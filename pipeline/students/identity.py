@@ -18,6 +18,9 @@ FACTS_FILE = "logitlake.json"
 # In the facts: the hashes of the student's files.
 FILES = "files"
 
+# They decide how text is generated and marked up, not what the student computes: people may change them.
+NOT_HASHED = ("generation_config.json", "tokenizer_config.json")
+
 # Raise it when the same settings would train another student than before.
 _METHOD = "sparse divergence 1"
 
@@ -72,19 +75,25 @@ def find_parent(settings: StudentSettings, recipe: Mapping[str, Any], teacher: T
 
 # Settings added later: these values are left out of the hash, so that older ids stay the same.
 _ADDED_LATER = {"loss": "divergence"}
+_STUDENT_ADDED_LATER = {"dtype": "auto"}
 
 
 def student_id(parent: Parent, row_set: RowSet, student: StudentSettings, training: TrainingSettings) -> str:
     """32 hex characters; equal for the same parent, rows and settings on any machine."""
+    start = student.model_dump(mode="json", include={"source", "layers", "lora", "dtype"})
     content = training.model_dump(mode="json", exclude=_NOT_PART_OF_THE_STUDENT)
     return digest(
         b"student",
         _METHOD.encode(),
         parent.content_id.encode(),
         row_set.row_set_id.encode(),
-        canonical_json(student.model_dump(mode="json", include={"source", "layers", "lora"})),
-        canonical_json({key: value for key, value in content.items() if (key, value) not in _ADDED_LATER.items()}),
+        canonical_json(_without(start, _STUDENT_ADDED_LATER)),
+        canonical_json(_without(content, _ADDED_LATER)),
     )
+
+
+def _without(content: Mapping[str, Any], added_later: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key not in added_later or value != added_later[key]}
 
 
 def read_facts(directory: Path) -> dict[str, Any]:
@@ -106,7 +115,8 @@ def check_student_files(directory: Path) -> None:
     expected = read_facts(directory).get(FILES)
     if not isinstance(expected, dict):
         return
-    if problem := difference(directory, expected):
+    deciding = {name: hashed for name, hashed in expected.items() if name not in NOT_HASHED}
+    if problem := difference(directory, deciding):
         raise IntegrityError(
             f"student {directory}: {problem}; restore the directory from a backup, or move it away and train the "
             f"student again. If you changed it on purpose, remove {FACTS_FILE}: it is another model now"
