@@ -20,7 +20,7 @@ from logitlake.pipeline.reading.local_copy import LocalCopy
 from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.settings.models import StudentSettings, TrainingSettings
 from logitlake.pipeline.settings.registry import LOSSES
-from logitlake.pipeline.students.identity import Parent, find_parent, student_id
+from logitlake.pipeline.students.identity import Parent, as_named_before, find_parent, student_id
 from logitlake.pipeline.students.initial_model import make_student
 from logitlake.pipeline.students.preflight import existing_facts
 from logitlake.pipeline.students.tokenizer import check_tokenizer
@@ -89,8 +89,9 @@ def train_student(
     """
     LOSSES.load(training.loss)  # a broken plug-in must fail before any row is read
     parent = parent or find_parent(student, recipe, teacher)
-    this_id = student_id(parent, row_set, student, training)
     output = training.output.expanduser().absolute()
+    parent = as_named_before(parent, row_set, student, training, output)
+    this_id = student_id(parent, row_set, student, training)
     if (facts := existing_facts(output, this_id)) is not None:
         return TrainedStudent(
             student_id=this_id, parent_id=parent.parent_id, directory=output, existed=True, facts=facts

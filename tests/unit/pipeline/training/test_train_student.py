@@ -61,13 +61,14 @@ def recipe(tokenizer_dir):
 
 @pytest.fixture
 def train(lake, checkpoint, recipe, tmp_path):
-    def run(*, student=None, changes=None, fetch=None, show_progress=False, on_progress=None, **settings):
+    def run(*, student=None, parent=None, changes=None, fetch=None, show_progress=False, on_progress=None, **settings):
         return train_student(
             student or StudentSettings(source="checkpoint", model=str(checkpoint)),
             TrainingSettings(**{"output": tmp_path / "out", "batch_sequences": 2, "precision": "fp32"} | settings),
             row_set=lake.row_set(),
             fetch=fetch or lake.fetch,
             recipe=recipe | (changes or {}),
+            parent=parent,
             show_progress=show_progress,
             on_progress=on_progress,
         )
@@ -163,6 +164,47 @@ def test_students_keep_the_ids_that_they_were_trained_under(lake, training, expe
     rows = dataclasses.replace(lake.row_set(), row_set_id="b" * 32)
     student = StudentSettings(source="teacher", layers=2)
     assert student_id(parent, rows, student, TrainingSettings(**training)) == expected
+
+
+def change_config(directory, **changes):
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"rms_norm_eps": 1e-3}, False),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}, False),
+        ({"use_cache": False, "transformers_version": "4.0"}, True),
+    ],
+)
+def test_the_students_id_follows_what_the_config_of_a_checkpoint_decides(checkpoint, recipe, lake, changes, same):
+    from logitlake.pipeline.students.identity import find_parent, student_id
+
+    def id_now():
+        student = StudentSettings(source="checkpoint", model=str(checkpoint))
+        return student_id(find_parent(student, recipe, None), lake.row_set(), student, TrainingSettings())
+
+    before = id_now()
+    (checkpoint / "generation_config.json").write_text('{"max_new_tokens": 7}')
+    assert id_now() == before
+    change_config(checkpoint, **changes)
+    assert (id_now() == before) == same
+
+
+def test_a_student_that_an_older_logitlake_named_without_the_config_is_known(train, checkpoint, recipe, lake, tmp_path):
+    from logitlake.pipeline.students.identity import find_parent
+
+    settings = StudentSettings(source="checkpoint", model=str(checkpoint))
+    older = train(parent=dataclasses.replace(find_parent(settings, recipe, None), config_id=None))
+    again = train()
+    assert again.existed and again.student_id == older.student_id
+    change_config(checkpoint, rms_norm_eps=1e-3)
+    with pytest.raises(SettingsError, match=f"found student {older.student_id[:12]}"):
+        train()
+    other = train(output=tmp_path / "other")
+    assert other.student_id != older.student_id
 
 
 def test_a_student_of_a_student_names_it_as_its_parent(train, tmp_path):
