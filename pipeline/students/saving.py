@@ -177,8 +177,8 @@ def _check_logits(trained: Trained, expected: torch.Tensor, model: Any, *, limit
         raise MismatchError(
             f"student {trained.name}: read again by plain transformers ({type(model).__name__}), its logits differ "
             f"from those of the trained model by a mean KL of {divergence:.3g} nats, expected at most {limit:g}; "
-            "nothing is registered; its config.json describes another function than was trained: make the student yourself and "
-            "use student.source checkpoint"
+            "nothing is registered; its config.json describes another function than was trained: make the student "
+            "yourself and use student.source checkpoint"
         )
     return divergence
 

@@ -20,6 +20,7 @@ from logitlake.pipeline.reading.local_copy import LocalCopy
 from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.settings.models import StudentSettings, TrainingSettings
 from logitlake.pipeline.settings.registry import LOSSES
+from logitlake.pipeline.students.card_metadata import find_parent_origin
 from logitlake.pipeline.students.identity import Parent, as_named_before, find_parent, student_id
 from logitlake.pipeline.students.initial_model import make_student
 from logitlake.pipeline.students.preflight import existing_facts
@@ -229,6 +230,7 @@ def _facts(
         "student_id": this_id,
         "parent_id": parent.parent_id,
         "parent": described,
+        "origin": find_parent_origin(student, parent, recipe),
         "row_set": {name: getattr(row_set, name) for name in (*names, *counts)},
         "recipe": dict(recipe),
         "settings": {

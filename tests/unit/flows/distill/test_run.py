@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 from logitlake.flows.distill.run import DistillRun
 from logitlake.flows.reports import CaptureReport, DistillReport
@@ -62,6 +63,22 @@ def test_a_student_is_trained_measured_and_known_afterwards(on_filled: Config) -
     assert mean == pytest.approx(first.metrics["after"]["cross_entropy"])
     again = distilled(on_filled)
     assert (again.trained, again.student_id, again.metrics) == (False, first.student_id, first.metrics)
+
+
+def test_the_card_of_a_student_says_how_good_it_is_and_how_to_use_it(on_filled: Config, monkeypatch: Any) -> None:
+    report = distilled(on_filled)
+    directory = Path(report.directory)
+    card = ModelCard.load(directory / "README.md")
+    results = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    measured = report.metrics["after"]
+    assert results["kl_divergence"] == pytest.approx(measured["kl"])
+    assert results["cross_entropy"] == pytest.approx(measured["cross_entropy"])
+    assert f"| cross-entropy (nats) | {measured['cross_entropy']:.6g} |" in card.text
+    assert report.row_set_id in card.text
+    facts = json.loads((directory / "logitlake.json").read_text())
+    assert facts["evaluation"]["teacher"]["kl"] == 0
+    monkeypatch.chdir(directory)
+    exec(compile(card.text.partition("```python\n")[2].partition("```")[0], "card", "exec"), {})
 
 
 def test_a_student_of_a_query_learns_from_what_it_chose_and_keeps_the_query(on_filled: Config) -> None:
