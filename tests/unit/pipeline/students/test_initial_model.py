@@ -199,3 +199,21 @@ def test_an_adapter_on_a_tied_layer_is_merged_into_that_layer_alone(tmp_path, ta
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "student")
     torch.testing.assert_close(again(ids).logits, before, rtol=1e-4, atol=1e-5)
     assert again.config.tie_word_embeddings == (targets == ("q_proj",))
+
+
+def test_a_student_cut_from_a_teacher_with_an_adapter_on_a_tied_layer_starts_as_that_teacher(tmp_path):
+    adapted = tied_student(tmp_path, ("lm_head", "q_proj"))
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    files = TeacherFiles(
+        directory=tmp_path / "tied",
+        teacher_hash="w" * 32,
+        name="llama",
+        adapter_directory=tmp_path / "adapter",
+        adapter_hash="a" * 32,
+    )
+    student = make(StudentSettings(layers=2), files).eval()
+    ids = torch.arange(6).unsqueeze(0)
+    torch.testing.assert_close(student(ids).logits, adapted(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
+    student.save_pretrained(tmp_path / "student")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "student")
+    assert torch.equal(again(ids).logits, student(ids).logits)

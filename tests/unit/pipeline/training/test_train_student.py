@@ -207,6 +207,18 @@ def test_a_student_that_an_older_logitlake_named_without_the_config_is_known(tra
     assert other.student_id != older.student_id
 
 
+def test_students_of_a_checkpoint_keep_their_ids(lake):
+    from logitlake.pipeline.students.identity import Parent, student_id
+
+    parent = Parent(
+        parent_id="a" * 32, content_id="a" * 32, config_id="c" * 32, directory=None, tokenizer_directory=None
+    )
+    rows = dataclasses.replace(lake.row_set(), row_set_id="b" * 32)
+    plain, half = (StudentSettings(source="checkpoint", model="m", dtype=dtype) for dtype in ("auto", "bfloat16"))
+    found = [student_id(parent, rows, student, TrainingSettings()) for student in (plain, half)]
+    assert found == ["PLAIN", "HALF"]
+
+
 def test_a_student_of_a_student_names_it_as_its_parent(train, tmp_path):
     first = train()
     settings = StudentSettings(source="checkpoint", model=str(first.directory))
