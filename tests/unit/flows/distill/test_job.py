@@ -70,7 +70,7 @@ def test_a_fresh_training_resolves_the_teacher_and_hashes_the_rows_once(
     }
 
 
-@pytest.mark.parametrize("what", ["registered", "planned", "other config"])
+@pytest.mark.parametrize("what", ["registered", "planned", pytest.param("other config", marks=pytest.mark.slow)])
 def test_a_student_that_an_older_logitlake_named_is_not_trained_again(
     filled: Any, tiny_teacher: Path, tmp_path: Path, what: str
 ) -> None:

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from transformers import LlamaConfig
 
 from logitlake.flows.distill.run import DistillRun
 from logitlake.flows.reports import CaptureReport, DistillReport
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.answers.listings import ancestry
-from logitlake.storage.errors import LakeError, SettingsError
+from logitlake.storage.errors import LakeError, MismatchError, SettingsError
 from logitlake.storage.failpoints import ENVIRONMENT_VARIABLE
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.students.registry import find_student
@@ -63,6 +64,29 @@ def test_a_student_is_trained_measured_and_known_afterwards(on_filled: Config) -
     assert mean == pytest.approx(first.metrics["after"]["cross_entropy"])
     again = distilled(on_filled)
     assert (again.trained, again.student_id, again.metrics) == (False, first.student_id, first.metrics)
+
+
+@pytest.mark.slow
+def test_a_student_that_is_not_read_again_as_it_was_trained_is_not_registered(
+    on_filled: Config, monkeypatch: Any
+) -> None:
+    """As if transformers wrote another config than the model has: found by the logits, before anything is known."""
+    save = LlamaConfig.save_pretrained
+
+    def save_another(config: Any, directory: Any, **options: Any) -> None:
+        save(config, directory, **options)
+        path = Path(directory) / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"rms_norm_eps": 0.1}))
+
+    monkeypatch.setattr(LlamaConfig, "save_pretrained", save_another)
+    with pytest.raises(MismatchError, match=r"student [0-9a-f]{12}: .* mean KL of .*; nothing is registered"):
+        distilled(on_filled)
+    monkeypatch.undo()
+    assert not on_filled.training.output.exists()
+    with Lake.open(location_of(on_filled)) as lake:
+        assert lake.row("SELECT count(*) AS n FROM students")["n"] == 0
+        assert lake.row("SELECT count(*) AS n FROM row_sets")["n"] == 0
+    assert distilled(on_filled).trained
 
 
 def test_the_card_of_a_student_says_how_good_it_is_and_how_to_use_it(on_filled: Config, monkeypatch: Any) -> None:
