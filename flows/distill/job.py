@@ -1,17 +1,20 @@
 """A student's job: everything that decides one student, resolved once and then handed on. Needs no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from logitlake.flows.capture.preparation import prepare
+from logitlake.flows.distill.directories import directory_of
 from logitlake.pipeline.settings.models import Config, EvaluationSettings, StudentSettings, TrainingSettings
-from logitlake.pipeline.students.identity import Parent, find_parent, student_id
+from logitlake.pipeline.students.identity import Parent, as_named_before, find_parent, student_id
 from logitlake.pipeline.teachers.files import TeacherFiles, resolve_teacher
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.row_set import RowSet, resolve_row_set
+from logitlake.storage.students.candidates import is_planned
+from logitlake.storage.students.registry import find_student
 from logitlake.storage.writing.recipes import find_recipe
 
 
@@ -64,7 +67,7 @@ def resolve_job(config: Config, lake: Lake) -> StudentJob:
         query=training.query,
         up_to_commit=training.up_to_commit,
     )
-    parent = find_parent(student, recipe, teacher)
+    parent = known_parent(config, lake, find_parent(student, recipe, teacher), rows, student, training)
     return StudentJob(
         student_id=student_id(parent, rows, student, training),
         student=student,
@@ -76,6 +79,23 @@ def resolve_job(config: Config, lake: Lake) -> StudentJob:
         parent=parent,
         teacher=teacher,
     )
+
+
+def known_parent(
+    config: Config, lake: Lake, parent: Parent, rows: RowSet, student: StudentSettings, training: TrainingSettings
+) -> Parent:
+    """The parent as it is part of the id of a student that an older logitlake has planned or trained, if there is one.
+
+    An older id covers the weights of a checkpoint and not its config. Such a student is not trained again.
+    """
+    if parent.config_id is None:
+        return parent
+    older_id = student_id(replace(parent, config_id=None), rows, student, training)
+    if is_planned(lake, older_id):
+        return replace(parent, config_id=None)
+    registered = find_student(lake, older_id)
+    directory = directory_of(config, registered) if registered else training.output.expanduser().absolute()
+    return as_named_before(parent, rows, student, training, directory)
 
 
 def require_student(config: Config) -> StudentSettings:

@@ -133,6 +133,7 @@ class DistillRun:
         from logitlake.flows.distill.evaluation import evaluate_models, held_out_row_set, teacher_engine
         from logitlake.pipeline.evaluation.evaluate import load_student
         from logitlake.pipeline.students.initial_model import make_student
+        from logitlake.pipeline.students.model_card import add_evaluation
 
         job = self.job
         held_out = held_out_row_set(self._lake, job.recipe_id)
@@ -157,6 +158,7 @@ class DistillRun:
         }
         held = {"row_set_id": held_out.row_set_id, "exact": result.exact}
         self.report = replace(self.report, metrics={**self.report.metrics, **measured, "held_out": held})
+        add_evaluation(job.directory, self.report.metrics)
         reach("student-evaluated")
 
     def commit(self) -> None:

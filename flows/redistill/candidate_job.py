@@ -1,7 +1,7 @@
 """The job of a candidate: which student it starts from, on which rows it is trained, and where it goes."""
 
 from logitlake.flows.distill.directories import directory_of, students_directory
-from logitlake.flows.distill.job import StudentJob, require_student, teacher_files
+from logitlake.flows.distill.job import StudentJob, known_parent, require_student, teacher_files
 from logitlake.pipeline.settings.models import Config, StudentSettings
 from logitlake.pipeline.students.identity import find_parent, student_id
 from logitlake.storage.lake.lake import Lake
@@ -26,7 +26,7 @@ def candidate_job(
         training = training.model_copy(update={"learning_rate": settings.learning_rate})
     rows = resolve_row_set(lake, recipe_id=recipe_id, where=where, weight=training.weight, up_to_commit=up_to_commit)
     teacher = teacher_files(config, student)
-    parent = find_parent(student, recipe, teacher)
+    parent = known_parent(config, lake, find_parent(student, recipe, teacher), rows, student, training)
     candidate_id = student_id(parent, rows, student, training)
     directory = students_directory(config) / candidate_id
     steps = training.save_steps or settings.checkpoint_steps
@@ -49,4 +49,5 @@ def _student_settings(config: Config, lake: Lake, current: str | None) -> Studen
     if current is None:
         return first
     directory = directory_of(config, find_student(lake, current))
-    return StudentSettings(source="checkpoint", model=str(directory), lora=first.lora)
+    more = {"lora": first.lora, "dtype": first.dtype, "trust_remote_code": first.trust_remote_code}
+    return StudentSettings(source="checkpoint", model=str(directory), **more)

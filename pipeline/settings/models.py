@@ -122,6 +122,9 @@ class StudentSettings(Settings):
     revision: str | None = None
     layers: int | None = Field(None, ge=1, description="teacher: how many of its layers to keep, evenly spaced")
     lora: LoraSettings | None = None
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="dtype of the saved weights; auto: the parent's. Training is in float32"
+    )
     trust_remote_code: bool = False
 
     @model_validator(mode="after")

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from logitlake.pipeline.settings.models import StudentSettings, TeacherSettings, TrainingSettings
 from logitlake.pipeline.students.file_hashes import difference
+from logitlake.pipeline.teachers.config_hash import hash_config
 from logitlake.pipeline.teachers.files import TeacherFiles, check_same_teacher, resolve_teacher
 from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
 from logitlake.storage.errors import IntegrityError, SettingsError
@@ -17,6 +18,9 @@ from logitlake.storage.row_sets.row_set import RowSet
 FACTS_FILE = "logitlake.json"
 # In the facts: the hashes of the student's files.
 FILES = "files"
+
+# They decide how text is generated and marked up, not what the student computes: people may change them.
+NOT_HASHED = ("generation_config.json", "tokenizer_config.json")
 
 # Raise it when the same settings would train another student than before.
 _METHOD = "sparse divergence 1"
@@ -33,14 +37,16 @@ _NOT_PART_OF_THE_CONFIG = ("_name_or_path", "transformers_version", "dtype", "to
 class Parent:
     """The model that a student starts from. `parent_id` is a student's id if it is a student, else a hash of weights.
 
-    `directory` holds the model, None if the teacher's files are not available; `tokenizer_directory` holds its
-    tokenizer, None if it has none.
+    `config_id` is a hash of what its config decides (see config_hash.py), None where `content_id` covers that, and for
+    a student that an older logitlake named without it. `directory` holds the model, None if the teacher's files are not
+    available; `tokenizer_directory` holds its tokenizer, None if it has none.
     """
 
     parent_id: str
     content_id: str
     directory: Path | None
     tokenizer_directory: Path | None
+    config_id: str | None = None
 
 
 def find_parent(settings: StudentSettings, recipe: Mapping[str, Any], teacher: TeacherFiles | None) -> Parent:
@@ -67,24 +73,53 @@ def find_parent(settings: StudentSettings, recipe: Mapping[str, Any], teacher: T
         content_id=files.teacher_hash,
         directory=files.directory,
         tokenizer_directory=files.directory,
+        config_id=files.config_hash,
     )
 
 
 # Settings added later: these values are left out of the hash, so that older ids stay the same.
 _ADDED_LATER = {"loss": "divergence"}
+_STUDENT_ADDED_LATER = {"dtype": "auto"}
 
 
 def student_id(parent: Parent, row_set: RowSet, student: StudentSettings, training: TrainingSettings) -> str:
     """32 hex characters; equal for the same parent, rows and settings on any machine."""
+    parent_id = parent.content_id
+    if parent.config_id is not None:
+        parent_id = digest(b"configured", parent_id.encode(), parent.config_id.encode())
+    start = student.model_dump(mode="json", include={"source", "layers", "lora", "dtype"})
     content = training.model_dump(mode="json", exclude=_NOT_PART_OF_THE_STUDENT)
     return digest(
         b"student",
         _METHOD.encode(),
-        parent.content_id.encode(),
+        parent_id.encode(),
         row_set.row_set_id.encode(),
-        canonical_json(student.model_dump(mode="json", include={"source", "layers", "lora"})),
-        canonical_json({key: value for key, value in content.items() if (key, value) not in _ADDED_LATER.items()}),
+        canonical_json(_without(start, _STUDENT_ADDED_LATER)),
+        canonical_json(_without(content, _ADDED_LATER)),
     )
+
+
+def as_named_before(
+    parent: Parent, row_set: RowSet, student: StudentSettings, training: TrainingSettings, directory: Path
+) -> Parent:
+    """The parent without its config, if `directory` holds the student that an older logitlake named so.
+
+    That student must have the parent's config: else it was trained from another model with the same weights.
+    """
+    if parent.config_id is None:
+        return parent
+    older = replace(parent, config_id=None)
+    if read_facts(directory).get("student_id") != student_id(older, row_set, student, training):
+        return parent
+    try:
+        same = hash_config(directory, trust_remote_code=student.trust_remote_code) == parent.config_id
+    except OSError:
+        return parent
+    return older if same else parent
+
+
+def _without(content: Mapping[str, Any], added_later: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key not in added_later or value != added_later[key]}
 
 
 def read_facts(directory: Path) -> dict[str, Any]:
@@ -106,7 +141,8 @@ def check_student_files(directory: Path) -> None:
     expected = read_facts(directory).get(FILES)
     if not isinstance(expected, dict):
         return
-    if problem := difference(directory, expected):
+    deciding = {name: hashed for name, hashed in expected.items() if name not in NOT_HASHED}
+    if problem := difference(directory, deciding):
         raise IntegrityError(
             f"student {directory}: {problem}; restore the directory from a backup, or move it away and train the "
             f"student again. If you changed it on purpose, remove {FACTS_FILE}: it is another model now"

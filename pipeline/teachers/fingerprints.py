@@ -89,11 +89,24 @@ def tensor_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     try:
         for path in sorted(directory.glob("*.safetensors")):
-            with path.open("rb") as file:
-                shapes |= {name: tuple(entry["shape"]) for name, entry in _header(file, path).items()}
+            shapes |= {name: tuple(entry["shape"]) for name, entry in _header_of(path).items()}
     except (OSError, SettingsError):
         return {}
     return shapes
+
+
+def tensor_dtypes(directory: Path) -> list[tuple[str, tuple[int, ...]]]:
+    """Dtype, as safetensors names it (`BF16`), and shape of each tensor of a directory; empty as for tensor_shapes."""
+    try:
+        headers = [_header_of(path) for path in sorted(directory.glob("*.safetensors"))]
+    except (OSError, SettingsError):
+        return []
+    return [(str(entry["dtype"]), tuple(entry["shape"])) for header in headers for entry in header.values()]
+
+
+def _header_of(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return _header(file, path)
 
 
 def _hash_safetensors(file: BinaryIO, path: Path) -> dict[str, TensorPrint]:

@@ -81,6 +81,8 @@ def load_adapter(model: Any, directory: Path, what: str, *, allow_pickle: bool =
             # PEFT asks transformers by a name that is about to change; nobody here can mend that.
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
             warnings.filterwarnings("ignore", "Found missing adapter keys.*")
+            # It warns of merging, which needs care where layers share weights; see students/lora.py.
+            warnings.filterwarnings("ignore", ".*ensure_weight_tying.*", UserWarning)
             adapted = PeftModel.from_pretrained(model, str(directory), use_safetensors=not allow_pickle)
             # The first load hides what is left over; loading again returns it, and what is missing.
             found = adapted.load_adapter(str(directory), adapted.active_adapter, use_safetensors=not allow_pickle)

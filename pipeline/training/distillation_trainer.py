@@ -230,9 +230,10 @@ class _SaveByTime(TrainerCallback):
 
 
 def _checkpoint_bytes(model: Any) -> int:
-    """For a model and its student: the weights twice, and two numbers of the optimiser for each trained weight."""
+    """For a model and its student, which is written in float32 and then in its dtype: the weights three times, and two
+    numbers of the optimiser for each trained weight."""
     return sum(
-        parameter.numel() * (2 * parameter.element_size() + 8 * parameter.requires_grad)
+        parameter.numel() * (3 * parameter.element_size() + 8 * parameter.requires_grad)
         for parameter in model.parameters()
     )
 

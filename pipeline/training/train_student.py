@@ -6,7 +6,6 @@ checkpoint; an existing student is not trained again.
 
 import logging
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,12 +20,11 @@ from logitlake.pipeline.reading.local_copy import LocalCopy
 from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.settings.models import StudentSettings, TrainingSettings
 from logitlake.pipeline.settings.registry import LOSSES
-from logitlake.pipeline.students.file_hashes import hash_files
-from logitlake.pipeline.students.identity import FILES, Parent, find_parent, student_id
+from logitlake.pipeline.students.card_metadata import find_parent_origin
+from logitlake.pipeline.students.identity import Parent, as_named_before, find_parent, student_id
 from logitlake.pipeline.students.initial_model import make_student
-from logitlake.pipeline.students.model_card import write_card
 from logitlake.pipeline.students.preflight import existing_facts
-from logitlake.pipeline.students.tokenizer import check_tokenizer, copy_tokenizer
+from logitlake.pipeline.students.tokenizer import check_tokenizer
 from logitlake.pipeline.teachers.devices import device_has_bfloat16, resolve_device
 from logitlake.pipeline.teachers.dtype import resolve_dtype
 from logitlake.pipeline.teachers.files import TeacherFiles
@@ -38,7 +36,7 @@ from logitlake.pipeline.training.distillation_trainer import (
     training_curve,
 )
 from logitlake.pipeline.training.model_loss import LossSettings
-from logitlake.pipeline.training.sync_directory import sync_directory
+from logitlake.pipeline.training.save_student import Origins, save_student
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.row_sets.row_set import RowSet
 
@@ -92,8 +90,9 @@ def train_student(
     """
     LOSSES.load(training.loss)  # a broken plug-in must fail before any row is read
     parent = parent or find_parent(student, recipe, teacher)
-    this_id = student_id(parent, row_set, student, training)
     output = training.output.expanduser().absolute()
+    parent = as_named_before(parent, row_set, student, training, output)
+    this_id = student_id(parent, row_set, student, training)
     if (facts := existing_facts(output, this_id)) is not None:
         return TrainedStudent(
             student_id=this_id, parent_id=parent.parent_id, directory=output, existed=True, facts=facts
@@ -133,7 +132,8 @@ def train_student(
         "curve": training_curve(trainer.state.log_history),
         "versions": _versions(),
     }
-    facts = _save(trainer, work / "student", output, facts, tokenizer, chat_template)
+    origins = Origins(student=student, parent=parent, recipe=recipe, tokenizer=tokenizer, chat_template=chat_template)
+    facts = save_student(trainer, work, output, facts, origins)
     return TrainedStudent(student_id=this_id, parent_id=parent.parent_id, directory=output, existed=False, facts=facts)
 
 
@@ -230,6 +230,7 @@ def _facts(
         "student_id": this_id,
         "parent_id": parent.parent_id,
         "parent": described,
+        "origin": find_parent_origin(student, parent, recipe),
         "row_set": {name: getattr(row_set, name) for name in (*names, *counts)},
         "recipe": dict(recipe),
         "settings": {
@@ -257,41 +258,3 @@ def _metrics(trainer: DistillationTrainer, result: Any, args: TrainingArguments)
 
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "transformers", "accelerate", "peft")}
-
-
-def _save(
-    trainer: DistillationTrainer,
-    staging: Path,
-    output: Path,
-    facts: Mapping[str, Any],
-    tokenizer: Path,
-    chat_template: Path | None,
-) -> dict[str, Any]:
-    """Write to `staging`, then rename to `output`. Every rank must call it; the first one writes.
-
-    Returns the facts that were written: with the hashes of the files, on the first rank.
-    """
-    facts = dict(facts)
-    if trainer.args.should_save:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-    trainer.accelerator.wait_for_everyone()
-    if hasattr(trainer.model, "peft_config"):
-        trainer.save_model(str(staging / "adapter"))
-        if trainer.args.should_save:
-            (staging / "adapter" / "README.md").unlink(missing_ok=True)
-            trainer.model.merge_and_unload().save_pretrained(staging)
-    else:
-        trainer.save_model(str(staging))
-    if trainer.args.should_save:
-        for pickled in staging.rglob("training_args.bin"):
-            pickled.unlink()
-        copy_tokenizer(tokenizer, staging, chat_template=chat_template)
-        facts[FILES] = hash_files(staging)
-        write_card(staging, facts)
-        sync_directory(staging)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        staging.rename(output)
-        shutil.rmtree(staging.parent, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
-    return facts

@@ -43,6 +43,12 @@ def undecided(lake: Lake, alias: str, current: str | None) -> list[Candidate]:
     return sorted((c for c in candidates if not is_decided(lake, c.student_id, alias)), key=lambda c: c.up_to_commit)
 
 
+def is_planned(lake: Lake, student_id: str) -> bool:
+    """Whether a student was planned as a candidate, decided about or not."""
+    rows = lake.sql("SELECT detail FROM store.run_events WHERE (kind, event) = (?, ?)", [KIND, _PLANNED])
+    return any(json.loads(detail)["candidate"]["student_id"] == student_id for detail in rows["detail"].to_pylist())
+
+
 def is_decided(lake: Lake, student_id: str, alias: str) -> bool:
     """Whether a student was promoted or rejected before. One that was rolled back is not tried again either."""
     return bool(

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
+from transformers import LlamaConfig
 
 from logitlake.flows.distill.run import DistillRun
 from logitlake.flows.reports import CaptureReport, DistillReport
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.answers.listings import ancestry
-from logitlake.storage.errors import LakeError, SettingsError
+from logitlake.storage.errors import LakeError, MismatchError, SettingsError
 from logitlake.storage.failpoints import ENVIRONMENT_VARIABLE
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.students.registry import find_student
@@ -62,6 +64,45 @@ def test_a_student_is_trained_measured_and_known_afterwards(on_filled: Config) -
     assert mean == pytest.approx(first.metrics["after"]["cross_entropy"])
     again = distilled(on_filled)
     assert (again.trained, again.student_id, again.metrics) == (False, first.student_id, first.metrics)
+
+
+@pytest.mark.slow
+def test_a_student_that_is_not_read_again_as_it_was_trained_is_not_registered(
+    on_filled: Config, monkeypatch: Any
+) -> None:
+    """As if transformers wrote another config than the model has: found by the logits, before anything is known."""
+    save = LlamaConfig.save_pretrained
+
+    def save_another(config: Any, directory: Any, **options: Any) -> None:
+        save(config, directory, **options)
+        path = Path(directory) / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"rms_norm_eps": 0.1}))
+
+    monkeypatch.setattr(LlamaConfig, "save_pretrained", save_another)
+    with pytest.raises(MismatchError, match=r"student [0-9a-f]{12}: .* mean KL of .*; nothing is registered"):
+        distilled(on_filled)
+    monkeypatch.undo()
+    assert not on_filled.training.output.exists()
+    with Lake.open(location_of(on_filled)) as lake:
+        assert lake.row("SELECT count(*) AS n FROM students")["n"] == 0
+        assert lake.row("SELECT count(*) AS n FROM row_sets")["n"] == 0
+    assert distilled(on_filled).trained
+
+
+def test_the_card_of_a_student_says_how_good_it_is_and_how_to_use_it(on_filled: Config, monkeypatch: Any) -> None:
+    report = distilled(on_filled)
+    directory = Path(report.directory)
+    card = ModelCard.load(directory / "README.md")
+    results = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    measured = report.metrics["after"]
+    assert results["kl_divergence"] == pytest.approx(measured["kl"])
+    assert results["cross_entropy"] == pytest.approx(measured["cross_entropy"])
+    assert f"| cross-entropy (nats) | {measured['cross_entropy']:.6g} |" in card.text
+    assert report.row_set_id in card.text
+    facts = json.loads((directory / "logitlake.json").read_text())
+    assert facts["evaluation"]["teacher"]["kl"] == 0
+    monkeypatch.chdir(directory)
+    exec(compile(card.text.partition("```python\n")[2].partition("```")[0], "card", "exec"), {})
 
 
 def test_a_student_of_a_query_learns_from_what_it_chose_and_keeps_the_query(on_filled: Config) -> None:

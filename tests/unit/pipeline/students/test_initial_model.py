@@ -5,10 +5,14 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from logitlake.pipeline.settings.models import LoraSettings, StudentSettings
+from logitlake.pipeline.students.cut_layers import cut_layers, cut_value, kept_layers
 from logitlake.pipeline.students.identity import Parent, find_parent
-from logitlake.pipeline.students.initial_model import cut_layers, kept_layers, make_student
+from logitlake.pipeline.students.initial_model import make_student
+from logitlake.pipeline.students.lora import merged
 from logitlake.pipeline.teachers.files import TeacherFiles
 from logitlake.storage.errors import MismatchError, SettingsError
+from tests.tiny_architectures import tiny_model
+from tests.tiny_models import make_tiny_llama
 
 RECIPE = {"vocabulary": 211, "teacher": {"name": "llama-1M", "weights": "w" * 32, "adapter": None}}
 
@@ -132,31 +136,84 @@ def test_a_directory_that_is_no_model_is_named(tmp_path):
         find_parent(StudentSettings(source="checkpoint", model=str(tmp_path / "nowhere")), RECIPE, None)
 
 
-def test_a_cut_that_would_be_saved_as_another_model_is_refused(tmp_path):
-    """This config says by a layer's number which layers are dense: cut, other layers would be."""
-    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+def test_a_cut_that_no_config_describes_is_refused(tmp_path):
+    """This config says by a layer's number which layers have attention: cut, other layers would."""
+    tiny_model("jamba").save_pretrained(tmp_path / "teacher")
+    files = TeacherFiles(directory=tmp_path / "teacher", teacher_hash="w" * 32, name="jamba")
+    with pytest.raises(SettingsError, match=r"load with other tensors .*layers\.1\.feed_forward"):
+        make(StudentSettings(layers=3), files)
 
-    config = DeepseekV3Config(
-        vocab_size=211,
-        hidden_size=16,
-        intermediate_size=16,
-        moe_intermediate_size=8,
-        num_hidden_layers=8,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        n_routed_experts=4,
-        num_experts_per_tok=2,
-        n_group=1,
-        topk_group=1,
-        n_shared_experts=1,
-        first_k_dense_replace=3,
-        q_lora_rank=8,
-        kv_lora_rank=8,
-        qk_rope_head_dim=8,
-        qk_nope_head_dim=8,
-        v_head_dim=8,
+
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("layer_types", ["a", "b", "c", "d", "e", "f"], ["a", "c", "f"]),
+        ("no_rope_layers", [1, 1, 1, 0, 1, 1], [1, 1, 1]),
+        ("moe_layers", [0, 1, 2, 3, 4, 5], [0, 1, 2]),
+        ("mlp_only_layers", [2, 3], [1]),
+        ("mlp_only_layers", [], []),
+        ("per_layer_config", {"2": "x", "4": "y"}, {"1": "x"}),
+        ("first_k_dense_replace", 3, 2),
+        ("num_kv_shared_layers", 2, 1),
+        ("mrope_section", [8, 12, 12, 0, 0, 0], None),
+        ("vocab_size", 3, None),
+    ],
+)
+def test_settings_about_single_layers_are_cut_with_them(setting, value, expected):
+    """Six layers, of which the first, the third and the last are left."""
+    assert cut_value(setting, value, 6, [0, 2, 5]) == expected
+
+
+def test_a_cut_student_computes_what_its_numbers_say_after_it_was_saved(tmp_path):
+    """This architecture makes a scale from a layer's number: the cut layer has that of its new number."""
+    tiny_model("diffllama").save_pretrained(tmp_path / "teacher")
+    files = TeacherFiles(directory=tmp_path / "teacher", teacher_hash="w" * 32, name="diffllama")
+    student = make(StudentSettings(layers=2), files)
+    student.save_pretrained(tmp_path / "student")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "student")
+    ids = torch.arange(6).unsqueeze(0)
+    assert torch.equal(again(ids).logits, student.eval()(ids).logits)
+
+
+def tied_student(tmp_path, targets):
+    make_tiny_llama().save_pretrained(tmp_path / "tied")
+    files = TeacherFiles(directory=tmp_path / "tied", teacher_hash="w" * 32, name="llama")
+    settings = StudentSettings(
+        source="checkpoint", model=str(tmp_path / "tied"), lora=LoraSettings(rank=2, target_modules=targets)
     )
-    DeepseekV3ForCausalLM(config).save_pretrained(tmp_path / "teacher")
-    files = TeacherFiles(directory=tmp_path / "teacher", teacher_hash="w" * 32, name="moe")
-    with pytest.raises(SettingsError, match=r"load with other tensors .*layers\.2\.mlp"):
-        make(StudentSettings(layers=4), files)
+    student = make(settings, files)
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            if "lora" in name:
+                parameter.normal_(std=0.3)
+    return student.eval()
+
+
+@pytest.mark.parametrize("targets", [("lm_head",), ("embed_tokens",), ("lm_head", "embed_tokens"), ("q_proj",)])
+def test_an_adapter_on_a_tied_layer_is_merged_into_that_layer_alone(tmp_path, targets):
+    student = tied_student(tmp_path, targets)
+    ids = torch.arange(6).unsqueeze(0)
+    before = student(input_ids=ids).logits
+    whole = merged(student, "student.lora")
+    whole.save_pretrained(tmp_path / "student")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "student")
+    torch.testing.assert_close(again(ids).logits, before, rtol=1e-4, atol=1e-5)
+    assert again.config.tie_word_embeddings == (targets == ("q_proj",))
+
+
+def test_a_student_cut_from_a_teacher_with_an_adapter_on_a_tied_layer_starts_as_that_teacher(tmp_path):
+    adapted = tied_student(tmp_path, ("lm_head", "q_proj"))
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    files = TeacherFiles(
+        directory=tmp_path / "tied",
+        teacher_hash="w" * 32,
+        name="llama",
+        adapter_directory=tmp_path / "adapter",
+        adapter_hash="a" * 32,
+    )
+    student = make(StudentSettings(layers=2), files).eval()
+    ids = torch.arange(6).unsqueeze(0)
+    torch.testing.assert_close(student(ids).logits, adapted(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
+    student.save_pretrained(tmp_path / "student")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "student")
+    assert torch.equal(again(ids).logits, student(ids).logits)

@@ -4,13 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, TrainerCallback
 
 from logitlake.pipeline.evaluation.evaluate import load_student
 from logitlake.pipeline.reading.batches import make_batch
@@ -59,13 +61,14 @@ def recipe(tokenizer_dir):
 
 @pytest.fixture
 def train(lake, checkpoint, recipe, tmp_path):
-    def run(*, student=None, changes=None, fetch=None, show_progress=False, on_progress=None, **settings):
+    def run(*, student=None, parent=None, changes=None, fetch=None, show_progress=False, on_progress=None, **settings):
         return train_student(
             student or StudentSettings(source="checkpoint", model=str(checkpoint)),
             TrainingSettings(**{"output": tmp_path / "out", "batch_sequences": 2, "precision": "fp32"} | settings),
             row_set=lake.row_set(),
             fetch=fetch or lake.fetch,
             recipe=recipe | (changes or {}),
+            parent=parent,
             show_progress=show_progress,
             on_progress=on_progress,
         )
@@ -161,6 +164,59 @@ def test_students_keep_the_ids_that_they_were_trained_under(lake, training, expe
     rows = dataclasses.replace(lake.row_set(), row_set_id="b" * 32)
     student = StudentSettings(source="teacher", layers=2)
     assert student_id(parent, rows, student, TrainingSettings(**training)) == expected
+
+
+def change_config(directory, **changes):
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"rms_norm_eps": 1e-3}, False),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}, False),
+        ({"use_cache": False, "transformers_version": "4.0"}, True),
+    ],
+)
+def test_the_students_id_follows_what_the_config_of_a_checkpoint_decides(checkpoint, recipe, lake, changes, same):
+    from logitlake.pipeline.students.identity import find_parent, student_id
+
+    def id_now():
+        student = StudentSettings(source="checkpoint", model=str(checkpoint))
+        return student_id(find_parent(student, recipe, None), lake.row_set(), student, TrainingSettings())
+
+    before = id_now()
+    (checkpoint / "generation_config.json").write_text('{"max_new_tokens": 7}')
+    assert id_now() == before
+    change_config(checkpoint, **changes)
+    assert (id_now() == before) == same
+
+
+def test_a_student_that_an_older_logitlake_named_without_the_config_is_known(train, checkpoint, recipe, lake, tmp_path):
+    from logitlake.pipeline.students.identity import find_parent
+
+    settings = StudentSettings(source="checkpoint", model=str(checkpoint))
+    older = train(parent=dataclasses.replace(find_parent(settings, recipe, None), config_id=None))
+    again = train()
+    assert again.existed and again.student_id == older.student_id
+    change_config(checkpoint, rms_norm_eps=1e-3)
+    with pytest.raises(SettingsError, match=f"found student {older.student_id[:12]}"):
+        train()
+    other = train(output=tmp_path / "other")
+    assert other.student_id != older.student_id
+
+
+def test_students_of_a_checkpoint_keep_their_ids(lake):
+    from logitlake.pipeline.students.identity import Parent, student_id
+
+    parent = Parent(
+        parent_id="a" * 32, content_id="a" * 32, config_id="c" * 32, directory=None, tokenizer_directory=None
+    )
+    rows = dataclasses.replace(lake.row_set(), row_set_id="b" * 32)
+    plain, half = (StudentSettings(source="checkpoint", model="m", dtype=dtype) for dtype in ("auto", "bfloat16"))
+    found = [student_id(parent, rows, student, TrainingSettings()) for student in (plain, half)]
+    assert found == ["72f7f9d56b30c05923703299ce74d162", "295a4cd4a59885123f1ab8c94a90adff"]
 
 
 def test_a_student_of_a_student_names_it_as_its_parent(train, tmp_path):
@@ -395,6 +451,74 @@ def test_lora_moves_its_own_weights_and_the_result_is_a_whole_model(train, check
     assert before.keys() == after.keys()
     assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
     assert (student.directory / "adapter" / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize("targets", [("lm_head",), ("lm_head", "q_proj")])
+def test_an_adapter_on_the_tied_output_layer_is_saved_as_it_was_trained(train, checkpoint, lake, targets):
+    lora = LoraSettings(rank=4, target_modules=targets)
+    settings = StudentSettings(source="checkpoint", model=str(checkpoint), lora=lora)
+    student = train(student=settings, epochs=4, learning_rate=2e-2)
+    assert cached_loss(student.directory, lake) < cached_loss(checkpoint, lake) - 0.02
+    before, after = weights(checkpoint), weights(student.directory)
+    assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
+    assert not torch.equal(after["lm_head.weight"], after["model.embed_tokens.weight"])
+    base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT warns of merging into a tied layer: nothing is merged here
+        adapted = PeftModel.from_pretrained(base, student.directory / "adapter")
+    ids = torch.arange(20).unsqueeze(0)
+    whole = AutoModelForCausalLM.from_pretrained(student.directory)
+    torch.testing.assert_close(adapted(input_ids=ids).logits, whole(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_student_is_saved_in_the_dtype_of_its_parent_or_of_the_settings(train, checkpoint, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(checkpoint).to(torch.bfloat16)
+    model.save_pretrained(checkpoint)
+    settings = StudentSettings(source="checkpoint", model=str(checkpoint))
+    half = train(student=settings, learning_rate=1e-3)
+    whole = train(
+        student=settings.model_copy(update={"dtype": "float32"}), learning_rate=1e-3, output=tmp_path / "whole"
+    )
+    assert half.student_id != whole.student_id
+    assert (half.facts["saved"]["dtype"], whole.facts["saved"]["dtype"]) == ("bfloat16", "float32")
+    sizes = [(student.directory / "model.safetensors").stat().st_size for student in (half, whole)]
+    assert sizes[0] < 0.6 * sizes[1]
+    rounded = {name: tensor.bfloat16().float() for name, tensor in weights(whole.directory).items()}
+    assert all(torch.equal(tensor, rounded[name]) for name, tensor in weights(half.directory).items())
+    evaluated = load_student(half.directory).state_dict()
+    assert all(torch.equal(tensor, rounded[name]) for name, tensor in evaluated.items()), "measured is what is saved"
+
+
+def test_a_student_that_is_not_read_again_as_it_was_trained_is_not_made(train, monkeypatch, tmp_path):
+    """As if saving lost a weight: the model class writes something else than it holds."""
+    save = LlamaForCausalLM.save_pretrained
+
+    def save_another(model, directory, *, state_dict=None, **options):
+        other = {name: tensor.clone() for name, tensor in (state_dict or model.state_dict()).items()}
+        other["model.norm.weight"] += 0.25
+        save(model, directory, state_dict=other, **options)
+
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", save_another)
+    with pytest.raises(MismatchError, match=r"model\.norm\.weight differs by up to 0\.25.*nothing is registered"):
+        train()
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_people_may_change_in_a_student_is_not_taken_for_damage(train):
+    student = train()
+    (student.directory / "generation_config.json").write_text('{"temperature": 0.5, "do_sample": true}')
+    (student.directory / "README.md").write_text("mine")
+    load_student(student.directory)
+    (student.directory / "config.json").write_text("{}")
+    with pytest.raises(IntegrityError, match=r"config\.json: expected"):
+        load_student(student.directory)
+
+
+def test_others_may_read_a_student(train):
+    modes = {path.is_dir(): path.stat().st_mode & 0o444 for path in train().directory.rglob("*")}
+    fresh = Path(train().directory.parent / "fresh")
+    fresh.touch()
+    assert modes[False] == fresh.stat().st_mode & 0o444
 
 
 def test_gradient_checkpointing_trains_the_same_student(train, tmp_path):
