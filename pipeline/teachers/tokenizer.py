@@ -108,7 +108,7 @@ def _ask(directory: Path, trust_remote_code: bool) -> Any:
     # Without a config nothing says which kind of model it is.
     kind = AutoTokenizer if (directory / "config.json").is_file() else PreTrainedTokenizerFast
     try:
-        loaded = kind.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        loaded = kind.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
     except Exception as error:  # tokenizers raises the bare class
         raise SettingsError(
             f"tokenizer {directory}: transformers can't read it ({error}); restore the files, or save it again by "
