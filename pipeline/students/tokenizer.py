@@ -1,6 +1,7 @@
 """Checks that a student has the recipe's token ids, and copies the tokenizer beside the student's weights."""
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ def find_tokenizer(
     found = load_tokenizer(directory, chat_template=chat_template, trust_remote_code=student.trust_remote_code)
     expected = (recipe["tokenizer"], recipe["chat"]["template"])
     if (found.fingerprint, found.template_hash) == expected:
+        if directory != parent.tokenizer_directory:
+            _check_beside(directory, parent, found)
         return directory
     if found.fingerprint == recipe["tokenizer"]:
         raise _other_template(directory, recipe, found)
@@ -57,7 +60,10 @@ def find_tokenizer(
         )
     if found.template_hash is not None and reference.template_hash not in (None, found.template_hash):
         raise _other_template(directory, recipe, found)
-    return directory if reference.template_hash is None else teacher.directory
+    if reference.template_hash is None:
+        return directory
+    _check_beside(teacher.directory, parent, reference)
+    return teacher.directory
 
 
 def _of_recipe(
@@ -73,10 +79,26 @@ def _of_recipe(
     if (tokenizer.fingerprint, tokenizer.template_hash) != (recipe["tokenizer"], recipe["chat"]["template"]):
         return None, (
             f"the teacher that is set has another tokenizer (fingerprint {tokenizer.fingerprint}, template "
-            f"{tokenizer.template_hash}; for a GGUF file captured by an older logitlake set teacher.gguf_tokenizer to "
-            "transformers)"
+            f"{tokenizer.template_hash}; for a GGUF file set teacher.gguf_tokenizer as the capture had it, which was "
+            "transformers in an older logitlake)"
         )
     return tokenizer, ""
+
+
+def _check_beside(tokenizer: Path, parent: Parent, expected: TextTokenizer) -> None:
+    """Raises MismatchError if transformers reads the teacher's tokenizer in another way beside the student's config."""
+    config = None if parent.directory is None else parent.directory / "config.json"
+    if config is None or not config.is_file():
+        return
+    with tempfile.TemporaryDirectory() as made:
+        copy_tokenizer(tokenizer, Path(made))
+        shutil.copyfile(config, Path(made) / "config.json")
+        found = load_tokenizer(Path(made))
+    if (difference := first_difference(expected.backend, found.backend)) is not None:
+        raise MismatchError(
+            f"tokenizer of the student: transformers reads the teacher's tokenizer ({tokenizer}) in another way beside "
+            f"{config}: {difference.words('the teacher', 'the student')}; use a student of the teacher's kind of model"
+        )
 
 
 def _other_template(directory: Path, recipe: Mapping[str, Any], found: TextTokenizer) -> MismatchError:

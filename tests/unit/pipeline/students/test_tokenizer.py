@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 
 from logitlake.pipeline.settings.models import StudentSettings
 from logitlake.pipeline.students.identity import Parent
+from logitlake.pipeline.students.preflight import check_training
 from logitlake.pipeline.students.tokenizer import find_tokenizer
 from logitlake.pipeline.teachers.files import TeacherFiles
 from logitlake.pipeline.teachers.tokenizer import load_tokenizer
@@ -126,3 +127,30 @@ def test_a_checkpoint_without_a_tokenizer_gets_the_teachers(teacher: TeacherFile
     assert find(None, teacher, recipe) == teacher.directory
     with pytest.raises(SettingsError, match="no teacher is set"):
         find(None, None, recipe)
+
+
+def test_a_kind_of_model_for_which_transformers_changes_the_tokenizer_is_refused(
+    teacher: TeacherFiles, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    """The class of Qwen2 has a rule of its own that cuts digits, whatever tokenizer.json says."""
+    student = tmp_path / "student"
+    student.mkdir()
+    parent = Parent(parent_id="p", content_id="p", directory=student, tokenizer_directory=None)
+    settings = StudentSettings(source="config", model="student")
+    for kind in ("llama", "qwen2"):
+        (student / "config.json").write_text(json.dumps({"model_type": kind}))
+        if kind == "llama":
+            assert find_tokenizer(settings, parent, teacher, recipe) == teacher.directory
+        else:
+            with pytest.raises(MismatchError, match=r"by the teacher and .* by the student; use a student of the"):
+                find_tokenizer(settings, parent, teacher, recipe)
+
+
+def test_other_ids_are_found_before_anything_is_trained(
+    student: Path, teacher: TeacherFiles, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    change_backend(student, "prefix space")
+    parent = Parent(parent_id="p", content_id="p", directory=student, tokenizer_directory=student)
+    settings = StudentSettings(source="checkpoint", model=str(student))
+    with pytest.raises(MismatchError, match="by the recipe and"):
+        check_training(settings, teacher, parent, recipe, output=tmp_path / "out", student_id="s")
