@@ -89,6 +89,8 @@ def _answer(directory: Path, trust_remote_code: bool) -> dict[str, Any]:
         TextTokenizer.load(directory)  # says what is missing
     loaded = _ask(directory, trust_remote_code)
     backend: Tokenizer = loaded.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
     special = {name: str(token) for name, token in loaded.special_tokens_map.items() if isinstance(token, str)}
     bos = loaded.bos_token_id
     adds_bos = bos is not None and list(loaded("a").input_ids[:1]) == [bos]

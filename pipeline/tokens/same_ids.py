@@ -84,12 +84,12 @@ def first_difference(first: Tokenizer, second: Tokenizer, *, second_may_add: boo
 
     Tokenizers of one definition are the same. Of others the texts of their tokens are compared, among others, up to
     48,000 tokens evenly spread over the vocabulary; and every added token inside a text. With `second_may_add`,
-    texts with an added token that only the second has are left out. Costs about 2 s.
+    texts with a special token that only the second has are left out. Costs about 2 s.
     """
     if same_definition(first, second):
         return None
     added = [_added(tokenizer) for tokenizer in (first, second)]
-    left_out = added[1] - added[0] if second_may_add else set()
+    left_out = _added(second, special=True) - added[0] if second_may_add else set()
     names = (added[0] | added[1]) - left_out
     around = [
         text for name in sorted(names) for text in (name, f"a{name}b", f" {name} ", f"{name}\n{name}", f"a {name}  b")
@@ -125,8 +125,10 @@ def _compare(first: Tokenizer, second: Tokenizer, texts: Sequence[str]) -> Diffe
     return None
 
 
-def _added(tokenizer: Tokenizer) -> set[str]:
-    return {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+def _added(tokenizer: Tokenizer, *, special: bool = False) -> set[str]:
+    """The texts of added tokens: all, or only those that are special."""
+    tokens = tokenizer.get_added_tokens_decoder().values()
+    return {token.content for token in tokens if token.special or not special}
 
 
 def _token_texts(tokenizer: Tokenizer) -> Iterable[str]:

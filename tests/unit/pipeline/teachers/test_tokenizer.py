@@ -114,6 +114,15 @@ def test_the_hash_changes_with_what_decides_ids(
     assert (load_tokenizer(directory).fingerprint == before) == same
 
 
+def test_saved_truncation_and_padding_are_no_difference(directory: Path) -> None:
+    before = load_tokenizer(directory).fingerprint
+    backend = Tokenizer.from_str((directory / "tokenizer.json").read_text())
+    backend.enable_truncation(2)
+    backend.enable_padding(length=9, pad_id=1, pad_token="<|end|>")
+    (directory / "tokenizer.json").write_text(backend.to_str())
+    assert load_tokenizer(directory).fingerprint == before
+
+
 def test_the_answer_is_asked_for_once(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llama_class(directory)
     first = load_tokenizer(directory)

@@ -68,6 +68,8 @@ def test_a_token_that_only_the_second_has_may_be_left_out(made: Callable[[], Tok
     assert first_difference(first, second) is not None
     assert first_difference(first, second, second_may_add=True) is None
     assert first_difference(second, first, second_may_add=True) is not None, "the first may not"
+    second.add_tokens(["fox"])
+    assert first_difference(first, second, second_may_add=True) is not None, "a word of texts is no padding token"
 
 
 def test_two_tokens_that_changed_places_are_found_among_all(
