@@ -1,11 +1,11 @@
 """How the tokenizers that a GGUF file names (`tokenizer.ggml.pre`) cut a text before BPE.
 
-The normalizer and the cuts are those of the tokenizer.json that each name stands for. A name that is not here has no
-tokenizer that could be compared: its files are refused.
+The normalizer and the cuts are those of the tokenizer.json that each name stands for. Files with a name that is not
+here are refused. docs/teachers.md says which names were compared with expected ids.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tokenizers import Regex, normalizers, pre_tokenizers
 from tokenizers.normalizers import Normalizer
@@ -14,16 +14,17 @@ from tokenizers.pre_tokenizers import PreTokenizer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """`steps` makes the cuts, the byte alphabet included. `adds_bos` holds where the file does not say it.
+    """The rule of files with one of `names`: `steps` makes the cuts, the byte alphabet included.
 
-    `whole_words`: a word that is a token is taken as it is, without merges.
+    `whole_words`: a word that is a token is taken as it is, without merges. `adds_bos` holds where the file does not
+    say it.
     """
 
+    names: tuple[str, ...]
     steps: Callable[[], list[PreTokenizer]]
     normalizer: Callable[[], Normalizer] | None = None
     whole_words: bool = False
     adds_bos: bool = False
-    names: tuple[str, ...] = field(default=())
 
 
 def _bytes(*, words: bool) -> PreTokenizer:

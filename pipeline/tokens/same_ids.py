@@ -12,7 +12,7 @@ _MAX_GROUPS = 1500
 _SHOWN_IDS = 12
 # Spaces at the borders and in runs, lines, digits, contractions, capitals, accents as one character and as two, scripts
 # without spaces, emoji, control characters, and what normalizers change.
-_TEXTS = (
+TEXTS = (
     *(
         "",
         " ",
@@ -94,7 +94,7 @@ def first_difference(first: Tokenizer, second: Tokenizer, *, second_may_add: boo
     around = [
         text for name in sorted(names) for text in (name, f"a{name}b", f" {name} ", f"{name}\n{name}", f"a {name}  b")
     ]
-    texts = [text for text in (*_TEXTS, *around) if not any(name in text for name in left_out)]
+    texts = [text for text in (*TEXTS, *around) if not any(name in text for name in left_out)]
     if (found := _compare(first, second, texts)) is not None:
         return found
     for tokenizer in (first, second):

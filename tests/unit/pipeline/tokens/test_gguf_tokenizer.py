@@ -4,11 +4,15 @@ import json
 from typing import Any
 
 import pytest
+from tokenizers import Regex, pre_tokenizers
+from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
 from logitlake.pipeline.tokens.gguf_splits import SPLITS
 from logitlake.pipeline.tokens.gguf_tokenizer import UnknownTokenizerError, build_gguf_tokenizer
+from logitlake.pipeline.tokens.same_ids import TEXTS
 
 NORMAL, UNKNOWN, CONTROL, USER, BYTE = 1, 2, 3, 4, 6
+TEXT = " I'll  PAY\t$12.50\r\n\n für 3千円?! <b>„Äh“</b> \n  "
 PIECES = {
     "<unk>": 0,
     "<s>": 0,
@@ -75,11 +79,19 @@ def test_the_named_rule_cuts_the_text(byte_level: dict[str, Any], name: str, cut
     assert [text for text, _ in backend.pre_tokenizer.pre_tokenize_str("x1234567 1234567")] == cut
 
 
+@pytest.mark.parametrize("name", sorted(SPLITS.keys() & GGUF_PRE_TOKENIZER_SPLITS.keys()))
+def test_the_cuts_are_those_of_transformers_for_the_names_that_it_knows(name: str) -> None:
+    steps = [pre_tokenizers.Split(Regex(GGUF_PRE_TOKENIZER_SPLITS[name]), "isolated"), pre_tokenizers.ByteLevel(False)]
+    steps[1].use_regex = False
+    theirs, ours = (pre_tokenizers.Sequence(parts) for parts in (steps, SPLITS[name].steps()))
+    for text in (*TEXTS, TEXT):
+        assert ours.pre_tokenize_str(text) == theirs.pre_tokenize_str(text)
+
+
 @pytest.mark.parametrize("name", SPLITS)
 def test_no_rule_loses_a_character(byte_level: dict[str, Any], name: str) -> None:
     backend = build_gguf_tokenizer({**byte_level, "tokenizer.ggml.pre": name}).backend
-    text = " I'll  PAY\t$12.50\r\n\n für 3千円?! <b>„Äh“</b> \n  "
-    assert backend.decode(backend.encode(text, add_special_tokens=False).ids, skip_special_tokens=False) == text
+    assert backend.decode(backend.encode(TEXT, add_special_tokens=False).ids, skip_special_tokens=False) == TEXT
 
 
 @pytest.mark.parametrize(
