@@ -15,6 +15,7 @@ from logitlake.pipeline.corpus.document import Document, Reject
 from logitlake.pipeline.corpus.rejects import RejectGuard
 from logitlake.pipeline.settings.models import Config, TeacherSettings
 from logitlake.pipeline.teachers.files import TeacherFiles, TeacherSource, resolve_teacher
+from logitlake.pipeline.teachers.tokenizer import load_tokenizer
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.writing.target_size_answers import kept_probe
@@ -75,7 +76,11 @@ def prepare(config: Config, files: TeacherFiles | None = None) -> Prepared:
     """
     assert config.teacher is not None
     files = files or resolve_teacher(config.teacher)
-    tokenizer = TextTokenizer.load(files.directory, chat_template=config.tokenization.chat_template)
+    tokenizer = load_tokenizer(
+        files.directory,
+        chat_template=config.tokenization.chat_template,
+        trust_remote_code=config.teacher.trust_remote_code,
+    )
     recipe = make_recipe(
         files=files,
         tokenizer=tokenizer,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from logitlake.flows.capture.estimate import expected_rates
+from logitlake.flows.capture.other_tokenizer import other_tokenizer
 from logitlake.flows.capture.plan_count import PlanCount
 from logitlake.flows.capture.preparation import Prepared, prepare
 from logitlake.flows.capture.unit_notes import rejects_of, sources_of
@@ -94,6 +95,8 @@ class CaptureRun:
             if self.prepared.question is not None:
                 self.prepared = self._probed(self.prepared, self.prepared.question)
             recipe_id = self.prepared.recipe.recipe_id
+            if warning := other_tokenizer(self.prepared, self._lake):
+                log.warning("%s", warning)
             known = KnownDocuments(self._lake, recipe_id)
             self.report = CaptureReport(
                 run_id=self.run_id,

@@ -37,7 +37,10 @@ def plan_student(config: Config) -> tuple[StudentJob, DistillReport | None]:
         student = existing_student(config, lake, job)
     if student is None:
         check_training(
-            *(job.student, job.teacher, job.parent, job.recipe), output=job.directory, student_id=job.student_id
+            *(job.student, job.teacher, job.parent, job.recipe),
+            output=job.directory,
+            student_id=job.student_id,
+            chat_template=config.tokenization.chat_template,
         )
         return job, None
     return job, _report(job, new_run_id(), student)

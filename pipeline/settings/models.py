@@ -56,6 +56,10 @@ class TeacherSettings(Settings):
 
     model: PathText = Field(description="hub id, directory, or directory that holds a GGUF file")
     gguf_file: PathText | None = Field(None, description="name of the GGUF file inside `model`, or a path to one")
+    gguf_tokenizer: Literal["file", "transformers"] = Field(
+        "file",
+        description="file: as the GGUF file describes it, or refused; transformers: its conversion, which may differ",
+    )
     revision: str | None = None
     adapter: PathText | None = Field(None, description="PEFT adapter: hub id or directory")
     engine: Annotated[str, NameIn(ENGINES)] = Field("transformers", description="what runs the model")

@@ -9,8 +9,9 @@ from typing import Any
 from logitlake.pipeline.settings.models import StudentSettings, TeacherSettings, TrainingSettings
 from logitlake.pipeline.students.file_hashes import difference
 from logitlake.pipeline.teachers.config_hash import hash_config
-from logitlake.pipeline.teachers.files import TeacherFiles, check_same_teacher, resolve_teacher
+from logitlake.pipeline.teachers.files import TeacherFiles, check_same_teacher, refuse_foreign_code, resolve_teacher
 from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
+from logitlake.pipeline.teachers.tokenizer import has_tokenizer
 from logitlake.storage.errors import IntegrityError, SettingsError
 from logitlake.storage.identity import canonical_json, digest
 from logitlake.storage.row_sets.row_set import RowSet
@@ -72,7 +73,7 @@ def find_parent(settings: StudentSettings, recipe: Mapping[str, Any], teacher: T
         parent_id=read_facts(files.directory).get("student_id", files.teacher_hash),
         content_id=files.teacher_hash,
         directory=files.directory,
-        tokenizer_directory=files.directory,
+        tokenizer_directory=files.directory if has_tokenizer(files.directory) else None,
         config_id=files.config_hash,
     )
 
@@ -169,6 +170,9 @@ def _config_as_parent(settings: StudentSettings) -> Parent:
     from transformers import AutoConfig
 
     assert settings.model is not None
+    directory = Path(settings.model).expanduser()
+    if settings.trust_remote_code:
+        refuse_foreign_code(directory)
     try:
         config = AutoConfig.from_pretrained(
             settings.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code
@@ -177,11 +181,9 @@ def _config_as_parent(settings: StudentSettings) -> Parent:
         raise SettingsError(f"student.model {settings.model}: can't load a model config: {error}") from None
     content = {key: value for key, value in config.to_dict().items() if key not in _NOT_PART_OF_THE_CONFIG}
     content_id = digest(b"config", canonical_json(json.loads(json.dumps(content, default=str))))
-    directory = Path(settings.model).expanduser()
-    has_tokenizer = (directory / "tokenizer.json").is_file()
     return Parent(
         parent_id=content_id,
         content_id=content_id,
         directory=directory,
-        tokenizer_directory=directory if has_tokenizer else None,
+        tokenizer_directory=directory if has_tokenizer(directory) else None,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from logitlake.pipeline.settings.models import LoraSettings, StudentSettings
 from logitlake.pipeline.students.identity import Parent, read_facts
+from logitlake.pipeline.students.tokenizer import find_tokenizer
 from logitlake.pipeline.teachers.files import TeacherFiles
 from logitlake.pipeline.teachers.fingerprints import tensor_shapes
 from logitlake.pipeline.teachers.positions import check_window
@@ -26,10 +27,11 @@ def check_training(
     *,
     output: Path,
     student_id: str,
+    chat_template: Path | None = None,
 ) -> None:
     """Raises SettingsError or MismatchError for a student that can't be made or saved, as its files alone show.
 
-    They show the layers, positions, rows of the embedding and names of the modules.
+    They show the tokenizer, layers, positions, rows of the embedding and names of the modules.
     """
     try:
         str(output).encode()
@@ -46,6 +48,7 @@ def check_training(
             check_layers(total, student.layers)
     if parent.directory is None:
         return
+    find_tokenizer(student, parent, teacher, recipe, chat_template=chat_template)
     check_window(parent.directory, recipe["window"], "the student")
     shapes = tensor_shapes(parent.directory) if student.source != "config" else {}
     _check_vocabulary(parent.directory, shapes, recipe["vocabulary"])

@@ -63,6 +63,8 @@ def resolve_teacher(settings: TeacherSettings) -> TeacherFiles:
     """
     directory = _directory(settings)
     _refuse_adapter_beside(directory)
+    if settings.trust_remote_code:
+        refuse_foreign_code(directory)
     weights = _weight_files(directory, settings)
     teacher_hash, n_parameters = hash_weights(weights)
     adapter = None if settings.adapter is None else _adapter(settings)
@@ -103,7 +105,7 @@ def _directory(settings: TeacherSettings) -> Path:
     # Conversion needs torch and transformers: nothing else here does.
     from logitlake.pipeline.teachers.gguf import convert_gguf
 
-    return convert_gguf(gguf)
+    return convert_gguf(gguf, tokenizer=settings.gguf_tokenizer)
 
 
 def _gguf_file(settings: TeacherSettings) -> Path | None:
@@ -216,6 +218,25 @@ def _refuse_adapter_beside(directory: Path) -> None:
             "base model; set teacher.model to the base model and teacher.adapter to this directory, or, if the adapter "
             "is merged into these weights, move adapter_config.json and adapter_model.* away"
         )
+
+
+def refuse_foreign_code(directory: Path) -> None:
+    """Raises SettingsError where `auto_map` names code of another repository: it may change, and is not hashed."""
+    for name in ("config.json", "tokenizer_config.json"):
+        try:
+            auto_map = json.loads((directory / name).read_text(encoding="utf-8")).get("auto_map", {})
+        except (OSError, ValueError, AttributeError):
+            continue
+        values = auto_map.values() if isinstance(auto_map, dict) else [auto_map]
+        references = [text for value in values for text in (value if isinstance(value, list) else [value])]
+        for reference in references:
+            if isinstance(reference, str) and "--" in reference:
+                repository, _, code = reference.partition("--")
+                raise SettingsError(
+                    f"{directory / name}: auto_map names {reference}, code of the repository {repository}, which may "
+                    "change while these files stay the same; expected code in this directory: copy the Python files of "
+                    f"{repository} here and write {code} in auto_map, or set trust_remote_code to false"
+                )
 
 
 def _model_type(directory: Path) -> str:

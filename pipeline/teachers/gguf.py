@@ -4,36 +4,43 @@ import contextlib
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from gguf import GGUFReader
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
 
 from logitlake.pipeline.teachers.fingerprints import cache_directory
 from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
 from logitlake.pipeline.teachers.loading import check_whole
 from logitlake.pipeline.teachers.origin import write_card
+from logitlake.pipeline.tokens.gguf_metadata import read_metadata
+from logitlake.pipeline.tokens.gguf_tokenizer import ADVICE, GgufTokenizer, read_gguf_tokenizer
+from logitlake.pipeline.tokens.same_ids import first_difference
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.identity import digest
 
+# Raise it when the same file gives another tokenizer than before.
+_METHOD = b"tokenizer of the file 1"
 
-def convert_gguf(path: Path) -> Path:
+
+def convert_gguf(path: Path, *, tokenizer: Literal["file", "transformers"] = "file") -> Path:
     """The directory that holds the model and tokenizer of a GGUF file in bfloat16; converts it if it is missing.
 
-    The key is path, size and modification time. Two processes may convert at once; both use the first result.
-    Raises SettingsError for a file that transformers can't read.
+    The tokenizer is the one that the file describes, or the conversion of transformers, which leaves out some of the
+    description. The key is path, size, modification time and tokenizer. Two processes may convert at once; both use
+    the first result. Raises SettingsError for a file that transformers can't read, or whose tokenizer is not known.
     """
     path = path.resolve()
     status = path.stat()
-    key = digest(str(path).encode(), str(status.st_size).encode(), str(status.st_mtime_ns).encode())
+    method = [_METHOD] if tokenizer == "file" else []
+    key = digest(str(path).encode(), str(status.st_size).encode(), str(status.st_mtime_ns).encode(), *method)
     final = cache_directory() / "gguf" / f"{path.stem}-{key[:12]}"
     if (final / "config.json").is_file():
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=final.parent, suffix=".tmp"))
     try:
-        _save(path, staging)
+        _save(path, staging, tokenizer)
         # Another process has renamed its identical directory first.
         with contextlib.suppress(FileExistsError, OSError):
             staging.rename(final)
@@ -44,10 +51,12 @@ def convert_gguf(path: Path) -> Path:
     return final
 
 
-def _save(path: Path, staging: Path) -> None:
+def _save(path: Path, staging: Path, tokenizer: Literal["file", "transformers"]) -> None:
     folder, name = str(path.parent), path.name
+    described = read_gguf_tokenizer(path) if tokenizer == "file" else None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+        if described is None:
+            AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(staging)
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             gguf_file=name,
@@ -58,14 +67,27 @@ def _save(path: Path, staging: Path) -> None:
     except LOAD_ERRORS as error:
         raise SettingsError(f"teacher {path}: transformers can't read this GGUF file ({error})") from None
     check_whole(model, found, f"teacher {path}")
-    tokenizer.save_pretrained(staging)
     model.save_pretrained(staging)
+    if described is not None:
+        _save_tokenizer(path, described, staging)
     write_card(staging, _card(path))
+
+
+def _save_tokenizer(path: Path, described: GgufTokenizer, staging: Path) -> None:
+    """Write it beside the model. Raises SettingsError if transformers then reads another one for this kind of model."""
+    saved = PreTrainedTokenizerFast(tokenizer_object=described.backend, **described.settings)
+    saved.save_pretrained(staging)
+    loaded = AutoTokenizer.from_pretrained(staging)
+    if (difference := first_difference(described.backend, loaded.backend_tokenizer)) is not None:
+        raise SettingsError(
+            f"teacher {path}: transformers reads its tokenizer in another way for this kind of model: "
+            f"{difference.words('the file', 'transformers')}; {ADVICE}"
+        )
 
 
 def _card(path: Path) -> dict[str, Any]:
     """Licence and base models by the file's own metadata, as a card names them."""
-    fields = {name: field.contents() for name, field in GGUFReader(path).fields.items() if name.startswith("general.")}
+    fields = read_metadata(path)
     bases = [
         "/".join(str(fields[name]) for name in names if name in fields)
         for number in range(int(fields.get("general.base_model.count", 0)))

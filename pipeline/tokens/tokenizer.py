@@ -1,7 +1,7 @@
 """Reads a Hugging Face tokenizer directory with `tokenizers` alone: no torch, no transformers, 0.1 s."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from logitlake.storage.errors import MismatchError, SettingsError
 from logitlake.storage.identity import canonical_json, digest
 
 # Without the padding token: training code may change it, and no cached token depends on it.
-_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _REPLACEMENT = "\ufffd"
 
 
@@ -32,6 +32,7 @@ class TextTokenizer:
         self.chat_template = template
         self.template_hash = template.template_hash if template else None
         special = _special_tokens(config)
+        self.special_tokens = special
         self.bos_id = _id_of(backend, special, "bos_token")
         self.eos_id = _id_of(backend, special, "eos_token")
         ids = backend.get_vocab(with_added_tokens=True).values()
@@ -41,31 +42,34 @@ class TextTokenizer:
         self._adds_prefix_space = backend.encode("a", add_special_tokens=False).ids != self._after_anchor("a")
 
     @classmethod
-    def load(cls, directory: Path, *, chat_template: Path | None = None) -> "TextTokenizer":
+    def load(
+        cls,
+        directory: Path,
+        *,
+        chat_template: Path | None = None,
+        backend: str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> "TextTokenizer":
         """Read tokenizer.json, tokenizer_config.json and chat_template.jinja of `directory`.
 
-        `chat_template` is a Jinja file to use in place of the directory's own. Raises SettingsError for what is missing
-        or unreadable.
+        `chat_template` is a Jinja file to use in place of the directory's own, `backend` a JSON text to use in place of
+        tokenizer.json; `config` names the special tokens and `add_bos_token` in place of the files. Raises
+        SettingsError for what is missing or unreadable.
         """
-        path = directory / "tokenizer.json"
-        try:
-            backend = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            advice = "expected a directory with a tokenizer.json, as save_pretrained writes it"
-            raise SettingsError(f"tokenizer {path}: can't be read ({error.strerror}); {advice}") from None
-        except Exception as error:  # tokenizers raises the bare class
-            raise SettingsError(f"tokenizer {path}: not a tokenizer ({error}); save it again") from None
-        config = _read_config(directory)
-        directory_template = _own_template(directory, config)
-        special = _special_tokens(config)
-        control = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
-        source, origin = directory_template, str(directory)
+        loaded = _load_backend(directory / "tokenizer.json", backend)
+        files = _read_config(directory)
+        own_template = _own_template(directory, files)
+        if config is not None:
+            files = dict(config)
+        special = _special_tokens(files)
+        control = [token.content for token in loaded.get_added_tokens_decoder().values() if token.special]
+        source, origin = own_template, str(directory)
         if chat_template is not None:
             source, origin = _read(chat_template), str(chat_template)
         template = None
         if source is not None:
             template = ChatTemplate(source, special_tokens=special, control_tokens=control, origin=origin)
-        return cls(backend, config=config, own_template=directory_template, template=template)
+        return cls(loaded, config=files, own_template=own_template, template=template)
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without the tokens that the tokenizer's own template would add."""
@@ -118,6 +122,17 @@ class TextTokenizer:
         return list(ids[len(anchor) :]) if anchor and ids[: len(anchor)] == anchor else None
 
 
+def _load_backend(path: Path, content: str | None) -> Tokenizer:
+    """From `content`, else from the file. Raises SettingsError."""
+    try:
+        return Tokenizer.from_str(path.read_text(encoding="utf-8") if content is None else content)
+    except OSError as error:
+        advice = "expected a directory with a tokenizer.json, as save_pretrained writes it"
+        raise SettingsError(f"tokenizer {path}: can't be read ({error.strerror}); {advice}") from None
+    except Exception as error:  # tokenizers raises the bare class
+        raise SettingsError(f"tokenizer {path}: not a tokenizer ({error}); save it again") from None
+
+
 def _fingerprint(backend: Tokenizer, special: dict[str, str], adds_bos: bool, template: str | None) -> str:
     """Without the post-processor: it only adds BOS and EOS, and saving a tokenizer may change it."""
     content = json.loads(backend.to_str())
@@ -151,7 +166,7 @@ def _id_of(backend: Tokenizer, special: dict[str, str], name: str) -> int | None
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
     texts = {}
-    for name in _SPECIAL_TOKENS:
+    for name in SPECIAL_TOKENS:
         token = config.get(name)
         text = token.get("content") if isinstance(token, dict) else token
         if isinstance(text, str):

@@ -24,7 +24,7 @@ from logitlake.pipeline.students.card_metadata import find_parent_origin
 from logitlake.pipeline.students.identity import Parent, as_named_before, find_parent, student_id
 from logitlake.pipeline.students.initial_model import make_student
 from logitlake.pipeline.students.preflight import existing_facts
-from logitlake.pipeline.students.tokenizer import check_tokenizer
+from logitlake.pipeline.students.tokenizer import find_tokenizer
 from logitlake.pipeline.teachers.devices import device_has_bfloat16, resolve_device
 from logitlake.pipeline.teachers.dtype import resolve_dtype
 from logitlake.pipeline.teachers.files import TeacherFiles
@@ -97,8 +97,7 @@ def train_student(
         return TrainedStudent(
             student_id=this_id, parent_id=parent.parent_id, directory=output, existed=True, facts=facts
         )
-    tokenizer = _tokenizer_directory(student, parent, teacher)
-    check_tokenizer(tokenizer, recipe, chat_template=chat_template)
+    tokenizer = find_tokenizer(student, parent, teacher, recipe, chat_template=chat_template)
     work = _work_directory(output, this_id)
     args = training_arguments(training, work / "checkpoints", show_progress=show_progress)
     reader = RowSetReader(
@@ -203,16 +202,6 @@ def _work_directory(output: Path, this_id: str) -> Path:
     """Where checkpoints and the unfinished student lie: beside `output`, and the same after a kill."""
     name = f".{output.name}.{this_id[:12]}"
     return output.with_name(name if len(os.fsencode(name)) <= _MAX_NAME_BYTES else f".{this_id}")
-
-
-def _tokenizer_directory(student: StudentSettings, parent: Parent, teacher: TeacherFiles | None) -> Path:
-    directory = parent.tokenizer_directory or (teacher.directory if teacher else None)
-    if directory is None:
-        raise SettingsError(
-            f"student.source {student.source}: expected tokenizer.json beside the student's config, found none, and no "
-            "teacher is set whose tokenizer could be used; add the tokenizer's files, or set the teacher"
-        )
-    return directory
 
 
 def _facts(

@@ -53,6 +53,12 @@ def find_recipe(lake: Lake, prefix: str | None = None) -> tuple[str, dict[str, A
     return matches[0]
 
 
+def stored_recipes(lake: Lake) -> dict[str, dict[str, Any]]:
+    """All recipes of the lake by id, the oldest first."""
+    rows = lake.sql("SELECT recipe_id, recipe FROM recipes ORDER BY created_at, recipe_id").to_pylist()
+    return {row["recipe_id"]: json.loads(row["recipe"]) for row in rows}
+
+
 def _with_noted_config(lake: Lake, recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe of an older logitlake, with the config under which it goes on among its facts."""
     if "config" in recipe.get("teacher", {}):

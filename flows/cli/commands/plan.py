@@ -60,6 +60,7 @@ def plan(options: PlanOptions) -> None:
 def _plan(config: Config, tokens_per_second: float | None) -> dict[str, Any]:
     # Imported here: the tokenizer and the hub client are slow to import.
     from logitlake.flows.capture.estimate import expected_rates
+    from logitlake.flows.capture.other_tokenizer import other_tokenizer
     from logitlake.flows.capture.preparation import guards_of, prepare
     from logitlake.pipeline.capture.planning import count_plan
     from logitlake.pipeline.corpus.rejects import RejectTally
@@ -74,6 +75,8 @@ def _plan(config: Config, tokens_per_second: float | None) -> dict[str, Any]:
             rates = expected_rates(prepared, lake, given_speed=tokens_per_second)
             earlier = earlier_estimates(lake)
             if recipe_id is not None:
+                if warning := other_tokenizer(prepared, lake):
+                    say(warning)
                 plan = prepared.plan(KnownDocuments(lake, recipe_id), guards)
     except LakeMissingError:
         say("there is no lake yet, so every document is new")

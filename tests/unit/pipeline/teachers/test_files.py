@@ -124,3 +124,20 @@ def test_an_adapter_changes_the_adapter_hash_and_not_the_teachers(teacher: Path,
     assert plain.teacher_hash == adapted.teacher_hash
     assert plain.adapter_hash is None
     assert adapted.adapter_hash is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "auto_map"),
+    [
+        ("config.json", {"AutoConfig": "code.C", "AutoModelForCausalLM": "owner/code--modeling.M"}),
+        ("tokenizer_config.json", {"AutoTokenizer": ["owner/code--tokenizing.T", None]}),
+        ("tokenizer_config.json", ["owner/code--tokenizing.T", None]),
+    ],
+)
+def test_trusted_code_of_another_repository_is_refused(teacher: Path, name: str, auto_map: object) -> None:
+    path = teacher / name
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**content, "auto_map": auto_map}))
+    with pytest.raises(SettingsError, match=rf"{name}.*the repository owner/code.*copy the Python files"):
+        resolve(teacher, trust_remote_code=True)
+    resolve(teacher)

@@ -1,18 +1,22 @@
 import json
 from pathlib import Path
+from typing import Literal
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.pipeline.teachers.engines.transformers_engine import load_teacher
 from logitlake.pipeline.teachers.files import resolve_teacher
 from logitlake.pipeline.teachers.gguf import convert_gguf
+from logitlake.pipeline.teachers.tokenizer import load_tokenizer
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import SettingsError
 
+KINDS: tuple[Literal["file", "transformers"], ...] = ("file", "transformers")
 LAYER = {
     "attn_q": (32, 32),
     "attn_k": (16, 32),
@@ -108,3 +112,31 @@ def test_the_origin_of_a_gguf_file_is_that_of_its_metadata(gguf_file: Path) -> N
         "licence": "apache-2.0",
         "base_models": ["HuggingFaceTB/SmolLM2-135M"],
     }
+
+
+def test_the_files_rule_cuts_digits_and_the_conversion_of_transformers_stays_at_hand(
+    gguf_file: Path, tmp_path: Path
+) -> None:
+    """The second is what an older logitlake took, under the same name in the cache and with the same hash."""
+    described, converted = convert_gguf(gguf_file), convert_gguf(gguf_file, tokenizer="transformers")
+    assert described != converted
+    texts = ["x ½٣ y"]
+    older = AutoTokenizer.from_pretrained(str(gguf_file.parent), gguf_file=gguf_file.name)
+    older.save_pretrained(tmp_path / "older")
+    assert load_tokenizer(converted).fingerprint == TextTokenizer.load(tmp_path / "older").fingerprint
+    assert load_tokenizer(converted).encode_texts(texts) == [older(texts[0]).input_ids]
+    new = load_tokenizer(described)
+    cut = new.backend.pre_tokenizer.pre_tokenize_str("x12 34")
+    assert [text for text, _ in cut] == ["x", "1", "2", "Ġ", "3", "4"]
+    first, second = (resolve_teacher(TeacherSettings(model=str(gguf_file), gguf_tokenizer=kind)) for kind in KINDS)
+    assert (first.teacher_hash, first.config_hash) == (second.teacher_hash, second.config_hash)
+    assert {first.directory, second.directory} == {described, converted}
+
+
+def test_a_rule_that_is_not_known_is_refused_unless_told(gguf_file: Path, tmp_path: Path) -> None:
+    content = gguf_file.read_bytes()
+    gguf_file.write_bytes(content.replace(b"smollm", b"secret"))
+    with pytest.raises(SettingsError, match=r"tiny\.gguf.*found 'secret'.*teacher\.gguf_tokenizer to transformers"):
+        convert_gguf(gguf_file)
+    assert list((tmp_path / "cache" / "gguf").iterdir()) == []
+    assert (convert_gguf(gguf_file, tokenizer="transformers") / "tokenizer.json").is_file()

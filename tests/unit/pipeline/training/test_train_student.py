@@ -18,6 +18,7 @@ from logitlake.pipeline.evaluation.evaluate import load_student
 from logitlake.pipeline.reading.batches import make_batch
 from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.settings.models import LoraSettings, StudentSettings, TrainingSettings
+from logitlake.pipeline.teachers.files import TeacherFiles
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.pipeline.training import distillation_trainer
 from logitlake.pipeline.training.checkpoints import MANIFEST, READER_STATE, complete_checkpoint, last_checkpoint
@@ -61,7 +62,17 @@ def recipe(tokenizer_dir):
 
 @pytest.fixture
 def train(lake, checkpoint, recipe, tmp_path):
-    def run(*, student=None, parent=None, changes=None, fetch=None, show_progress=False, on_progress=None, **settings):
+    def run(
+        *,
+        student=None,
+        parent=None,
+        changes=None,
+        teacher=None,
+        fetch=None,
+        show_progress=False,
+        on_progress=None,
+        **settings,
+    ):
         return train_student(
             student or StudentSettings(source="checkpoint", model=str(checkpoint)),
             TrainingSettings(**{"output": tmp_path / "out", "batch_sequences": 2, "precision": "fp32"} | settings),
@@ -69,6 +80,7 @@ def train(lake, checkpoint, recipe, tmp_path):
             fetch=fetch or lake.fetch,
             recipe=recipe | (changes or {}),
             parent=parent,
+            teacher=teacher,
             show_progress=show_progress,
             on_progress=on_progress,
         )
@@ -114,6 +126,16 @@ def test_the_card_and_the_facts_state_the_lineage(train, lake, recipe):
     assert facts["row_set"]["up_to_commit"] == 1
     assert facts["settings"]["training"]["learning_rate"] == 3e-4
     assert facts["recipe"] == recipe
+
+
+def test_a_checkpoint_without_a_tokenizer_is_saved_with_the_teachers(train, checkpoint, tokenizer_dir):
+    (checkpoint / "tokenizer.json").unlink()
+    with pytest.raises(SettingsError, match="no teacher is set"):
+        train()
+    teacher = TeacherFiles(directory=tokenizer_dir, teacher_hash="w" * 32, name="tiny")
+    student = train(teacher=teacher)
+    assert (student.directory / "tokenizer.json").read_bytes() == (tokenizer_dir / "tokenizer.json").read_bytes()
+    assert AutoTokenizer.from_pretrained(student.directory)("the cat").input_ids
 
 
 def test_a_known_student_is_not_trained_again(train, lake):
