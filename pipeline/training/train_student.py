@@ -38,6 +38,7 @@ from logitlake.pipeline.training.distillation_trainer import (
 from logitlake.pipeline.training.model_loss import LossSettings
 from logitlake.pipeline.training.save_student import Origins, save_student
 from logitlake.storage.errors import SettingsError
+from logitlake.storage.lake.disk_errors import full_disk_named
 from logitlake.storage.row_sets.row_set import RowSet
 
 log = logging.getLogger(__name__)
@@ -125,14 +126,16 @@ def train_student(
     )
     resumed = _resume_point(trainer, work / "checkpoints")
     log.info("student %s: %d steps an epoch%s", this_id[:12], len(reader), f", from {resumed.name}" if resumed else "")
-    result = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    with full_disk_named(work.parent):
+        result = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     facts = _facts(this_id, parent, student, training, row_set, recipe) | {
         "metrics": _metrics(trainer, result, args),
         "curve": training_curve(trainer.state.log_history),
         "versions": _versions(),
     }
     origins = Origins(student=student, parent=parent, recipe=recipe, tokenizer=tokenizer, chat_template=chat_template)
-    facts = save_student(trainer, work, output, facts, origins)
+    with full_disk_named(work.parent):
+        facts = save_student(trainer, work, output, facts, origins)
     return TrainedStudent(student_id=this_id, parent_id=parent.parent_id, directory=output, existed=False, facts=facts)
 
 

@@ -5,15 +5,18 @@ SQLite has one message, "disk I/O error", for a full disk and for a broken one: 
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from logitlake.storage.errors import LakeError, LogitlakeError
 from logitlake.storage.lake.location import LakeLocation
 
 # No room for the bytes: a full disk, a quota, the limit of a process (ulimit -f).
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SIGNS = ("No space left", "disk is full", "Disk quota exceeded", "File too large")
-_UNCLEAR = ("disk I/O error", "Input/output error")
+# SQLite, the system, and torch while it writes a file.
+_UNCLEAR = ("disk I/O error", "Input/output error", "inline_container.cc", "PytorchStreamWriter")
 # SQLite's journal needs 32 kB and its index some more: with less than this an unclear error is that of a full disk.
 _FEW_BYTES = 1 << 20
 ADVICE = "free some space and run again; committed work is kept"
@@ -41,6 +44,19 @@ def disk_problem(error: BaseException, folders: Iterable[Path | None]) -> str | 
         f"the disk could not be read or written, and it is not full ({_short(text)}): check the disk or network mount "
         f"of {names} (`dmesg`), then run again"
     )
+
+
+@contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Errors inside become LakeError if there is no room to write in `folder`; others stay as they are."""
+    try:
+        yield
+    except LogitlakeError:
+        raise
+    except Exception as error:
+        if free_bytes(folder) >= _FEW_BYTES or not (problem := disk_problem(error, [folder])):
+            raise
+        raise LakeError(problem) from error
 
 
 def lake_folders(location: LakeLocation) -> list[Path | None]:

@@ -11,7 +11,8 @@ import duckdb
 import orjson
 import pytest
 
-from logitlake.storage.lake.disk_errors import disk_problem
+from logitlake.storage.errors import LakeError, MismatchError
+from logitlake.storage.lake.disk_errors import disk_problem, full_disk_named
 
 OLD_LAKE = Path(__file__).parents[3] / "golden" / "format-1" / "lake"
 
@@ -137,3 +138,16 @@ def test_an_error_without_room_names_a_place_and_what_to_do(error: Exception, tm
 def test_another_error_is_not_one_of_the_disk(tmp_path: Path) -> None:
     for error in (ValueError("x"), PermissionError(errno.EACCES, "Permission denied", "f"), duckdb.Error("syntax")):
         assert disk_problem(error, [tmp_path]) is None
+
+
+def test_only_errors_of_a_full_disk_become_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch_writer = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+    for error in (torch_writer, ValueError("x"), MismatchError("y")):
+        with pytest.raises(type(error)), full_disk_named(tmp_path):
+            raise error
+    monkeypatch.setattr("logitlake.storage.lake.disk_errors.free_bytes", lambda place: 0)
+    with pytest.raises(LakeError, match=f"the disk is full: {tmp_path} has 0 bytes free"), full_disk_named(tmp_path):
+        raise torch_writer
+    for error in (ValueError("x"), MismatchError("y")):
+        with pytest.raises(type(error)), full_disk_named(tmp_path):
+            raise error
