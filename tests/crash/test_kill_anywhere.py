@@ -93,7 +93,12 @@ def _is_whole(lake: Lake, units: int) -> None:
     assert all(not check.problem for check in verify(lake))
 
 
-@pytest.mark.parametrize("failpoint", FAILPOINTS)
+QUICK = ("file-renamed", "rows-registered")
+
+
+@pytest.mark.parametrize(
+    "failpoint", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAILPOINTS]
+)
 def test_a_killed_commit_is_there_or_not_there_and_a_second_run_completes_it(directory, failpoint):
     """It is killed while it commits the second unit, which the lake does not hold yet."""
     assert _run(directory, UNITS, first=1, kill_at=failpoint) == -signal.SIGKILL
@@ -104,6 +109,7 @@ def test_a_killed_commit_is_there_or_not_there_and_a_second_run_completes_it(dir
         _is_whole(lake, UNITS)
 
 
+@pytest.mark.slow
 def test_a_rebuild_after_a_kill_takes_every_document_once(directory):
     """Killed with the shard in place and not registered: the file is a whole one, and its rows are taken once."""
     assert _run(directory, UNITS, first=1, kill_at="rows-registered") == -signal.SIGKILL

@@ -165,7 +165,7 @@ def _cases() -> list[object]:
         "forget": FAILPOINTS,
         "commit": ("file-staged", "file-renamed", "transaction-open:2", "rows-registered:2", "committed:2"),
     }
-    quick = {("rebuild", "shard-taken", "SIGKILL")}
+    quick = {("compact", "rows-registered", "SIGKILL")}
     cases = [(operation, place, name) for operation, all_of in places.items() for place in all_of for name in SIGNALS]
     return [pytest.param(*case, marks=() if case in quick else pytest.mark.slow) for case in cases]
 

@@ -276,7 +276,7 @@ def _settings(examples: int, steps: int) -> settings:
 
 
 TestLakeMachine: Callable[..., Any] = LakeMachine.TestCase
-TestLakeMachine.settings = _settings(5, 6)  # type: ignore[attr-defined]
+TestLakeMachine.settings = _settings(3, 6)  # type: ignore[attr-defined]
 
 
 # Four times 50 sequences, so that two processes share them.
