@@ -9,6 +9,7 @@ from logitlake.storage.errors import IntegrityError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.object_store import STAGING_SUFFIX, is_staged
+from logitlake.storage.redaction import without_secrets
 from logitlake.storage.schema.tables import NAME
 from logitlake.storage.upkeep.damaged_files import copy_aside
 from logitlake.storage.upkeep.history import examine, refusal
@@ -66,7 +67,8 @@ def sweep(lake: Lake, *, grace: timedelta, forget_at_once: bool = False, dry_run
     while there are foreign files, orphans stay.
 
     Raises IntegrityError, and removes nothing, if an orphan was committed in another catalog's history
-    (`logitlake.storage.upkeep.history`). An orphan that is damaged and not replaced is copied to `damaged/` first.
+    (`logitlake.storage.upkeep.history`), or if the catalog plans the removal of a file outside the lake. An orphan that
+    is damaged and not replaced is copied to `damaged/` first.
     """
     now = datetime.now(UTC)
     before = now - grace
@@ -86,7 +88,10 @@ def sweep(lake: Lake, *, grace: timedelta, forget_at_once: bool = False, dry_run
         reach("snapshots-expired")
         # What has expired just now is younger than any time that was taken before.
         which = "cleanup_all => true" if at_once else _older_than(catalog_before)
-        expired = _paths(lake, "ducklake_cleanup_old_files", which, dry_run)
+        expired = _paths(lake, "ducklake_cleanup_old_files", which, dry_run=True)
+        _refuse_outside(lake, expired)
+        if not dry_run:
+            expired = _paths(lake, "ducklake_cleanup_old_files", which, dry_run)
         reach("files-removed")
         removed = tuple(sorted(orphans))
         if not foreign and not dry_run:
@@ -112,6 +117,18 @@ def _examined_orphans(
     if found.missing:
         raise IntegrityError(refusal(lake, found.missing))
     return orphans, frozenset(found.damaged)
+
+
+def _refuse_outside(lake: Lake, paths: tuple[str, ...]) -> None:
+    """Raises IntegrityError if a damaged or foreign catalog would have a file removed that is not of the lake."""
+    store = f"{lake.location.data}store/"
+    outside = [path for path in paths if not path.startswith(store) or ".." in path.split("/")]
+    if outside:
+        raise IntegrityError(
+            f"the catalog {without_secrets(lake.location.catalog)} plans the removal of {outside[0]}, which does not "
+            f"lie in {store}: it is damaged, or not this lake's. No file was removed. Restore it from a backup, or move it "
+            "away and run `logitlake rebuild`"
+        )
 
 
 def _whole_days(lake: Lake, before: datetime) -> datetime:

@@ -1,14 +1,17 @@
 """Upkeep changes files and never what a row says; what is forgotten stays forgotten."""
 
 import os
+import shutil
+import sqlite3
 import time
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from logitlake.storage.errors import LakeError
+from logitlake.storage.errors import IntegrityError, LakeError
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
@@ -131,6 +134,28 @@ def test_other_peoples_files_are_never_swept(filled, location):
     assert orphan.exists() and all(file.exists() for file in others)
     others[0].unlink()
     assert [Path(path).name for path in sweep(filled, grace=NOW).orphaned_files] == ["orphan.parquet"]
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("table", ["ducklake_files_scheduled_for_deletion", "ducklake_data_file"])
+def test_a_catalog_that_plans_to_remove_a_file_outside_the_lake_is_refused(filled, location, tmp_path, table, relative):
+    foreign = tmp_path / "foreign.parquet"
+    shutil.copyfile(_files(filled)[0], foreign)
+    path = os.path.relpath(foreign, location.data) if relative else str(foreign)
+    (merge, *_) = plan_compaction(filled, target_bytes=1 << 30)
+    assert compact(filled, merge)
+    _age(location)
+    if table == "ducklake_files_scheduled_for_deletion":
+        sweep(filled, grace=timedelta(days=1))
+        query = f"INSERT INTO {table} VALUES (9999, ?, ?, '2001-01-01 00:00:00+00')"
+    else:
+        query = f"UPDATE {table} SET path = ?, path_is_relative = ? WHERE end_snapshot IS NOT NULL"
+    with closing(sqlite3.connect(location.catalog_file, timeout=20)) as catalog, catalog:
+        catalog.execute(query, [path, int(relative)])
+    before = _on_disk(location)
+    with pytest.raises(IntegrityError, match=r"plans the removal of .*foreign\.parquet.*No file was removed"):
+        sweep(filled, grace=NOW)
+    assert foreign.exists() and _on_disk(location) == before
 
 
 def test_a_lake_is_not_made_where_other_parquet_files_lie(location):
