@@ -126,8 +126,8 @@ def _refuse_outside(lake: Lake, paths: tuple[str, ...]) -> None:
     if outside:
         raise IntegrityError(
             f"the catalog {without_secrets(lake.location.catalog)} plans the removal of {outside[0]}, which does not "
-            f"lie in {store}: it is damaged, or not this lake's. No file was removed. Restore it from a backup, or move it "
-            "away and run `logitlake rebuild`"
+            f"lie in {store}: it is damaged, or not this lake's. No file was removed. Restore it from a backup, or "
+            "move it away and run `logitlake rebuild`"
         )
 
 
