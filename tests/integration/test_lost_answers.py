@@ -68,3 +68,18 @@ def test_a_commit_that_landed_without_an_answer_keeps_its_files(tmp_path, postgr
 def test_a_commit_that_landed_without_an_answer_keeps_its_objects_in_a_bucket(tmp_path, postgres, s3_data, name):
     location = _lose_an_answer(tmp_path, postgres, s3_data, OPERATIONS[name])
     _is_whole(location, OPERATIONS[name], name)
+
+
+def test_a_lake_whose_creation_landed_without_an_answer_is_there(tmp_path, postgres):
+    port = int(re.findall(r"port=([0-9]+)", postgres)[0])
+    data = str(tmp_path / "data")
+    with proxy_to(port) as (proxy_port, cut):
+        cut()
+        through = postgres.replace(f"port={port}", f"port={proxy_port}")
+        Lake.create(
+            LakeLocation.resolve(tmp_path / "lake", through, data), held_out_salt="s", held_out_share=0.0
+        ).close()
+    with Lake.open(LakeLocation.resolve(tmp_path / "lake", postgres, data), read_only=False) as lake:
+        register_recipe(lake, RECIPE)
+        assert commit_unit(lake, _rows("a"), recipe=RECIPE, run_id="run", seconds=1.0).n_documents == 1
+        assert [check.problem for check in (*verify_tables(lake), *verify(lake)) if check.problem] == []
