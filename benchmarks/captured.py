@@ -15,8 +15,8 @@ from logitlake.flows.capture.run import CaptureRun
 from logitlake.flows.demo.settings import MAX_TOKENS, DemoPaths, demo_config
 from logitlake.flows.demo.teacher import demo_teacher
 from logitlake.pipeline.settings.models import Config
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.identity import canonical_json, digest
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.schema.sequences import FORMAT_VERSION
 
 CACHE = REPOSITORY / ".cache" / "benchmarks"

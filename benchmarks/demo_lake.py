@@ -7,7 +7,7 @@ from pathlib import Path
 from logitlake.flows.cli.commands.demo import demo
 from logitlake.flows.demo.settings import DemoPaths
 from logitlake.flows.terminal.output import say
-from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.connection.location import LakeLocation
 
 
 def demo_parser(description: str) -> argparse.ArgumentParser:

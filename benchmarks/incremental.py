@@ -24,9 +24,9 @@ from benchmarks.reporting import Reach, Summary, Table
 from logitlake.flows.capture.preparation import Prepared, prepare
 from logitlake.pipeline.capture.planning import count_plan
 from logitlake.pipeline.settings.models import CorpusSettings
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.identity import document_id
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.upkeep.compaction import merge_small_tables
 from logitlake.storage.writing.commits import unit_id_of
 from logitlake.storage.writing.known_documents import KnownDocuments

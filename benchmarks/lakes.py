@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from benchmarks.repeated import Unit, captured_rows, lake_of, repeated_units
-from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.connection.location import LakeLocation
 
 FEW = 100
 

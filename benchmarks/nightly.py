@@ -18,8 +18,8 @@ from logitlake.flows.demo.settings import DemoPaths, demo_config
 from logitlake.flows.demo.teacher import demo_teacher
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.answers.listings import listing
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.students.promotions import promote, student_of
 
 _INTERVAL_SECONDS = 20

@@ -26,8 +26,8 @@ from logitlake.flows.demo.teacher import demo_teacher
 from logitlake.flows.terminal.output import Format, print_rows, say
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.answers.listings import listing
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.sql.client_setup import client_lines
 
 PAGE = REPOSITORY / "docs" / "sql.md"

@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.captured import CACHE, captured_lake
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.identity import digest
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake, Transaction
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.schema.sequences import SEQUENCES, with_checksums
 from logitlake.storage.schema.tables import NAME
 from logitlake.storage.shards.writing import write_shard

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from logitlake.pipeline.settings.loading import load_config
 from logitlake.pipeline.settings.models import Config
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import QueryError, SettingsError
-from logitlake.storage.lake.location import LakeLocation
 
 DEFAULT_CONFIG = Path("logitlake.yaml")
 

@@ -23,9 +23,9 @@ import zstandard
 
 from logitlake.pipeline.settings.loading import load_config
 from logitlake.pipeline.settings.models import CorpusSettings
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import LogitlakeError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.sql.session import ReadSession
 from tests.hostile_lake import catalog_case, shard_case
 

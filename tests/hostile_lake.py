@@ -17,18 +17,18 @@ import pyarrow.parquet as pq
 
 from logitlake.pipeline.reading.batches import TARGET_COLUMNS, make_batch
 from logitlake.pipeline.reading.blocks import check_targets
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import LogitlakeError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.schema.sequences import SEQUENCES
 from logitlake.storage.schema.tables import TABLES
 from logitlake.storage.shards.reading import read_shard_rows
 from logitlake.storage.sql.session import ReadSession
-from logitlake.storage.upkeep.file_statistics import check_statistics
-from logitlake.storage.upkeep.history import examine, unknown_files
 from logitlake.storage.upkeep.sweeping import sweep
-from logitlake.storage.upkeep.verify import verify, verify_tables
+from logitlake.storage.verification.file_statistics import check_statistics
+from logitlake.storage.verification.history import examine, unknown_files
+from logitlake.storage.verification.verify import verify, verify_tables
 from tests.strange_lake import make_strange_lake
 
 # A rebuild takes a second: of this many shards, one meets a whole one.

@@ -9,7 +9,7 @@ real_connect = duckdb.connect
 
 def connect_quickly(database: str = ":memory:", *arguments: Any, **options: Any) -> duckdb.DuckDBPyConnection:
     """One thread, since each test process has one core. No check of the extensions' signatures, which takes .25 s each
-    time; tests/unit/storage/lake/test_extensions.py checks them.
+    time; tests/unit/storage/connection/test_extensions.py checks them.
     """
     if database == ":memory:" and not arguments and not options:
         options["config"] = {"allow_unsigned_extensions": "true", "threads": "1"}

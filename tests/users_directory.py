@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe
 

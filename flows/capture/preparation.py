@@ -17,7 +17,7 @@ from logitlake.pipeline.settings.models import Config, TeacherSettings
 from logitlake.pipeline.teachers.files import TeacherFiles, TeacherSource, resolve_teacher
 from logitlake.pipeline.teachers.tokenizer import load_tokenizer
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
-from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.writing.target_size_answers import kept_probe
 from logitlake.storage.writing.teacher_configs import has_recipe, noted_config
 

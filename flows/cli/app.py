@@ -125,7 +125,7 @@ def _message_and_code(error: Exception) -> tuple[str, int]:
 
 def _disk_problem(error: Exception) -> str | None:
     # Imported here: help and completion need no lake.
-    from logitlake.storage.lake.disk_errors import disk_problem
+    from logitlake.storage.connection.disk_errors import disk_problem
 
     # `tempfile.gettempdir` raises an error where nothing can be written.
     return disk_problem(error, [Path.cwd(), Path(os.environ.get("TMPDIR") or "/tmp")])

@@ -43,6 +43,6 @@ def _watch(receiver: socket.socket) -> None:
     while numbers := receiver.recv(64):
         if any(number in _STOPPING for number in numbers):
             # Imported here: help and completion need no DuckDB.
-            from logitlake.storage.lake.open_connections import stop_queries
+            from logitlake.storage.connection.open_connections import stop_queries
 
             stop_queries()

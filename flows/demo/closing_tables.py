@@ -5,8 +5,8 @@ from typing import Any
 from logitlake.flows.reports import CaptureReport, DistillReport
 from logitlake.flows.terminal.output import Format, print_rows
 from logitlake.storage.answers.history import stored_bytes_per_token, teacher_speed
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.sql.session import query
 from logitlake.storage.writing.recipes import find_recipe
 

@@ -17,9 +17,9 @@ from logitlake.flows.runtime.environment import run_flow
 from logitlake.pipeline.settings.models import CaptureSettings, Config
 from logitlake.pipeline.settings.yaml_file import documented_yaml
 from logitlake.storage.answers.history import captured_tokens
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import LakeMissingError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 
 log = logging.getLogger(__name__)
 

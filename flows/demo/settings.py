@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from logitlake.pipeline.settings.models import Config
-from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.connection.location import LakeLocation
 
 # No document has more than 12,000 tokens, so a capture ends with 100,000 to 120,000 tokens.
 MAX_TOKENS = 118_000

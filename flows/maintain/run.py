@@ -14,18 +14,18 @@ from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.progress import watched
 from logitlake.pipeline.reading.local_copy import LocalCopy
 from logitlake.pipeline.settings.models import Config
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.object_store import list_paths
 from logitlake.storage.errors import IntegrityError, LakeBusyError, LakeMissingError, LogitlakeError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import single_writer
-from logitlake.storage.lake.object_store import list_paths
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget_again, n_forgotten, n_removed, note_removed
 from logitlake.storage.upkeep.hashing import add_row_hashes
-from logitlake.storage.upkeep.inspection import ADVICE, Inspection, inspect, inspect_known, record
 from logitlake.storage.upkeep.sweeping import Holdings, Swept, holdings, sweep
-from logitlake.storage.upkeep.verify import UnitCheck
+from logitlake.storage.verification.inspection import ADVICE, Inspection, inspect, inspect_known, record
+from logitlake.storage.verification.verify import UnitCheck
 from logitlake.storage.writing.runs import note_run
 
 log = logging.getLogger(__name__)

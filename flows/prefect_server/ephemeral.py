@@ -20,8 +20,8 @@ from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import get_current_settings
 
 from logitlake.flows.prefect_server.tied_process import tied_command
+from logitlake.storage.connection.disk_errors import disk_problem
 from logitlake.storage.errors import LakeError, ServerStartError
-from logitlake.storage.lake.disk_errors import disk_problem
 
 # Lines of the server's output that are kept: a traceback of SQLAlchemy has about 100.
 _KEPT_LINES = 300

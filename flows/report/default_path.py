@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.connection.location import LakeLocation
 
 FILE_NAME = "report.html"
 

@@ -17,9 +17,9 @@ from logitlake.flows.prefect_server.proxies import reach_this_machine
 from logitlake.flows.runtime.log_secrets import hide_secrets_in_logs
 from logitlake.flows.runtime.termination import termination_raises
 from logitlake.pipeline.settings.models import Config
+from logitlake.storage.connection.disk_errors import ADVICE, free_bytes
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import LakeError, LogitlakeError, ServerStartError
-from logitlake.storage.lake.disk_errors import ADVICE, free_bytes
-from logitlake.storage.lake.location import LakeLocation
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from prefect.events import emit_event
 from prefect.flows import Flow
 
 from logitlake.flows.runtime.environment import TAG
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.identity import digest
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.redaction import without_passwords
 
 CAPTURED = "logitlake.captured"

@@ -17,7 +17,7 @@ from logitlake.flows.runtime.environment import TAG
 from logitlake.flows.runtime.limits import TEACHERS
 from logitlake.flows.serve.deployments import own_deployments
 from logitlake.flows.serve.live_runs import live_runs
-from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.connection.location import LakeLocation
 
 log = logging.getLogger(__name__)
 

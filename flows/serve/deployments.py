@@ -40,7 +40,7 @@ from logitlake.pipeline.settings.models import (
     Settings,
     TrainingSettings,
 )
-from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.connection.location import LakeLocation
 
 # Prefect sends our log lines to its server (PREFECT_LOGGING_EXTRA_LOGGERS), but leaves the level at WARNING.
 logging.getLogger("logitlake").setLevel(logging.INFO)

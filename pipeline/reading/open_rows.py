@@ -10,8 +10,8 @@ from logitlake.pipeline.reading.local_copy import LocalCopy
 from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.targets.decoding import CutMass
 from logitlake.pipeline.teachers.fingerprints import cache_directory
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.row_sets.row_set import RowSet, resolve_row_set
 from logitlake.storage.writing.recipes import find_recipe
 

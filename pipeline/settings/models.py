@@ -15,7 +15,7 @@ from logitlake.pipeline.settings.corpus import CorpusSettings as CorpusSettings
 from logitlake.pipeline.settings.paths import PathSetting, PathText
 from logitlake.pipeline.settings.registry import ENGINES, LOSSES, NameIn
 from logitlake.pipeline.settings.target import TargetSettings as TargetSettings
-from logitlake.storage.lake.location import catalog_address
+from logitlake.storage.connection.location import catalog_address
 from logitlake.storage.redaction import without_secrets
 
 

@@ -37,8 +37,8 @@ from logitlake.pipeline.training.distillation_trainer import (
 )
 from logitlake.pipeline.training.model_loss import LossSettings
 from logitlake.pipeline.training.save_student import Origins, save_student
+from logitlake.storage.connection.disk_errors import full_disk_named
 from logitlake.storage.errors import SettingsError
-from logitlake.storage.lake.disk_errors import full_disk_named
 from logitlake.storage.row_sets.row_set import RowSet
 
 log = logging.getLogger(__name__)

@@ -4,8 +4,8 @@ from typing import Any
 
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.upkeep.forgetting import n_forgotten, n_removed
-from logitlake.storage.upkeep.known_damage import summary
 from logitlake.storage.upkeep.sweeping import holdings
+from logitlake.storage.verification.known_damage import summary
 
 _DAYS, _STUDENTS, _RUNS = 7, 5, 5
 

@@ -1,1 +1,1 @@
-"""The DuckLake catalog: location, creation, migration, views, transactions."""
+"""The DuckLake catalog: creation, migration, views, locks, transactions."""

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 
 import duckdb
 
+from logitlake.storage.connection.disk_errors import disk_problem, lake_folders
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import LakeError, LostRaceError
-from logitlake.storage.lake.disk_errors import disk_problem, lake_folders
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.turns import in_turn
 
 _SECONDS = 20.0

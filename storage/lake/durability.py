@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.object_store import sync_directory
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.object_store import sync_directory
 
 # File systems take their times from a clock that ticks coarsely.
 _SLACK_SECONDS = 2.0

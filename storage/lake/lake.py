@@ -16,6 +16,12 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
+from logitlake.storage.connection.disk_errors import disk_problem, lake_folders
+from logitlake.storage.connection.extensions import load_extension
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.memory_errors import raise_for_lack_of_memory
+from logitlake.storage.connection.object_store import configure_object_store
+from logitlake.storage.connection.open_connections import close, closing, signals_kept, stoppable
 from logitlake.storage.errors import (
     IntegrityError,
     LakeError,
@@ -27,18 +33,12 @@ from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.catalog_changes import repeat_if_overtaken
 from logitlake.storage.lake.catalog_file import check_is_whole
 from logitlake.storage.lake.creation import has_tables, make_or_migrate
-from logitlake.storage.lake.disk_errors import disk_problem, lake_folders
 from logitlake.storage.lake.durability import moment, sync_files_since
-from logitlake.storage.lake.extensions import load_extension
 from logitlake.storage.lake.lake_settings import read_lake_settings
 from logitlake.storage.lake.last_commit import note_commit, noted_commit
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import commit_lock
 from logitlake.storage.lake.lost_answers import hold_files, put_back
-from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.lake.migration import check_format, is_current, migrate
-from logitlake.storage.lake.object_store import configure_object_store
-from logitlake.storage.lake.open_connections import close, closing, signals_kept, stoppable
 from logitlake.storage.lake.overlay import MEMORY, lay_views
 from logitlake.storage.lake.turns import in_turn
 from logitlake.storage.redaction import without_parts_of, without_secrets

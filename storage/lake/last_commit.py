@@ -14,10 +14,10 @@ from pathlib import Path
 
 import duckdb
 
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.object_store import STAGING_SUFFIX, list_paths
 from logitlake.storage.errors import LakeError
 from logitlake.storage.identity import digest
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.object_store import STAGING_SUFFIX, list_paths
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import filelock
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import LakeBusyError, LakeError
-from logitlake.storage.lake.location import LakeLocation
 
 log = logging.getLogger(__name__)
 

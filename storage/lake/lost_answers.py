@@ -12,9 +12,9 @@ from pathlib import Path
 
 import duckdb
 
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.object_store import connect, list_paths, put_bytes
 from logitlake.storage.errors import LakeError
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.object_store import connect, list_paths, put_bytes
 from logitlake.storage.schema.tables import TABLES
 
 log = logging.getLogger(__name__)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.object_store import connect, list_paths, read_all
 from logitlake.storage.lake.lake import Transaction
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.object_store import connect, list_paths, read_all
 from logitlake.storage.rebuild.shards import Key
-from logitlake.storage.upkeep.forgetting import RETIRE_KIND
-from logitlake.storage.upkeep.table_files import data_files, intact_rows, unreadable_files
+from logitlake.storage.recovery.table_files import data_files, intact_rows, unreadable_files
+from logitlake.storage.writing.runs import RETIRE_KIND
 
 _TOMBSTONES = "tombstones/*.json"
 _LOST = "unknown: the row of the tombstone was lost"

@@ -19,22 +19,22 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.object_store import connect, sync_directory
 from logitlake.storage.errors import LakeError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import UNFINISHED, Lake, Transaction
 from logitlake.storage.lake.last_commit import note_commit, noted_commit
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import commit_lock, single_writer
 from logitlake.storage.lake.migration import LAKE_NOTES, write_lake_note
-from logitlake.storage.lake.object_store import connect, sync_directory
 from logitlake.storage.rebuild.absent_rows import absent_documents, take_tombstones
 from logitlake.storage.rebuild.shards import Key, OnShard, ShardsReport, take_shards
 from logitlake.storage.rebuild.split_units import count_again
+from logitlake.storage.recovery.damaged_files import copy_aside
+from logitlake.storage.recovery.notes import forgotten_documents, noted_recipes, read_settings
+from logitlake.storage.recovery.repeated_records import without_repeated
+from logitlake.storage.recovery.table_files import data_files, intact_rows, unreadable_files
 from logitlake.storage.schema.tables import TABLES, Rebuild
-from logitlake.storage.upkeep.damaged_files import copy_aside
-from logitlake.storage.upkeep.notes import forgotten_documents, noted_recipes, read_settings
-from logitlake.storage.upkeep.repeated_records import without_repeated
-from logitlake.storage.upkeep.table_files import data_files, intact_rows, unreadable_files
 
 _SUFFIX = ".rebuild"
 _LOCK_SECONDS = 60.0

@@ -15,17 +15,17 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.memory_errors import raise_for_lack_of_memory
+from logitlake.storage.connection.object_store import connect, list_paths, put_bytes
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Transaction
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
-from logitlake.storage.lake.object_store import connect, list_paths, put_bytes
+from logitlake.storage.recovery.notes import recipe_in_footer
+from logitlake.storage.recovery.salvage import POSITION, salvage
+from logitlake.storage.recovery.table_files import data_files, intact_rows, unreadable_files
 from logitlake.storage.schema.sequences import complete_rows, differing_rows, with_hashes
 from logitlake.storage.shards.writing import encode_shard
 from logitlake.storage.upkeep.compaction import MERGED_PREFIX, REPAIRED_PREFIX
-from logitlake.storage.upkeep.notes import recipe_in_footer
-from logitlake.storage.upkeep.salvage import POSITION, salvage
-from logitlake.storage.upkeep.table_files import data_files, intact_rows, unreadable_files
 from logitlake.storage.writing.commits import register_shard
 
 _REWRITTEN_PREFIX = "rebuilt-"

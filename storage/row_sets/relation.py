@@ -5,9 +5,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from logitlake.storage.connection.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.errors import LakeError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 
 
 def relation(where: str | None, documents: pa.Table | None) -> str:

@@ -11,9 +11,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from logitlake.storage.connection.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.errors import LogitlakeError, QueryError, SettingsError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.sql.session import ReadSession
 from logitlake.storage.sql.sql_tree import (
     functions,

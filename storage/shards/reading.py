@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from logitlake.storage.connection.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.errors import LakeError
-from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.schema.sequences import SEQUENCES
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.object_store import put_bytes
 from logitlake.storage.errors import IntegrityError
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.object_store import put_bytes
 from logitlake.storage.schema.sequences import FORMAT_VERSION, SEQUENCES, complete_rows, differing_rows
 
 _ROW_GROUP_TOKENS = 131_072

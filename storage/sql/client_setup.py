@@ -3,9 +3,9 @@
 import os
 import re
 
-from logitlake.storage.lake.extensions import wheel_file
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.object_store import KEY_VARIABLES, bucket_options
+from logitlake.storage.connection.extensions import wheel_file
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.object_store import KEY_VARIABLES, bucket_options
 from logitlake.storage.schema.tables import NAME
 
 _PASSWORD = re.compile(r"\s*\b(?:ssl)?password\s*=\s*(?:'(?:[^'\\]|\\.)*'|(?:\\.|[^\s\\])+)")

@@ -17,11 +17,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from logitlake.storage.connection.disk_errors import disk_problem, lake_folders
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.memory_errors import lack_of_memory
 from logitlake.storage.errors import LakeError, QueryError
-from logitlake.storage.lake.disk_errors import disk_problem, lake_folders
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.memory_errors import lack_of_memory
 from logitlake.storage.schema.tables import NAME
 from logitlake.storage.sql.read_only import check_query
 from logitlake.storage.sql.scope import Scope, forgotten_since, narrow

@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from logitlake.storage.connection.object_store import write_note
 from logitlake.storage.errors import LakeError
 from logitlake.storage.json_text import json_text
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.object_store import write_note
 from logitlake.storage.students.promotions import student_of
 
 

@@ -1,1 +1,1 @@
-"""Care of a lake: merge, forget, sweep, verify."""
+"""Care of a lake: merge, forget, sweep, add hashes."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from logitlake.storage.connection.memory_errors import raise_for_lack_of_memory
+from logitlake.storage.connection.object_store import put_bytes
 from logitlake.storage.errors import IntegrityError, LakeError, LostRaceError
 from logitlake.storage.lake.lake import Lake, is_conflict
-from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
-from logitlake.storage.lake.object_store import put_bytes
 from logitlake.storage.schema.sequences import complete_rows, stored_rows, with_hashes
 from logitlake.storage.schema.tables import NAME
 from logitlake.storage.shards.writing import check_rows, encode_shard

@@ -14,17 +14,15 @@ from pathlib import PurePosixPath
 
 import pyarrow as pa
 
+from logitlake.storage.connection.object_store import list_paths, read_all, write_note
 from logitlake.storage.errors import LakeError, SettingsError
 from logitlake.storage.lake.lake import Lake, Transaction
-from logitlake.storage.lake.object_store import list_paths, read_all, write_note
 from logitlake.storage.schema.tables import TABLES
 from logitlake.storage.sql.session import query
-from logitlake.storage.writing.runs import note_run
+from logitlake.storage.writing.runs import RETIRE_KIND, note_run
 
 _REMOVED = "forgotten rows removed"
 _ID_LENGTH = 32
-# The kind of the run that notes that a recipe was retired.
-RETIRE_KIND = "retire"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

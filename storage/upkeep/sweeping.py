@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from logitlake.storage.connection.object_store import STAGING_SUFFIX, is_staged
 from logitlake.storage.errors import IntegrityError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.object_store import STAGING_SUFFIX, is_staged
+from logitlake.storage.recovery.damaged_files import copy_aside
 from logitlake.storage.redaction import without_secrets
 from logitlake.storage.schema.tables import NAME
-from logitlake.storage.upkeep.damaged_files import copy_aside
-from logitlake.storage.upkeep.history import examine, refusal
+from logitlake.storage.verification.history import examine, refusal
 
 # How long a writer may take between the first byte of a file and its registration.
 _WRITERS_TIME = timedelta(hours=1)
@@ -67,8 +67,8 @@ def sweep(lake: Lake, *, grace: timedelta, forget_at_once: bool = False, dry_run
     while there are foreign files, orphans stay.
 
     Raises IntegrityError, and removes nothing, if an orphan was committed in another catalog's history
-    (`logitlake.storage.upkeep.history`), or if the catalog plans the removal of a file outside the lake. An orphan that
-    is damaged and not replaced is copied to `damaged/` first.
+    (`logitlake.storage.verification.history`), or if the catalog plans the removal of a file outside the lake. An
+    orphan that is damaged and not replaced is copied to `damaged/` first.
     """
     now = datetime.now(UTC)
     before = now - grace

@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from logitlake.storage.connection.object_store import write_note
 from logitlake.storage.errors import LakeError
 from logitlake.storage.identity import FACTS
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake, Transaction
-from logitlake.storage.lake.object_store import write_note
 from logitlake.storage.writing.teacher_configs import noted_config
 
 

@@ -11,6 +11,9 @@ from logitlake.storage.json_text import json_text
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.redaction import without_secrets
 
+# The kind of the run that notes that a recipe was retired.
+RETIRE_KIND = "retire"
+
 
 def note_run(lake: Lake, run_id: str, event: str, *, kind: str, recipe_id: str | None, **detail: Any) -> None:
     """Record an event of a run: started, finished, failed, interrupted."""

@@ -6,8 +6,8 @@ The search runs once for a question, so that the recipe does not change when the
 from collections.abc import Mapping
 from typing import Any
 
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.object_store import read_note, write_note
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.object_store import read_note, write_note
 
 
 def keep_probe(location: LakeLocation, key: str, answer: Mapping[str, Any]) -> None:

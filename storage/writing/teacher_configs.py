@@ -4,8 +4,8 @@ Recipes of an older logitlake name the teacher's tensors but not its config. Suc
 of the first capture that goes on with it is noted beside the data; a teacher of another config gets another recipe.
 """
 
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.object_store import read_note, write_note
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.object_store import read_note, write_note
 
 
 def has_recipe(location: LakeLocation, recipe_id: str) -> bool:

@@ -12,8 +12,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
 from logitlake.flows.report.page import write_report
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from tests.strange_lake import make_strange_lake
 
 # A container's root needs --no-sandbox; the others keep the browser from calling anybody by itself.

@@ -16,9 +16,9 @@ from itertools import count
 from pathlib import Path
 from random import Random
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import LakeError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from tests.crash.contents import Contents, contents_of, differences, disorder, doubled, facts_of
 from tests.crash.killed_child import Children, Kill, Outcome
 from tests.crash.operation import Operation, Order

@@ -6,10 +6,10 @@ A fact is a tuple of texts: its kind, its key, and what belongs to it. The conte
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.upkeep.history import examine, unknown_files
-from logitlake.storage.upkeep.verify import verify, verify_tables
+from logitlake.storage.verification.history import examine, unknown_files
+from logitlake.storage.verification.verify import verify, verify_tables
 from tests.crash.rows import CORPUS
 
 Fact = tuple[str, ...]

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from random import Random
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.identity import recipe_id
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.row_sets.export import NOTE, export_rows
 from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.upkeep.compaction import compact, plan_compaction

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.connection.location import LakeLocation
 from tests.crash.contents import Contents, differences
 from tests.crash.site import Site
 

@@ -1,7 +1,7 @@
 """Operations with a defect, which a campaign must find."""
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from tests.crash.operation import Order, Tell
 from tests.crash.site import Site
 from tests.crash.storage_operations import Commit

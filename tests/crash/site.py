@@ -10,8 +10,8 @@ from logitlake.flows.distill.run import DistillRun
 from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.progress import quiet_transformers
 from logitlake.pipeline.settings.models import Config
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe
 from tests.crash.rows import made_rows, made_sources, recipe_of

@@ -5,9 +5,9 @@ from datetime import timedelta
 from random import Random
 
 from logitlake.flows.maintain.run import MaintainRun
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.identity import document_id, recipe_id
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.students.promotions import promote, reject, roll_back, student_of
 from logitlake.storage.students.registry import register_student

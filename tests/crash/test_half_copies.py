@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import IntegrityError, LakeError, LakeMissingError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.upkeep.verify import verify, verify_tables
+from logitlake.storage.verification.verify import verify, verify_tables
 from logitlake.storage.writing.runs import note_run
 
 WHOLE = Path(__file__).parents[1] / "golden" / "format-2" / "lake"

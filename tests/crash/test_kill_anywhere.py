@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.failpoints import ENVIRONMENT_VARIABLE, FAILPOINTS
 from logitlake.storage.identity import document_id
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.rebuild.catalog import rebuild
-from logitlake.storage.upkeep.verify import verify
+from logitlake.storage.verification.verify import verify
 
 UNITS = 3
 
@@ -32,7 +32,7 @@ import pyarrow as pa
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.identity import document_id, recipe_id
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.writing.recipes import register_recipe
 from logitlake.storage.schema.sequences import SEQUENCES
 

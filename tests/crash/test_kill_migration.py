@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.failpoints import ENVIRONMENT_VARIABLE, MIGRATION_FAILPOINTS, SIGNAL_VARIABLE
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.schema.sequences import FORMAT_VERSION
 from logitlake.storage.schema.tables import ROW_HASH, TABLES
 from logitlake.storage.upkeep.hashing import count_without_hash
-from logitlake.storage.upkeep.verify import verify_tables
+from logitlake.storage.verification.verify import verify_tables
 
 FORMAT_1 = Path(__file__).parents[1] / "golden" / "format-1" / "lake"
 CHILD = """
@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.upkeep.hashing import add_row_hashes
 
 with Lake.open(LakeLocation.resolve(Path(sys.argv[1])), read_only=False) as lake:

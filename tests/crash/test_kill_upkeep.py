@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.failpoints import (
     ENVIRONMENT_VARIABLE,
     FAILPOINTS,
@@ -25,16 +26,15 @@ from logitlake.storage.failpoints import (
 )
 from logitlake.storage.identity import document_id, recipe_id
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.rebuild.catalog import rebuild
+from logitlake.storage.repair.repair import repair
 from logitlake.storage.schema.sequences import SEQUENCES
 from logitlake.storage.students.promotions import promote, roll_back
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget, forget_again
-from logitlake.storage.upkeep.history import examine, unknown_files
-from logitlake.storage.upkeep.repair import repair
 from logitlake.storage.upkeep.sweeping import sweep
-from logitlake.storage.upkeep.verify import verify, verify_tables
+from logitlake.storage.verification.history import examine, unknown_files
+from logitlake.storage.verification.verify import verify, verify_tables
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe
 from logitlake.storage.writing.runs import note_run
@@ -49,11 +49,11 @@ from pathlib import Path
 
 from logitlake.storage.identity import document_id
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.rebuild.catalog import rebuild
-from logitlake.storage.upkeep.repair import repair
+from logitlake.storage.repair.repair import repair
 from logitlake.storage.students.promotions import promote
 from logitlake.storage.upkeep.sweeping import sweep
 from tests.crash.test_kill_upkeep import commit

@@ -11,9 +11,9 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from logitlake.pipeline.settings.models import Config
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.schema.sequences import SEQUENCES
 from logitlake.storage.sql.session import query
 from logitlake.storage.writing.commits import commit_unit

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.questions import COMMAND_LINE, ask, questions
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.row_sets.registered import register_row_set
 from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.schema.sequences import SEQUENCES

@@ -14,12 +14,12 @@ import pytest
 
 from logitlake.pipeline.reading.batches import TARGET_COLUMNS
 from logitlake.pipeline.targets.decoding import decode_targets
+from logitlake.storage.connection.extensions import load_extension
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import FormatVersionError, LakeError, QueryError
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
-from logitlake.storage.lake.extensions import load_extension
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.row_sets.registered import read_again
 from logitlake.storage.row_sets.row_set import fetch, resolve_row_set
@@ -28,7 +28,7 @@ from logitlake.storage.sql.session import ReadSession
 from logitlake.storage.upkeep.compaction import compact, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.upkeep.hashing import add_row_hashes
-from logitlake.storage.upkeep.verify import verify, verify_tables
+from logitlake.storage.verification.verify import verify, verify_tables
 from logitlake.storage.writing.commits import commit_unit
 
 GOLDEN = Path(__file__).resolve().parent
@@ -108,7 +108,7 @@ def test_an_older_logitlake_refuses_a_lake_that_was_brought_up(location, monkeyp
     Lake.open(location, read_only=False).close()
     for module in ("migration", "creation"):
         monkeypatch.setattr(f"logitlake.storage.lake.{module}.FORMAT_VERSION", 1)
-    monkeypatch.setattr("logitlake.storage.upkeep.notes.FORMAT_VERSION", 1)
+    monkeypatch.setattr("logitlake.storage.recovery.notes.FORMAT_VERSION", 1)
     for read_only in (True, False):
         with pytest.raises(FormatVersionError, match="upgrade"):
             Lake.open(location, read_only=read_only)

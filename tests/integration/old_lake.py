@@ -5,8 +5,8 @@ from pathlib import Path
 
 import duckdb
 
-from logitlake.storage.lake.extensions import load_extension
-from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.connection.extensions import load_extension
+from logitlake.storage.connection.location import LakeLocation
 
 FORMAT_1 = Path(__file__).parents[1] / "golden" / "format-1" / "lake"
 

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.questions import COMMAND_LINE
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.object_store import list_paths, put_bytes, read_all
 from logitlake.storage.errors import IntegrityError, LakeError
 from logitlake.storage.identity import document_id, recipe_id
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.last_commit import note_commit
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.object_store import list_paths, put_bytes, read_all
 from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.row_sets.row_set import fetch, resolve_row_set
 from logitlake.storage.schema.sequences import FORMAT_VERSION, SEQUENCES
@@ -26,9 +26,9 @@ from logitlake.storage.sql.client_setup import client_lines
 from logitlake.storage.sql.session import ReadSession, query
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget
-from logitlake.storage.upkeep.history import examine, unknown_files
 from logitlake.storage.upkeep.sweeping import sweep
-from logitlake.storage.upkeep.verify import verify, verify_tables
+from logitlake.storage.verification.history import examine, unknown_files
+from logitlake.storage.verification.verify import verify, verify_tables
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 from logitlake.storage.writing.runs import note_run

@@ -5,12 +5,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.object_store import connect, list_paths, put_bytes, read_all
 from logitlake.storage.identity import document_id
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.object_store import connect, list_paths, put_bytes, read_all
-from logitlake.storage.upkeep.inspection import inspect
-from logitlake.storage.upkeep.repair import repair
+from logitlake.storage.repair.repair import repair
+from logitlake.storage.verification.inspection import inspect
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe
 from tests.integration.test_catalogs import RECIPE, _rows

@@ -11,12 +11,12 @@ import pytest
 
 from logitlake.flows.maintain.run import MaintainRun
 from logitlake.pipeline.settings.models import Config
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import LakeBusyError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.upkeep import hashing
 from logitlake.storage.upkeep.hashing import add_row_hashes, count_without_hash
-from logitlake.storage.upkeep.verify import verify_tables
+from logitlake.storage.verification.verify import verify_tables
 from logitlake.storage.writing.runs import note_run
 from tests.integration.old_lake import old_lake_on
 

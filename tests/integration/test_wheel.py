@@ -149,7 +149,7 @@ def test_a_type_checker_sees_the_types_of_the_api(
 def test_a_lake_is_made_and_asked_by_the_installed_command(environment: Path, foreign: Path) -> None:
     script = (
         "from pathlib import Path; from logitlake.storage.lake.lake import Lake; "
-        "from logitlake.storage.lake.location import LakeLocation; "
+        "from logitlake.storage.connection.location import LakeLocation; "
         "Lake.create(LakeLocation.resolve(Path('lake')), held_out_salt='s', held_out_share=0.1).close()"
     )
     # -P keeps the current directory out of the path, as an installed command does by itself.

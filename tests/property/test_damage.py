@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import LogitlakeError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.rebuild.catalog import RebuildReport, rebuild
+from logitlake.storage.repair.repair import repair
 from logitlake.storage.schema.tables import TABLES
-from logitlake.storage.upkeep.file_statistics import check_statistics
-from logitlake.storage.upkeep.inspection import Inspection, inspect
-from logitlake.storage.upkeep.repair import repair
+from logitlake.storage.verification.file_statistics import check_statistics
+from logitlake.storage.verification.inspection import Inspection, inspect
 from tests.damage import Damage, batch_answers, damage, files_by_kind, make_lake, sql_answers
 
 SEED = 0

@@ -16,10 +16,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import IntegrityError
 from logitlake.storage.identity import document_id, recipe_id
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.row_sets.registered import register_row_set
 from logitlake.storage.row_sets.row_set import resolve_row_set
@@ -28,9 +28,9 @@ from logitlake.storage.shards.writing import write_shard
 from logitlake.storage.students.promotions import promote, roll_back
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget, retire_recipe
-from logitlake.storage.upkeep.history import examine, unknown_files
 from logitlake.storage.upkeep.sweeping import sweep
-from logitlake.storage.upkeep.verify import verify, verify_tables
+from logitlake.storage.verification.history import examine, unknown_files
+from logitlake.storage.verification.verify import verify, verify_tables
 from logitlake.storage.writing.commits import SOURCES, commit_unit, register_shard, stored_rows
 from logitlake.storage.writing.recipes import register_recipe
 

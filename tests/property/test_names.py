@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from logitlake.pipeline.corpus.document import Document
 from logitlake.pipeline.settings.models import CorpusSettings
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.row_sets.export import export_rows
 from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.sql.client_setup import client_lines

@@ -11,8 +11,8 @@ from logitlake.flows.terminal.output import Format, print_record, print_rows, sa
 from logitlake.flows.terminal.progress import watched
 from logitlake.storage.errors import IntegrityError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.upkeep.repair import RepairReport, as_record
-from logitlake.storage.upkeep.repair import repair as mend
+from logitlake.storage.repair.repair import RepairReport, as_record
+from logitlake.storage.repair.repair import repair as mend
 
 _SHOWN = 10
 

@@ -11,11 +11,11 @@ from logitlake.flows.cli.options import ResultOptions
 from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.output import Format, print_rows, say
 from logitlake.flows.terminal.progress import watched
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import IntegrityError, LakeError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.upkeep.file_statistics import FileCheck, check_statistics
-from logitlake.storage.upkeep.inspection import ADVICE, Inspection, inspect, is_news, record
+from logitlake.storage.verification.file_statistics import FileCheck, check_statistics
+from logitlake.storage.verification.inspection import ADVICE, Inspection, inspect, is_news, record
 
 _COLUMNS = ["table", "unit_id", "recipe_id", "n_sequences", "documents", "problem"]
 

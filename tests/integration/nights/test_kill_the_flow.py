@@ -12,7 +12,7 @@ from benchmarks.nights import computed_twice, finished_nights
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.upkeep.verify import verify
+from logitlake.storage.verification.verify import verify
 
 pytestmark = pytest.mark.slow
 

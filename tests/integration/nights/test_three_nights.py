@@ -7,9 +7,9 @@ import pytest
 
 from benchmarks.nights import Stage, play
 from logitlake.pipeline.settings.models import Config
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.upkeep.verify import verify
+from logitlake.storage.verification.verify import verify
 
 pytestmark = pytest.mark.slow
 

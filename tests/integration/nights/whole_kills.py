@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from benchmarks.nights import computed_twice
 from logitlake.flows.settings import location_of
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.upkeep.verify import verify
+from logitlake.storage.verification.verify import verify
 from tests.integration.nights.service import Service
 
 NIGHT_PLACES = (

@@ -10,10 +10,10 @@ import torch
 import logitlake.pipeline.api as api
 from logitlake.pipeline.evaluation.evaluate import evaluate, held_out_rows
 from logitlake.pipeline.reading.row_order import LENGTH_GROUP
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import LakeError, SettingsError
 from logitlake.storage.identity import document_id, held_out
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.upkeep.compaction import merge_small_tables
 from logitlake.storage.upkeep.sweeping import sweep
 from logitlake.storage.writing.commits import commit_unit

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.row_sets.registered import register_row_set
 from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.schema.sequences import SEQUENCES
@@ -23,7 +23,7 @@ from logitlake.storage.students.losses import LOSSES, record_losses
 from logitlake.storage.students.promotions import promote
 from logitlake.storage.students.registry import register_student
 from logitlake.storage.upkeep.forgetting import forget
-from logitlake.storage.upkeep.known_damage import Damage, record_damage
+from logitlake.storage.verification.known_damage import Damage, record_damage
 from logitlake.storage.writing.commits import REJECTS, SOURCES, commit_unit
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 from logitlake.storage.writing.runs import note_run

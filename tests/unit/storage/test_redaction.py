@@ -5,8 +5,8 @@ from urllib.parse import quote
 
 import pytest
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import LakeError, SettingsError
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.redaction import has_password, without_parts_of, without_secrets
 from logitlake.storage.sql.client_setup import client_lines
 

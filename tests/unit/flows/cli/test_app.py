@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 
 HEAVY = ("torch", "transformers", "prefect", "datasets")
 

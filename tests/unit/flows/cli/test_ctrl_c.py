@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from logitlake.flows.cli.command_table import entries
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.upkeep.verify import verify
+from logitlake.storage.verification.verify import verify
 
 # A command whose first query is replaced by an endless one: a real query, which a real signal must stop.
 SCRIPT = """

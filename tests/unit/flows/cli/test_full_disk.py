@@ -11,8 +11,8 @@ import duckdb
 import orjson
 import pytest
 
+from logitlake.storage.connection.disk_errors import disk_problem, full_disk_named
 from logitlake.storage.errors import LakeError, MismatchError
-from logitlake.storage.lake.disk_errors import disk_problem, full_disk_named
 
 OLD_LAKE = Path(__file__).parents[3] / "golden" / "format-1" / "lake"
 
@@ -118,7 +118,7 @@ def test_an_unclear_error_is_a_full_disk_only_where_the_disk_is_full(
     unclear = duckdb.IOException("Failed to prepare query: disk I/O error")
     said = disk_problem(unclear, [tmp_path]) or ""
     assert "it is not full" in said and "dmesg" in said and "free some space" not in said
-    monkeypatch.setattr("logitlake.storage.lake.disk_errors.free_bytes", lambda place: 4096)
+    monkeypatch.setattr("logitlake.storage.connection.disk_errors.free_bytes", lambda place: 4096)
     assert f"the disk is full: {tmp_path} has 4,096 bytes free" in (disk_problem(unclear, [tmp_path]) or "")
 
 
@@ -145,7 +145,7 @@ def test_only_errors_of_a_full_disk_become_ours(tmp_path: Path, monkeypatch: pyt
     for error in (torch_writer, ValueError("x"), MismatchError("y")):
         with pytest.raises(type(error)), full_disk_named(tmp_path):
             raise error
-    monkeypatch.setattr("logitlake.storage.lake.disk_errors.free_bytes", lambda place: 0)
+    monkeypatch.setattr("logitlake.storage.connection.disk_errors.free_bytes", lambda place: 0)
     with pytest.raises(LakeError, match=f"the disk is full: {tmp_path} has 0 bytes free"), full_disk_named(tmp_path):
         raise torch_writer
     for error in (ValueError("x"), MismatchError("y")):

@@ -12,11 +12,11 @@ import pytest
 
 from logitlake.flows.cli.app import _message_and_code
 from logitlake.flows.settings import location_of
+from logitlake.storage.connection.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.errors import OutOfMemoryError, QueryError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.sql.session import ReadSession
-from logitlake.storage.upkeep.inspection import inspect
+from logitlake.storage.verification.inspection import inspect
 
 NO_FILES = "IO Error: Cannot open file: Too many open files"
 

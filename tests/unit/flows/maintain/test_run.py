@@ -139,7 +139,7 @@ def test_with_damage_nothing_is_merged_or_removed(config: Config, captured: Capt
 
 
 def test_another_day_verifies_another_sample(captured: CaptureReport, config: Config) -> None:
-    from logitlake.storage.upkeep.verify import verify
+    from logitlake.storage.verification.verify import verify
 
     with Lake.open(location_of(config)) as lake:
         samples = [{check.unit_id for check in verify(lake, sample=0.5, salt=f"day {day}")} for day in range(20)]

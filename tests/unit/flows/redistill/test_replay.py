@@ -15,10 +15,10 @@ from logitlake.pipeline.reading.blocks import lake_fetch
 from logitlake.pipeline.settings.models import StudentSettings, TrainingSettings
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.pipeline.training.train_student import TrainedStudent, train_student
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.row_sets.increments import increment_for, mixed_rows
 from logitlake.storage.row_sets.registered import register_row_set
 from logitlake.storage.row_sets.row_set import resolve_row_set

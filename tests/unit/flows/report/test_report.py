@@ -13,8 +13,8 @@ from logitlake.flows.report import page
 from logitlake.flows.report.findings import find_out
 from logitlake.flows.report.page import render, write_report
 from logitlake.flows.report.text import big, passage_text, token_text
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from tests.strange_lake import STRANGE, make_strange_lake
 
 LARGEST = 5_000_000

@@ -12,12 +12,12 @@ import pytest
 from logitlake.flows.runtime.environment import prefect_home, run_flow, server_is_configured
 from logitlake.flows.runtime.termination import TerminatedError
 from logitlake.pipeline.settings.models import Config
-from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.connection.location import LakeLocation
 
 SCRIPT = """
 import json, os, sys
 from logitlake.flows.runtime.environment import arrange_prefect
-from logitlake.storage.lake.location import LakeLocation
+from logitlake.storage.connection.location import LakeLocation
 arrange_prefect(LakeLocation.resolve({lake!r}))
 print(json.dumps({{name: value for name, value in os.environ.items() if name.startswith(("PREFECT", "DO_NOT"))}}))
 """

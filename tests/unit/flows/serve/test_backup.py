@@ -23,7 +23,7 @@ from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.row_sets.registered import read_again
 from logitlake.storage.students.promotions import student_of
 from logitlake.storage.upkeep.forgetting import forget
-from logitlake.storage.upkeep.verify import verify
+from logitlake.storage.verification.verify import verify
 
 OPERATIONS = Path(__file__).resolve().parents[4] / "docs" / "operations.md"
 

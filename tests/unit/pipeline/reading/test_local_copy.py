@@ -14,10 +14,10 @@ import pytest
 from logitlake.pipeline.reading.blocks import lake_fetch
 from logitlake.pipeline.reading.local_copy import LocalCopy
 from logitlake.pipeline.reading.reader import RowSetReader
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import LakeError, SettingsError
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.writing.commits import commit_unit

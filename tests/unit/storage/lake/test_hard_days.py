@@ -7,18 +7,18 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import LakeBusyError, LakeError, LakeMissingError, SettingsError
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake, _attach
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.shards.writing import write_shard
 from logitlake.storage.students.promotions import promote, student_of
 from logitlake.storage.upkeep.forgetting import forget, retire_recipe
 from logitlake.storage.upkeep.sweeping import sweep
-from logitlake.storage.upkeep.verify import verify
+from logitlake.storage.verification.verify import verify
 from logitlake.storage.writing.commits import SOURCES, commit_unit
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 from logitlake.storage.writing.sightings import note_sightings

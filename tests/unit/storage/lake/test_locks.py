@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import LakeBusyError, LakeError
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import commit_lock, single_writer
 
 NO_LOCKS = [errno.ENOLCK, errno.EOPNOTSUPP, errno.ESTALE, errno.ENOSYS]

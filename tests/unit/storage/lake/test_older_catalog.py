@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import IntegrityError, LakeError
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.last_commit import NOTE, note_commit, noted_commit
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.row_sets.registered import register_row_set
 from logitlake.storage.row_sets.row_set import resolve_row_set

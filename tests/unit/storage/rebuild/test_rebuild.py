@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.object_store import write_note
 from logitlake.storage.errors import FormatVersionError, LakeBusyError, LakeError, LakeMissingError
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import UNFINISHED, Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import commit_lock
-from logitlake.storage.lake.object_store import write_note
 from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.row_sets.registered import register_row_set
 from logitlake.storage.row_sets.row_set import resolve_row_set
@@ -21,7 +21,7 @@ from logitlake.storage.schema.tables import NAME, TABLES
 from logitlake.storage.students.registry import register_student
 from logitlake.storage.upkeep.compaction import merge_small_tables
 from logitlake.storage.upkeep.forgetting import forget
-from logitlake.storage.upkeep.verify import verify, verify_tables
+from logitlake.storage.verification.verify import verify, verify_tables
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 

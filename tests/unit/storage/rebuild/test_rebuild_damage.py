@@ -12,19 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.object_store import put_bytes, write_note
 from logitlake.storage.errors import LakeError
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.object_store import put_bytes, write_note
 from logitlake.storage.rebuild.catalog import RebuildReport, rebuild
+from logitlake.storage.recovery.notes import forgotten_documents, noted_recipes, read_settings
 from logitlake.storage.schema.tables import ROW_HASH, TABLES, Rebuild
 from logitlake.storage.upkeep.compaction import compact, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget, forget_again
-from logitlake.storage.upkeep.notes import forgotten_documents, noted_recipes, read_settings
 from logitlake.storage.upkeep.sweeping import holdings, sweep
-from logitlake.storage.upkeep.verify import verify, verify_tables
+from logitlake.storage.verification.verify import verify, verify_tables
 from logitlake.storage.writing.commits import SOURCES, commit_unit
 from logitlake.storage.writing.recipes import register_recipe
 

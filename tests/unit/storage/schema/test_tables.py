@@ -15,7 +15,7 @@ from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.schema.tables import TABLES, Rebuild, Table
 from logitlake.storage.sql.session import ReadSession
 from logitlake.storage.upkeep.forgetting import forget
-from logitlake.storage.upkeep.verify import verify_tables
+from logitlake.storage.verification.verify import verify_tables
 
 TOYS = Table(
     columns=pa.schema(

@@ -154,8 +154,8 @@ NOT_ONE = ["SELECT 1; SELECT 2", "SELECT 1; DROP VIEW sequences", "SELEKT 1", ""
 def filled(tmp_path_factory, empty_lake):
     import shutil
 
+    from logitlake.storage.connection.location import LakeLocation
     from logitlake.storage.lake.lake import Lake
-    from logitlake.storage.lake.location import LakeLocation
 
     location = LakeLocation.resolve(tmp_path_factory.mktemp("filled") / "lake")
     shutil.copytree(empty_lake, location.state_directory)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from logitlake.storage.connection.object_store import connect, put_bytes
 from logitlake.storage.errors import LakeError
-from logitlake.storage.lake.object_store import connect, put_bytes
-from logitlake.storage.upkeep.damaged_files import copy_aside
-from logitlake.storage.upkeep.history import examine
+from logitlake.storage.recovery.damaged_files import copy_aside
+from logitlake.storage.recovery.table_files import data_files, intact_rows, unreadable_files
 from logitlake.storage.upkeep.sweeping import sweep
-from logitlake.storage.upkeep.table_files import data_files, intact_rows, unreadable_files
+from logitlake.storage.verification.history import examine
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe
 

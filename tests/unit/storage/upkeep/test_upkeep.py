@@ -23,7 +23,7 @@ from logitlake.storage.students.registry import register_student
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import find_documents, forget, retire_recipe
 from logitlake.storage.upkeep.sweeping import sweep
-from logitlake.storage.upkeep.verify import verify
+from logitlake.storage.verification.verify import verify
 from logitlake.storage.writing.commits import REJECTS, SOURCES, commit_unit
 from logitlake.storage.writing.recipes import register_recipe
 from logitlake.storage.writing.sightings import note_sightings

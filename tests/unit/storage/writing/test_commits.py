@@ -191,7 +191,7 @@ def test_a_full_disk_is_a_clear_error_and_the_lake_still_opens(location, lake, m
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("logitlake.storage.lake.object_store.os.fsync", full)
+    monkeypatch.setattr("logitlake.storage.connection.object_store.os.fsync", full)
     with pytest.raises(LakeError, match="free some space"):
         _commit(lake, make_rows("b"), recipe)
     monkeypatch.undo()

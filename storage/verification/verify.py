@@ -7,11 +7,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from logitlake.storage.connection.memory_errors import raise_for_lack_of_memory
+from logitlake.storage.connection.object_store import connect
 from logitlake.storage.errors import LakeError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.lake.migration import table_columns
-from logitlake.storage.lake.object_store import connect
 from logitlake.storage.schema.row_hash import damaged_rows, describe
 from logitlake.storage.schema.sequences import differing_rows, stored_rows
 from logitlake.storage.schema.tables import NAME, ROW_HASH, TABLES

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.recovery.salvage import salvage
+from logitlake.storage.recovery.table_files import data_files
 from logitlake.storage.schema.sequences import differing_rows
-from logitlake.storage.upkeep.catalog_files import CatalogFile, current_files
-from logitlake.storage.upkeep.file_state import FileState, examine_file
-from logitlake.storage.upkeep.salvage import salvage
-from logitlake.storage.upkeep.table_files import data_files
+from logitlake.storage.verification.catalog_files import CatalogFile, current_files
+from logitlake.storage.verification.file_state import FileState, examine_file
 
 TABLE = "sequences"
 KEY = ("recipe_id", "unit_id", "doc_id")

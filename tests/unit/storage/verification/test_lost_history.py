@@ -9,20 +9,20 @@ from typing import Any
 
 import pytest
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import IntegrityError
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.last_commit import NOTE
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.schema.sequences import with_checksums
 from logitlake.storage.shards.writing import write_shard
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget, retire_recipe
-from logitlake.storage.upkeep.history import examine, unknown_files
 from logitlake.storage.upkeep.sweeping import sweep
-from logitlake.storage.upkeep.verify import verify
+from logitlake.storage.verification.history import examine, unknown_files
+from logitlake.storage.verification.verify import verify
 from logitlake.storage.writing.commits import commit_unit, stored_rows
 from logitlake.storage.writing.recipes import register_recipe
 from logitlake.storage.writing.runs import note_run

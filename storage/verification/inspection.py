@@ -4,12 +4,19 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.upkeep.catalog_files import current_files, without_footer
-from logitlake.storage.upkeep.history import examine, refusal, unknown_files
-from logitlake.storage.upkeep.known_damage import Damage, can_record, differs, known_damage, record_damage
-from logitlake.storage.upkeep.shard_damage import TABLE, ShardDamage, find_shard_damage
-from logitlake.storage.upkeep.table_damage import TableDamage, find_table_damage
-from logitlake.storage.upkeep.verify import TableCheck, UnitCheck, count_units, verify, verify_tables, verify_units
+from logitlake.storage.verification.catalog_files import current_files, without_footer
+from logitlake.storage.verification.history import examine, refusal, unknown_files
+from logitlake.storage.verification.known_damage import Damage, can_record, differs, known_damage, record_damage
+from logitlake.storage.verification.shard_damage import TABLE, ShardDamage, find_shard_damage
+from logitlake.storage.verification.table_damage import TableDamage, find_table_damage
+from logitlake.storage.verification.verify import (
+    TableCheck,
+    UnitCheck,
+    count_units,
+    verify,
+    verify_tables,
+    verify_units,
+)
 
 # (the checks of the units, how many there will be) → the same checks, watched by a progress bar.
 Watch = Callable[[Iterable[UnitCheck], int], Iterable[UnitCheck]]

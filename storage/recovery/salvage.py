@@ -9,9 +9,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
-from logitlake.storage.lake.object_store import list_paths, read_all
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.memory_errors import raise_for_lack_of_memory
+from logitlake.storage.connection.object_store import list_paths, read_all
 from logitlake.storage.schema.sequences import SEQUENCES
 from logitlake.storage.schema.tables import TABLES
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import duckdb
 
+from logitlake.storage.connection.memory_errors import raise_for_lack_of_memory
+from logitlake.storage.connection.object_store import connect
 from logitlake.storage.errors import LakeError, LostRaceError
 from logitlake.storage.lake.catalog_changes import catalog_transaction
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
-from logitlake.storage.lake.object_store import connect
 from logitlake.storage.schema.tables import NAME
 
 _METADATA = f"__ducklake_metadata_{NAME}"

@@ -5,9 +5,9 @@ import shutil
 import duckdb
 import pytest
 
+from logitlake.storage.connection import extensions
+from logitlake.storage.connection.extensions import load_extension, wheel_file
 from logitlake.storage.errors import LakeError
-from logitlake.storage.lake import extensions
-from logitlake.storage.lake.extensions import load_extension, wheel_file
 from logitlake.storage.lake.lake import Lake
 from tests.quick_duckdb import real_connect
 

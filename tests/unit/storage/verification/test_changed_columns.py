@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.identity import document_id, recipe_id
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.schema.sequences import SEQUENCES, differing_rows, differing_targets, row_hashes, stored_rows
-from logitlake.storage.upkeep.verify import verify
+from logitlake.storage.verification.verify import verify
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe
 

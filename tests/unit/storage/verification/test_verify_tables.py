@@ -8,7 +8,7 @@ from logitlake.storage.schema.tables import ROW_HASH, TABLES
 from logitlake.storage.upkeep import hashing
 from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.upkeep.hashing import add_row_hashes, count_without_hash
-from logitlake.storage.upkeep.verify import verify_tables
+from logitlake.storage.verification.verify import verify_tables
 
 HASHED = [name for name, table in TABLES.items() if table.hashed]
 

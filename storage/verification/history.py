@@ -15,13 +15,13 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from logitlake.storage.connection.memory_errors import raise_for_lack_of_memory
+from logitlake.storage.connection.object_store import connect, list_paths, read_all
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
-from logitlake.storage.lake.object_store import connect, list_paths, read_all
+from logitlake.storage.recovery.table_files import DELETES_SUFFIX, intact_rows, unreadable_files
 from logitlake.storage.schema.sequences import complete_rows, differing_rows
 from logitlake.storage.schema.tables import NAME, TABLES
-from logitlake.storage.upkeep.forgetting import RETIRE_KIND
-from logitlake.storage.upkeep.table_files import DELETES_SUFFIX, intact_rows, unreadable_files
+from logitlake.storage.writing.runs import RETIRE_KIND
 
 # Records of runs, with the columns that tell one from another. An event alone is nothing to lose.
 _RECORDS = {

@@ -11,11 +11,11 @@ from logitlake.storage.errors import LostRaceError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake, Transaction
 from logitlake.storage.lake.views import make_views
+from logitlake.storage.recovery.damaged_files import copy_aside
 from logitlake.storage.schema.tables import TABLES
-from logitlake.storage.upkeep.catalog_files import end_file
-from logitlake.storage.upkeep.damaged_files import copy_aside
-from logitlake.storage.upkeep.file_state import FileState
-from logitlake.storage.upkeep.table_damage import TableDamage, plain
+from logitlake.storage.verification.catalog_files import end_file
+from logitlake.storage.verification.file_state import FileState
+from logitlake.storage.verification.table_damage import TableDamage, plain
 
 
 def replace_rows(lake: Lake, damage: TableDamage, *, found_at: int) -> dict[str, str]:

@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.upkeep.file_statistics import check_statistics
+from logitlake.storage.verification.file_statistics import check_statistics
 
 
 @pytest.mark.parametrize("change", ["", "max_value = '0'", "min_value = 'zzz'", "null_count = 1"])

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import LakeError, LogitlakeError
-from logitlake.storage.lake.location import LakeLocation
 
 # No room for the bytes: a full disk, a quota, the limit of a process (ulimit -f).
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

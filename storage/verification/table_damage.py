@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 
 from logitlake.storage.errors import LakeError
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.recovery.salvage import POSITION
 from logitlake.storage.schema.row_hash import describe, row_hashes
 from logitlake.storage.schema.tables import ROW_HASH, TABLES
-from logitlake.storage.upkeep.catalog_files import current_files
-from logitlake.storage.upkeep.file_state import FileState, examine_file
-from logitlake.storage.upkeep.restored_rows import restored_rows
-from logitlake.storage.upkeep.salvage import POSITION
+from logitlake.storage.verification.catalog_files import current_files
+from logitlake.storage.verification.file_state import FileState, examine_file
+from logitlake.storage.verification.restored_rows import restored_rows
 
 
 @dataclass(slots=True)

@@ -16,12 +16,12 @@ from urllib.parse import urlparse
 
 import duckdb
 
+from logitlake.storage.connection.disk_errors import disk_problem, lake_folders
+from logitlake.storage.connection.extensions import load_extension
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.open_connections import closing
 from logitlake.storage.errors import LakeError
 from logitlake.storage.failpoints import reach
-from logitlake.storage.lake.disk_errors import disk_problem, lake_folders
-from logitlake.storage.lake.extensions import load_extension
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.open_connections import closing
 
 _GLOB_SIGN = re.compile(r"[*?\[]")
 STAGING_SUFFIX = ".tmp"

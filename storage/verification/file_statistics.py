@@ -13,12 +13,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from logitlake.storage.connection.memory_errors import raise_for_lack_of_memory
+from logitlake.storage.connection.object_store import connect
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
-from logitlake.storage.lake.object_store import connect
 from logitlake.storage.schema.tables import NAME, TABLES, sql_type
-from logitlake.storage.upkeep.catalog_files import listed_files
-from logitlake.storage.upkeep.verify import columns_of_tables
+from logitlake.storage.verification.catalog_files import listed_files
+from logitlake.storage.verification.verify import columns_of_tables
 
 _METADATA = f"__ducklake_metadata_{NAME}"
 

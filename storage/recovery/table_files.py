@@ -7,10 +7,10 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.memory_errors import raise_for_lack_of_memory
+from logitlake.storage.connection.object_store import list_paths, removed_paths
 from logitlake.storage.errors import LakeError
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
-from logitlake.storage.lake.object_store import list_paths, removed_paths
 from logitlake.storage.schema.row_hash import describe, row_hashes
 from logitlake.storage.schema.tables import ROW_HASH, TABLES, sql_type
 

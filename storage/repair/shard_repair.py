@@ -8,18 +8,18 @@ import json
 
 import pyarrow as pa
 
+from logitlake.storage.connection.object_store import put_bytes
 from logitlake.storage.errors import LakeError, LostRaceError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake, Transaction
-from logitlake.storage.lake.object_store import put_bytes
+from logitlake.storage.recovery.damaged_files import copy_aside
+from logitlake.storage.recovery.notes import noted_recipes, recipe_in_footer
 from logitlake.storage.schema.sequences import complete_rows, with_hashes
 from logitlake.storage.schema.tables import NAME
 from logitlake.storage.shards.writing import encode_shard
-from logitlake.storage.upkeep.catalog_files import end_file
 from logitlake.storage.upkeep.compaction import REPAIRED_PREFIX
-from logitlake.storage.upkeep.damaged_files import copy_aside
-from logitlake.storage.upkeep.notes import noted_recipes, recipe_in_footer
-from logitlake.storage.upkeep.shard_damage import (
+from logitlake.storage.verification.catalog_files import end_file
+from logitlake.storage.verification.shard_damage import (
     KEY,
     TABLE,
     DamagedShard,

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
 
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.object_store import connect, list_paths, read_all
 from logitlake.storage.errors import FormatVersionError, LakeError
 from logitlake.storage.identity import recipe_id as id_of_recipe
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.migration import LAKE_NOTES
-from logitlake.storage.lake.object_store import connect, list_paths, read_all
 from logitlake.storage.schema.sequences import FORMAT_VERSION
 
 _NOTED: dict[str, Callable[[Any], object]] = {"format_version": int, "held_out_salt": str, "held_out_share": float}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import duckdb
 
+from logitlake.storage.connection.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.errors import LakeError
-from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
 
 
 def load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:

@@ -13,15 +13,15 @@ from functools import partial
 from logitlake.storage.errors import IntegrityError, LakeError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
-from logitlake.storage.upkeep.history import examine, refusal, unknown_files
-from logitlake.storage.upkeep.inspection import Inspection, Watch, inspect, record
-from logitlake.storage.upkeep.known_damage import known_damage, record_damage
-from logitlake.storage.upkeep.restored_rows import ADVICE, NOTHING_ELSE
-from logitlake.storage.upkeep.shard_damage import TABLE, LostDocument, ShardDamage, find_shard_damage
-from logitlake.storage.upkeep.shard_repair import replace_shards
-from logitlake.storage.upkeep.table_damage import TableDamage, find_table_damage
-from logitlake.storage.upkeep.table_repair import replace_rows
-from logitlake.storage.upkeep.verify import verify_tables
+from logitlake.storage.repair.shard_repair import replace_shards
+from logitlake.storage.repair.table_repair import replace_rows
+from logitlake.storage.verification.history import examine, refusal, unknown_files
+from logitlake.storage.verification.inspection import Inspection, Watch, inspect, record
+from logitlake.storage.verification.known_damage import known_damage, record_damage
+from logitlake.storage.verification.restored_rows import ADVICE, NOTHING_ELSE
+from logitlake.storage.verification.shard_damage import TABLE, LostDocument, ShardDamage, find_shard_damage
+from logitlake.storage.verification.table_damage import TableDamage, find_table_damage
+from logitlake.storage.verification.verify import verify_tables
 from logitlake.storage.writing.runs import note_run
 
 KIND = "repair"

@@ -11,18 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from logitlake.storage.connection.object_store import list_paths, read_all
 from logitlake.storage.errors import LakeError
 from logitlake.storage.json_text import json_text
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.object_store import list_paths, read_all
+from logitlake.storage.recovery.notes import noted_recipes, read_settings
+from logitlake.storage.recovery.repeated_records import without_repeats_of
+from logitlake.storage.recovery.salvage import POSITION, salvage
+from logitlake.storage.recovery.table_files import data_files
 from logitlake.storage.schema.row_hash import damaged_rows, row_hashes
 from logitlake.storage.schema.tables import ROW_HASH, TABLES, Rebuild
-from logitlake.storage.upkeep.catalog_files import current_files
-from logitlake.storage.upkeep.file_state import examine_file
-from logitlake.storage.upkeep.notes import noted_recipes, read_settings
-from logitlake.storage.upkeep.repeated_records import without_repeats_of
-from logitlake.storage.upkeep.salvage import POSITION, salvage
-from logitlake.storage.upkeep.table_files import data_files
+from logitlake.storage.verification.catalog_files import current_files
+from logitlake.storage.verification.file_state import examine_file
 from logitlake.storage.writing.commits import documents_of
 
 # The run that restored commits and students are said to come from.

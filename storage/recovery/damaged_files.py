@@ -2,10 +2,10 @@
 
 import duckdb
 
+from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.memory_errors import raise_for_lack_of_memory
+from logitlake.storage.connection.object_store import list_paths, put_bytes, read_all
 from logitlake.storage.errors import LakeError
-from logitlake.storage.lake.location import LakeLocation
-from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
-from logitlake.storage.lake.object_store import list_paths, put_bytes, read_all
 
 FOLDER = "damaged/"
 _SUFFIX = ".damaged"

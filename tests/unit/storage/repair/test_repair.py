@@ -12,23 +12,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import IntegrityError, LakeBusyError, LostRaceError
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.location import LakeLocation
 from logitlake.storage.lake.locks import single_writer
+from logitlake.storage.recovery.repeated_records import without_repeats_of
+from logitlake.storage.recovery.table_files import DELETES_SUFFIX
+from logitlake.storage.repair.repair import RepairReport, repair
+from logitlake.storage.repair.shard_repair import replace_shards
 from logitlake.storage.schema.tables import TABLES
 from logitlake.storage.shards import writing
 from logitlake.storage.upkeep.compaction import compact, merge_small_tables, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget
-from logitlake.storage.upkeep.inspection import Inspection, inspect, inspect_known, record
-from logitlake.storage.upkeep.known_damage import known_damage, summary
-from logitlake.storage.upkeep.repair import RepairReport, repair
-from logitlake.storage.upkeep.repeated_records import without_repeats_of
-from logitlake.storage.upkeep.shard_repair import replace_shards
 from logitlake.storage.upkeep.sweeping import sweep
-from logitlake.storage.upkeep.table_files import DELETES_SUFFIX
+from logitlake.storage.verification.inspection import Inspection, inspect, inspect_known, record
+from logitlake.storage.verification.known_damage import known_damage, summary
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.known_documents import KnownDocuments
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary

@@ -6,14 +6,14 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from logitlake.storage.connection.memory_errors import raise_for_lack_of_memory
+from logitlake.storage.connection.object_store import connect
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.lake.memory_errors import raise_for_lack_of_memory
-from logitlake.storage.lake.object_store import connect
+from logitlake.storage.recovery.salvage import POSITION, salvage
 from logitlake.storage.schema.row_hash import damaged_rows
 from logitlake.storage.schema.sequences import differing_rows
 from logitlake.storage.schema.tables import TABLES
-from logitlake.storage.upkeep.catalog_files import CatalogFile, has_expected_footer
-from logitlake.storage.upkeep.salvage import POSITION, salvage
+from logitlake.storage.verification.catalog_files import CatalogFile, has_expected_footer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""What can be read from the files alone, without a catalog: for a rebuild and for a repair."""

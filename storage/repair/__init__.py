@@ -1,0 +1,1 @@
+"""Damaged files replaced by what is intact of them."""

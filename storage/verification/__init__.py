@@ -1,0 +1,1 @@
+"""Is the lake what was committed? Finds damage and places it; changes nothing."""
