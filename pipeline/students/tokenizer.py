@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from logitlake.pipeline.settings.models import StudentSettings
+from logitlake.pipeline.students.config_file import write_config
 from logitlake.pipeline.students.identity import Parent
 from logitlake.pipeline.teachers.files import TeacherFiles
 from logitlake.pipeline.teachers.older_reading import older_reading, same_texts
@@ -139,7 +140,7 @@ def _of_recipe(
 def _check_beside(tokenizer: Path, student: StudentSettings, parent: Parent, expected: TextTokenizer) -> None:
     """Raises MismatchError if transformers reads the teacher's tokenizer in another way beside the student's config."""
     with tempfile.TemporaryDirectory() as made:
-        if not _write_config(student, parent, Path(made)):
+        if not write_config(student, parent, Path(made)):
             return
         copy_tokenizer(tokenizer, Path(made))
         found = load_tokenizer(Path(made), trust_remote_code=student.trust_remote_code)
@@ -158,22 +159,6 @@ def _check_beside(tokenizer: Path, student: StudentSettings, parent: Parent, exp
         f"tokenizer of the student: transformers reads the teacher's tokenizer ({tokenizer}) in another way beside "
         f"the config of {student.model or parent.directory}: {texts}; use a student of the teacher's kind of model"
     )
-
-
-def _write_config(student: StudentSettings, parent: Parent, directory: Path) -> bool:
-    """Write the student's config, and its own code where that is trusted; False if there is none to write."""
-    if parent.directory is not None and (parent.directory / "config.json").is_file():
-        shutil.copyfile(parent.directory / "config.json", directory / "config.json")
-        for code in parent.directory.glob("*.py") if student.trust_remote_code else ():
-            shutil.copyfile(code, directory / code.name)
-        return True
-    if student.source != "config" or student.trust_remote_code:
-        return False
-    # Imported here: it imports torch, and only a config from a hub needs it.
-    from transformers import AutoConfig
-
-    AutoConfig.from_pretrained(student.model, revision=student.revision).save_pretrained(directory)
-    return True
 
 
 def _other_template(directory: Path, recipe: Mapping[str, Any], found: TextTokenizer) -> MismatchError:

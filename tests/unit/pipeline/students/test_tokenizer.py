@@ -191,15 +191,34 @@ def test_a_student_with_another_rule_for_bos_or_eos_gets_the_teachers_tokenizer(
     assert (saved.bos_token_id, saved.eos_token_id) == (tokenizer.bos_id, tokenizer.eos_id)
 
 
-def test_a_config_of_the_hub_is_read_beside_the_tokenizer_too(
-    teacher: TeacherFiles, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files of `owner/name` as a hub's client keeps them."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     repository = tmp_path / "hub" / "models--owner--name"
     snapshot = repository / "snapshots" / ("a1" * 20)
     snapshot.mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("a1" * 20)
+    return snapshot
+
+
+def test_a_window_beyond_the_positions_of_a_config_of_the_hub_is_refused(
+    teacher: TeacherFiles, recipe: dict[str, Any], snapshot: Path, tmp_path: Path
+) -> None:
+    (snapshot / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": 64}))
+    settings = StudentSettings(source="config", model="owner/name")
+    parent = find_parent(settings, recipe, teacher)
+    recipe |= {"vocabulary": 211, "window": 64}
+    check_training(settings, teacher, parent, recipe, output=tmp_path / "out", student_id="s")
+    recipe["window"] = 65
+    with pytest.raises(SettingsError, match="the student owner/name was made for 64 positions"):
+        check_training(settings, teacher, parent, recipe, output=tmp_path / "out", student_id="s")
+
+
+def test_a_config_of_the_hub_is_read_beside_the_tokenizer_too(
+    teacher: TeacherFiles, recipe: dict[str, Any], snapshot: Path
+) -> None:
     settings = StudentSettings(source="config", model="owner/name")
     for kind in ("llama", "qwen2"):
         (snapshot / "config.json").write_text(json.dumps({"model_type": kind}))

@@ -160,6 +160,6 @@ def test_tokenizer_json_counts_beside_a_tekken_file_with_and_without_mistral_com
         lambda *_, mistral_format=None, **__: (mistral_format is not False, str(directory / "tekken.json")),
     )
     monkeypatch.setenv("LOGITLAKE_CACHE", str(tmp_path / "another cache"))
-    with pytest.raises((ImportError, NameError), match="mistral|ValidationMode"):
+    with pytest.raises((ImportError, NameError), match=r"mistral|ValidationMode"):
         AutoTokenizer.from_pretrained(directory)
     assert load_tokenizer(directory).fingerprint == expected
