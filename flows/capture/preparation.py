@@ -1,5 +1,6 @@
-"""What a capture needs before the teacher is loaded: its files, tokenizer, recipe and plan. Loads no torch.
+"""What a capture needs before the teacher is loaded: its files, tokenizer, recipe and plan.
 
+It loads torch only for files of a teacher that were not seen before, to ask transformers about them.
 Used by `plan` and by the teacher flow.
 """
 
@@ -15,6 +16,7 @@ from logitlake.pipeline.corpus.document import Document, Reject
 from logitlake.pipeline.corpus.rejects import RejectGuard
 from logitlake.pipeline.settings.models import Config, TeacherSettings
 from logitlake.pipeline.teachers.files import TeacherFiles, TeacherSource, resolve_teacher
+from logitlake.pipeline.teachers.older_reading import older_reading, same_rows
 from logitlake.pipeline.teachers.tokenizer import load_tokenizer
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.connection.location import LakeLocation
@@ -27,7 +29,8 @@ class Prepared:
     """A teacher's files, its tokenizer and the recipe of the settings.
 
     With `target.target_bytes` a probe chooses one value of the recipe. `question` is the key of that probe while it has
-    not been made; until then the recipe is not final.
+    not been made; until then the recipe is not final. `recipe.tokenizer` is the fingerprint of `tokenizer`, or another
+    one of the same ids under which a lake of an older logitlake goes on.
     """
 
     config: Config
@@ -90,21 +93,50 @@ def prepare(config: Config, files: TeacherFiles | None = None) -> Prepared:
     )
     location, target_bytes = location_of(config), config.target.target_bytes
     prepared = Prepared(config=config, teacher=config.teacher, files=files, tokenizer=tokenizer, recipe=recipe)
-    older = replace(prepared, recipe=replace(recipe, teacher=replace(files, config_hash=None)))
-    if target_bytes is None:
-        return older if _goes_on(location, older) else prepared
-    for candidate in (older, prepared):
-        answer = kept_probe(location, probe_key(candidate.recipe, target_bytes))
-        final = candidate.answered(answer["value"]) if answer else None
-        if final is not None and (candidate is prepared or _goes_on(location, final)):
+    for candidate in _of_the_same_rows(prepared):
+        final = candidate if target_bytes is None else _answered(location, candidate, target_bytes)
+        if final is not None and _goes_on(location, final):
             return final
-    return replace(prepared, question=probe_key(recipe, target_bytes))
+    if target_bytes is None:
+        return prepared
+    final = _answered(location, prepared, target_bytes)
+    return final or replace(prepared, question=probe_key(recipe, target_bytes))
 
 
-def _goes_on(location: LakeLocation, older: Prepared) -> bool:
-    """Whether a lake of an older logitlake has this recipe without a config, and no other config is noted for it."""
-    recipe_id = older.recipe.recipe_id
-    return has_recipe(location, recipe_id) and noted_config(location, recipe_id) in (None, older.files.config_hash)
+def _of_the_same_rows(prepared: Prepared) -> Iterator[Prepared]:
+    """The recipe of today and those of an older logitlake for the same rows, the first to go on with first.
+
+    An older recipe names no config, or the tokenizer as it was read then.
+    """
+    yield _without_config(prepared)
+    yield prepared
+    tokenization = prepared.config.tokenization
+    older = older_reading(prepared.files.directory, chat_template=tokenization.chat_template)
+    if older is None or older.fingerprint == prepared.recipe.tokenizer:
+        return
+    if same_rows(older, prepared.tokenizer, tokenization):
+        named_before = replace(prepared, recipe=replace(prepared.recipe, tokenizer=older.fingerprint))
+        yield _without_config(named_before)
+        yield named_before
+
+
+def _without_config(prepared: Prepared) -> Prepared:
+    return replace(prepared, recipe=replace(prepared.recipe, teacher=replace(prepared.files, config_hash=None)))
+
+
+def _answered(location: LakeLocation, prepared: Prepared, target_bytes: float) -> Prepared | None:
+    """With the value of an earlier probe; None if there was none."""
+    answer = kept_probe(location, probe_key(prepared.recipe, target_bytes))
+    return prepared.answered(answer["value"]) if answer else None
+
+
+def _goes_on(location: LakeLocation, prepared: Prepared) -> bool:
+    """Whether the lake has this recipe and, if the recipe names no config, no other config is noted for it."""
+    recipe_id = prepared.recipe.recipe_id
+    if not has_recipe(location, recipe_id):
+        return False
+    named = prepared.recipe.teacher.config_hash is not None
+    return named or noted_config(location, recipe_id) in (None, prepared.files.config_hash)
 
 
 def guards_of(config: Config, *, stops: bool = True) -> dict[str, RejectGuard]:

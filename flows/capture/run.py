@@ -246,7 +246,7 @@ class CaptureRun:
                 register_recipe(self._lake, prepared.recipe.to_dict())
                 if prepared.recipe.teacher.config_hash is None and prepared.files.config_hash is not None:
                     note_config(self.location, prepared.recipe.recipe_id, prepared.files.config_hash)
-                register_vocabulary(self._lake, prepared.tokenizer.fingerprint, tokens, special)
+                register_vocabulary(self._lake, prepared.recipe.tokenizer, tokens, special)
             self._introduced = True
 
     def _load(self, prepared: Prepared) -> "Engine":

@@ -27,7 +27,10 @@ class NoReferenceError(Exception):
 def reference_tokenizer(settings: TeacherSettings, files: TeacherFiles) -> Any:
     """AutoTokenizer of the teacher's directory. Raises NoReferenceError."""
     try:
-        return AutoTokenizer.from_pretrained(str(files.directory), trust_remote_code=settings.trust_remote_code)
+        # The tokenizer.json counts, whether or not mistral-common is installed.
+        return AutoTokenizer.from_pretrained(
+            str(files.directory), trust_remote_code=settings.trust_remote_code, mistral_format=False
+        )
     except LOAD_ERRORS as error:
         raise NoReferenceError(f"AutoTokenizer can't load {files.directory}: {error}") from None
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from logitlake.pipeline.settings.models import LoraSettings, StudentSettings
+from logitlake.pipeline.students.config_file import write_config
 from logitlake.pipeline.students.identity import Parent, read_facts
 from logitlake.pipeline.students.tokenizer import find_tokenizer
 from logitlake.pipeline.teachers.files import TeacherFiles
@@ -49,7 +51,9 @@ def check_training(
     if parent.directory is None:
         return
     find_tokenizer(student, parent, teacher, recipe, chat_template=chat_template)
-    check_window(parent.directory, recipe["window"], "the student")
+    with tempfile.TemporaryDirectory() as made:
+        if write_config(student, parent, Path(made)):
+            check_window(Path(made), recipe["window"], "the student", named=student.model or str(parent.directory))
     shapes = tensor_shapes(parent.directory) if student.source != "config" else {}
     _check_vocabulary(parent.directory, shapes, recipe["vocabulary"])
     if student.lora is not None:

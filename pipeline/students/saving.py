@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from logitlake.pipeline.students.probe import ROUNDED, SAME, mean_divergence, probe_logits
 from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
 from logitlake.pipeline.teachers.loading import load_adapter, load_causal_lm
+from logitlake.pipeline.tokens.same_ids import first_difference
 from logitlake.storage.errors import MismatchError, SettingsError
 
 log = logging.getLogger(__name__)
@@ -120,7 +122,8 @@ def check_adapter(base: Path, adapter: Path, trained: Trained) -> None:
 def check_tokenizer_again(source: Path, directory: Path, name: str, *, trust_remote_code: bool = False) -> None:
     """Raises MismatchError if plain transformers reads another tokenizer from a student than from its source."""
     try:
-        expected = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        # Its tokenizer.json counts, also where it has a tekken.json and mistral-common is installed.
+        expected = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, mistral_format=False)
     except LOAD_ERRORS:
         return  # The recipe's tokenizer needs tokenizer.json alone.
     try:
@@ -130,10 +133,19 @@ def check_tokenizer_again(source: Path, directory: Path, name: str, *, trust_rem
     text = _TEXT + "".join(expected.all_special_tokens)
     before, after = (list(tokenizer(text).input_ids) for tokenizer in (expected, found))
     if before != after:
-        raise MismatchError(
-            f"student {name}: its tokenizer gives other ids when transformers reads it again than that of {source}: "
-            f"expected {before[:8]}…, found {after[:8]}…; nothing is registered; check tokenizer_config.json there"
-        )
+        raise _other_ids(name, source, f"expected {before[:8]}…, found {after[:8]}…")
+    first, second = (getattr(tokenizer, "backend_tokenizer", None) for tokenizer in (expected, found))
+    if isinstance(first, Tokenizer) and isinstance(second, Tokenizer):
+        difference = first_difference(first, second)
+        if difference is not None:
+            raise _other_ids(name, source, difference.words("its source", "the student"))
+
+
+def _other_ids(name: str, source: Path, what: str) -> MismatchError:
+    return MismatchError(
+        f"student {name}: its tokenizer gives other ids when transformers reads it again than that of {source}: "
+        f"{what}; nothing is registered; check tokenizer_config.json there"
+    )
 
 
 def make_readable(directory: Path) -> None:

@@ -87,10 +87,10 @@ def _save_tokenizer(path: Path, described: GgufTokenizer, staging: Path) -> None
 
 def _card(path: Path) -> dict[str, Any]:
     """Licence and base models by the file's own metadata, as a card names them."""
-    fields = read_metadata(path)
+    fields = {name: value for name, value in read_metadata(path).items() if isinstance(value, str) and value}
     bases = [
-        "/".join(str(fields[name]) for name in names if name in fields)
-        for number in range(int(fields.get("general.base_model.count", 0)))
+        "/".join(fields[name] for name in names if name in fields)
+        for number in range(len(fields))
         for names in [[f"general.base_model.{number}.{part}" for part in ("organization", "name")]]
     ]
     card = {"license": fields.get("general.license"), "base_model": [base for base in bases if base]}

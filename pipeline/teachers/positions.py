@@ -10,8 +10,11 @@ from logitlake.storage.errors import SettingsError
 _KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx", "max_sequence_length")
 
 
-def check_window(directory: Path, window: int, what: str) -> None:
-    """Raises SettingsError if a window is longer than the positions that the config of a directory names."""
+def check_window(directory: Path, window: int, what: str, *, named: str | None = None) -> None:
+    """Raises SettingsError if a window is longer than the positions that the config of a directory names.
+
+    `named` stands for the directory in the message.
+    """
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -19,8 +22,8 @@ def check_window(directory: Path, window: int, what: str) -> None:
     positions = positions_of(config) if isinstance(config, dict) else None
     if positions is not None and window > positions:
         raise SettingsError(
-            f"tokenization.window {window}: {what} {directory} was made for {positions} positions (config.json), and "
-            f"computes something else beyond; set tokenization.window to at most {positions}"
+            f"tokenization.window {window}: {what} {named or directory} was made for {positions} positions "
+            f"(config.json), and computes something else beyond; set tokenization.window to at most {positions}"
         )
 
 

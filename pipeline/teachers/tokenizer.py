@@ -87,7 +87,7 @@ def _answer(directory: Path, trust_remote_code: bool) -> dict[str, Any]:
     own = TextTokenizer.load(directory) if (directory / "tokenizer.json").is_file() else None
     if own is None and not has_tokenizer(directory):
         TextTokenizer.load(directory)  # says what is missing
-    loaded = _ask(directory, trust_remote_code)
+    loaded = read_with_transformers(directory, trust_remote_code)
     backend: Tokenizer = loaded.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -103,14 +103,22 @@ def _answer(directory: Path, trust_remote_code: bool) -> dict[str, Any]:
     return answer
 
 
-def _ask(directory: Path, trust_remote_code: bool) -> Any:
+def read_with_transformers(directory: Path, trust_remote_code: bool = False) -> Any:
+    """The tokenizer that transformers makes of a directory. Its result doesn't depend on the package mistral-common.
+
+    Raises SettingsError for files that it can't read, and for a tokenizer with code of its own.
+    """
     # Imported here: it imports torch, and the answer is cached.
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    # Without a config nothing says which kind of model it is.
-    kind = AutoTokenizer if (directory / "config.json").is_file() else PreTrainedTokenizerFast
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
-        loaded = kind.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
+        if (directory / "config.json").is_file():
+            # With mistral-common installed, a tekken.json would otherwise count in place of the tokenizer.json.
+            loaded = AutoTokenizer.from_pretrained(directory, mistral_format=False, **options)
+        else:
+            # Nothing says which kind of model it is.
+            loaded = PreTrainedTokenizerFast.from_pretrained(directory, **options)
     except Exception as error:  # tokenizers raises the bare class
         raise SettingsError(
             f"tokenizer {directory}: transformers can't read it ({error}); restore the files, or save it again by "

@@ -25,7 +25,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
             _number(file, "<Q")  # tensors
             names = range(_count(file))
             return {_text(file): _value(file, _number(file, "<I")) for _ in names}
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, ValueError, RecursionError, struct.error) as error:
         raise SettingsError(
             f"{path}: expected a GGUF file of version 2 or 3, found that {error}; copy it again"
         ) from None

@@ -13,6 +13,7 @@ from typing import Any
 from gguf.constants import TokenType
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from logitlake.pipeline.tokens.gguf_entries import UnknownTokenizerError, check_entries
 from logitlake.pipeline.tokens.gguf_metadata import read_metadata
 from logitlake.pipeline.tokens.gguf_splits import SPLITS
 from logitlake.storage.errors import SettingsError
@@ -53,17 +54,17 @@ def read_gguf_tokenizer(path: Path) -> GgufTokenizer:
         raise SettingsError(f"teacher {path}: {error}; {ADVICE}") from None
 
 
-class UnknownTokenizerError(ValueError):
-    """A file does not say how it turns text into ids, or says it by a name that is not known here."""
-
-
 def build_gguf_tokenizer(metadata: Mapping[str, Any]) -> GgufTokenizer:
     """The tokenizer of the metadata of a file. Raises UnknownTokenizerError."""
+    check_entries(metadata)
     kind = metadata.get(f"{_PREFIX}model")
     if kind not in _BUILDERS:
         raise UnknownTokenizerError(
             f"expected a tokenizer of kind {', '.join(sorted(_BUILDERS))} in {_PREFIX}model, found {kind}"
         )
+    for name in (f"{_PREFIX}tokens", *_NEEDED[kind]):
+        if metadata.get(name) is None:
+            raise UnknownTokenizerError(f"expected the entry {name} for a tokenizer of kind {kind}, found none")
     vocabulary = {
         token: number
         for number, token in enumerate(metadata[f"{_PREFIX}tokens"])
@@ -77,8 +78,8 @@ def build_gguf_tokenizer(metadata: Mapping[str, Any]) -> GgufTokenizer:
         raise UnknownTokenizerError(f"its vocabulary and merges do not fit together ({error})") from None
     _add_tokens(backend, metadata, vocabulary)
     settings: dict[str, Any] = {
-        "add_bos_token": bool(metadata.get(f"{_PREFIX}add_bos_token", adds_bos)),
-        "add_eos_token": bool(metadata.get(f"{_PREFIX}add_eos_token", False)),
+        "add_bos_token": _flag(metadata, "add_bos_token", adds_bos),
+        "add_eos_token": _flag(metadata, "add_eos_token", False),
     }
     for name, key in _NAMED.items():
         if (number := metadata.get(_PREFIX + key)) is not None:
@@ -112,7 +113,7 @@ def _sentencepiece(metadata: Mapping[str, Any], vocabulary: dict[str, int]) -> t
         )
     scores = metadata[f"{_PREFIX}scores"]
     merges = _merges_of_scores(vocabulary, scores)
-    prefix = [normalizers.Prepend(_SPACE)] if metadata.get(f"{_PREFIX}add_space_prefix", True) else []
+    prefix = [normalizers.Prepend(_SPACE)] if _flag(metadata, "add_space_prefix", True) else []
     backend = _piece_backend(metadata, vocabulary, merges)
     backend.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", _SPACE)])
     return backend, True
@@ -126,7 +127,7 @@ def _gemma4(metadata: Mapping[str, Any], vocabulary: dict[str, int]) -> tuple[To
 
 
 def _piece_backend(metadata: Mapping[str, Any], vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
-    unknown = metadata[f"{_PREFIX}tokens"][metadata.get(f"{_PREFIX}unknown_token_id", 0)]
+    unknown = metadata[f"{_PREFIX}tokens"][metadata.get(f"{_PREFIX}unknown_token_id") or 0]
     backend = Tokenizer(
         models.BPE(vocab=vocabulary, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
     )
@@ -137,6 +138,12 @@ def _piece_backend(metadata: Mapping[str, Any], vocabulary: dict[str, int], merg
 
 
 _BUILDERS = {"gpt2": _byte_level, "llama": _sentencepiece, "gemma4": _gemma4}
+_NEEDED = {"gpt2": [f"{_PREFIX}merges"], "llama": [f"{_PREFIX}scores"], "gemma4": [f"{_PREFIX}merges"]}
+
+
+def _flag(metadata: Mapping[str, Any], name: str, default: bool) -> bool:
+    found = metadata.get(_PREFIX + name)
+    return default if found is None else bool(found)
 
 
 def _pairs(merges: Sequence[str]) -> list[tuple[str, str]]:
@@ -159,7 +166,7 @@ def _add_tokens(backend: Tokenizer, metadata: Mapping[str, Any], vocabulary: Map
     """Control tokens are special, tokens of the user are not; both are found in a text before anything else."""
     phi3 = metadata.get("general.architecture") == "phi3"
     special, plain = [], []
-    for token, kind in zip(metadata[f"{_PREFIX}tokens"], metadata.get(f"{_PREFIX}token_type", ()), strict=False):
+    for token, kind in zip(metadata[f"{_PREFIX}tokens"], metadata.get(f"{_PREFIX}token_type") or (), strict=False):
         if token not in vocabulary:
             continue
         takes_space = phi3 and token not in _PHI3_KEEPS_SPACE_AFTER

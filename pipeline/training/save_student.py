@@ -13,6 +13,7 @@ from logitlake.pipeline.students.file_hashes import hash_files
 from logitlake.pipeline.students.identity import FILES, NOT_HASHED, Parent
 from logitlake.pipeline.students.lora import merged
 from logitlake.pipeline.students.model_card import write_card
+from logitlake.pipeline.students.named_tokens import write_named_tokens
 from logitlake.pipeline.students.probe import ROUNDED, SAME, probe_logits, probe_sequences
 from logitlake.pipeline.students.saved_dtype import saved_dtype
 from logitlake.pipeline.students.saving import (
@@ -75,6 +76,7 @@ def save_student(
         if adapter is not None:
             adapter.rename(staging / _ADAPTER)
         copy_tokenizer(origins.tokenizer, staging, chat_template=origins.chat_template)
+        write_named_tokens(staging, trust_remote_code=student.trust_remote_code)
         check_tokenizer_again(origins.tokenizer, staging, trained.name, trust_remote_code=student.trust_remote_code)
         facts["saved"] = {"dtype": saved.dtype, "rounding_kl": saved.rounding_kl}
         facts[FILES] = hash_files(staging, leave_out=NOT_HASHED)

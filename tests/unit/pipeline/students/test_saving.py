@@ -164,3 +164,17 @@ def test_divergence_tells_lost_positions_from_equal_ones():
     other = logits + torch.tensor([[0.0, 0.5, 0.0], [0.0, 0.0, 0.0]])
     p, q = logits[0, :2].double().softmax(-1), other[0, :2].double().softmax(-1)
     assert mean_divergence(logits, other) == pytest.approx(float((p * (p / q).log()).sum()) / 2, rel=1e-6)
+
+
+def test_a_tokenizer_that_differs_in_a_rare_token_only_is_found(tmp_path):
+    for name in ("source", "student"):
+        (tmp_path / name).mkdir()
+        write_tiny_tokenizer(tmp_path / name)
+    check_tokenizer_again(tmp_path / "source", tmp_path / "student", "a1b2")
+    path = tmp_path / "student" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["Ġmat"], vocabulary["Ġlog"] = vocabulary["Ġlog"], vocabulary["Ġmat"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(MismatchError, match=r"by its source and .* by the student; nothing is registered"):
+        check_tokenizer_again(tmp_path / "source", tmp_path / "student", "a1b2")

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, pre_tokenizers
+from transformers import AutoTokenizer
 
 from logitlake.pipeline.settings.models import StudentSettings
-from logitlake.pipeline.students.identity import Parent
+from logitlake.pipeline.students.identity import Parent, find_parent
 from logitlake.pipeline.students.preflight import check_training
-from logitlake.pipeline.students.tokenizer import find_tokenizer
+from logitlake.pipeline.students.tokenizer import copy_tokenizer, find_tokenizer
 from logitlake.pipeline.teachers.files import TeacherFiles
 from logitlake.pipeline.teachers.tokenizer import load_tokenizer
+from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import MismatchError, SettingsError
 
 TEMPLATE = "{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}"
@@ -154,3 +156,99 @@ def test_other_ids_are_found_before_anything_is_trained(
     settings = StudentSettings(source="checkpoint", model=str(student))
     with pytest.raises(MismatchError, match="by the recipe and"):
         check_training(settings, teacher, parent, recipe, output=tmp_path / "out", student_id="s")
+
+
+BOS_BEFORE_TEXTS = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "<|begin|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {"<|begin|>": {"id": "<|begin|>", "ids": [0], "tokens": ["<|begin|>"]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("tokenizer.json", {"post_processor": BOS_BEFORE_TEXTS}),
+        ("tokenizer_config.json", {"eos_token": "<|begin|>"}),
+        ("tokenizer_config.json", {"bos_token": "<|end|>"}),
+    ],
+)
+def test_a_student_with_another_rule_for_bos_or_eos_gets_the_teachers_tokenizer(
+    student: Path, teacher: TeacherFiles, file: str, changes: dict[str, Any]
+) -> None:
+    for directory in (student, teacher.directory):
+        (directory / "chat_template.jinja").unlink()
+    tokenizer = load_tokenizer(teacher.directory)
+    recipe = {"tokenizer": tokenizer.fingerprint, "chat": {"template": None}}
+    assert find(student, teacher, recipe) == student
+    content = json.loads((student / file).read_text())
+    (student / file).write_text(json.dumps({**content, **changes}))
+    directory = find(student, teacher, recipe)
+    assert directory == teacher.directory
+    saved = AutoTokenizer.from_pretrained(directory)
+    assert saved("the").input_ids == tokenizer.encode_texts(["the"])[0]
+    assert (saved.bos_token_id, saved.eos_token_id) == (tokenizer.bos_id, tokenizer.eos_id)
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files of `owner/name` as a hub's client keeps them."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--owner--name"
+    snapshot = repository / "snapshots" / ("a1" * 20)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a1" * 20)
+    return snapshot
+
+
+def test_a_window_beyond_the_positions_of_a_config_of_the_hub_is_refused(
+    teacher: TeacherFiles, recipe: dict[str, Any], snapshot: Path, tmp_path: Path
+) -> None:
+    (snapshot / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": 64}))
+    settings = StudentSettings(source="config", model="owner/name")
+    parent = find_parent(settings, recipe, teacher)
+    recipe |= {"vocabulary": 211, "window": 64}
+    check_training(settings, teacher, parent, recipe, output=tmp_path / "out", student_id="s")
+    recipe["window"] = 65
+    with pytest.raises(SettingsError, match="the student owner/name was made for 64 positions"):
+        check_training(settings, teacher, parent, recipe, output=tmp_path / "out", student_id="s")
+
+
+def test_a_config_of_the_hub_is_read_beside_the_tokenizer_too(
+    teacher: TeacherFiles, recipe: dict[str, Any], snapshot: Path
+) -> None:
+    settings = StudentSettings(source="config", model="owner/name")
+    for kind in ("llama", "qwen2"):
+        (snapshot / "config.json").write_text(json.dumps({"model_type": kind}))
+        parent = find_parent(settings, recipe, teacher)
+        assert parent.directory is not None and not parent.directory.is_dir()
+        if kind == "llama":
+            assert find_tokenizer(settings, parent, teacher, recipe) == teacher.directory
+        else:
+            with pytest.raises(MismatchError, match=r"owner/name: the text .* by the teacher and .* by the student"):
+                find_tokenizer(settings, parent, teacher, recipe)
+
+
+def test_rows_of_tokenizer_json_alone_are_refused_where_transformers_gives_others(
+    teacher: TeacherFiles, student: Path
+) -> None:
+    """An older logitlake made such rows for a class with rules of its own, by which a saved student would be read."""
+    (teacher.directory / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    (student / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    older = TextTokenizer.load(teacher.directory)
+    recipe = {"tokenizer": older.fingerprint, "chat": {"template": older.template_hash}}
+    with pytest.raises(MismatchError, match=r"ids of tokenizer\.json alone.* by the rows and .* by transformers"):
+        find(student, teacher, recipe)
+
+
+def test_a_tekken_file_beside_a_tokenizer_json_is_not_copied(student: Path, tmp_path: Path) -> None:
+    (student / "tekken.json").write_text("{}")
+    for name, copied in (("tokenizer.json", False), ("", True)):
+        destination = tmp_path / f"copy {copied}"
+        destination.mkdir()
+        if not name:
+            (student / "tokenizer.json").unlink()
+        copy_tokenizer(student, destination)
+        assert (destination / "tekken.json").exists() == copied

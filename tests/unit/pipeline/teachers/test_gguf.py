@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.pipeline.teachers.engines.transformers_engine import load_teacher
 from logitlake.pipeline.teachers.files import resolve_teacher
-from logitlake.pipeline.teachers.gguf import convert_gguf
+from logitlake.pipeline.teachers.gguf import _card, convert_gguf
 from logitlake.pipeline.teachers.tokenizer import load_tokenizer
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import SettingsError
@@ -112,6 +112,19 @@ def test_the_origin_of_a_gguf_file_is_that_of_its_metadata(gguf_file: Path) -> N
         "licence": "apache-2.0",
         "base_models": ["HuggingFaceTB/SmolLM2-135M"],
     }
+
+
+def test_metadata_of_another_type_is_left_out_of_the_card(tmp_path: Path) -> None:
+    path = tmp_path / "odd.gguf"
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_uint32("general.license", 7)
+    writer.add_string("general.base_model.count", "many")
+    writer.add_uint32("general.base_model.0.name", 7)
+    writer.add_string("general.base_model.0.organization", "owner")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert _card(path) == {"base_model": ["owner"]}
 
 
 def test_the_files_rule_cuts_digits_and_the_conversion_of_transformers_stays_at_hand(

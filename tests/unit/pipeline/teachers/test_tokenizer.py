@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, normalizers
 from transformers import AutoTokenizer
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 from logitlake.pipeline.teachers import tokenizer as module
 from logitlake.pipeline.teachers.tokenizer import load_tokenizer
@@ -126,7 +127,7 @@ def test_saved_truncation_and_padding_are_no_difference(directory: Path) -> None
 def test_the_answer_is_asked_for_once(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llama_class(directory)
     first = load_tokenizer(directory)
-    monkeypatch.setattr(module, "_ask", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(module, "read_with_transformers", lambda *_: pytest.fail("asked again"))
     again = load_tokenizer(directory)
     assert again.fingerprint == first.fingerprint
     assert again.encode_texts(["a b"]) == first.encode_texts(["a b"])
@@ -143,3 +144,22 @@ def test_code_that_is_not_trusted_is_refused(directory: Path) -> None:
     edit(directory / "config.json", model_type="own")
     with pytest.raises(SettingsError, match="transformers can't read it"):
         load_tokenizer(directory)
+
+
+def test_tokenizer_json_counts_beside_a_tekken_file_with_and_without_mistral_common(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    edit(directory / "config.json", model_type="mistral")
+    expected = load_tokenizer(directory).fingerprint
+    (directory / "tekken.json").write_text("{}")
+    assert load_tokenizer(directory).fingerprint == expected
+    # With the package, transformers would take the tekken file.
+    monkeypatch.setitem(TOKENIZER_MAPPING_NAMES, "mistral", "MistralCommonBackend")
+    monkeypatch.setattr(
+        "transformers.integrations.mistral.tokenizer.resolve_mistral_format",
+        lambda *_, mistral_format=None, **__: (mistral_format is not False, str(directory / "tekken.json")),
+    )
+    monkeypatch.setenv("LOGITLAKE_CACHE", str(tmp_path / "another cache"))
+    with pytest.raises((ImportError, NameError), match=r"mistral|ValidationMode"):
+        AutoTokenizer.from_pretrained(directory)
+    assert load_tokenizer(directory).fingerprint == expected

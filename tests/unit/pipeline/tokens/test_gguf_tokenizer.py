@@ -5,12 +5,16 @@ from typing import Any
 
 import pytest
 from tokenizers import Regex, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
+from logitlake.pipeline.tokens.gguf_entries import UnknownTokenizerError
 from logitlake.pipeline.tokens.gguf_splits import SPLITS
-from logitlake.pipeline.tokens.gguf_tokenizer import UnknownTokenizerError, build_gguf_tokenizer
+from logitlake.pipeline.tokens.gguf_tokenizer import build_gguf_tokenizer
 from logitlake.pipeline.tokens.same_ids import TEXTS
 
+NAMED = {f"tokenizer.ggml.{name}_token_id" for name in ("bos", "eos", "unknown", "padding")}
+FLAGS = {f"tokenizer.ggml.{name}" for name in ("add_bos_token", "add_eos_token", "add_space_prefix")}
 NORMAL, UNKNOWN, CONTROL, USER, BYTE = 1, 2, 3, 4, 6
 TEXT = " I'll  PAY\t$12.50\r\n\n für 3千円?! <b>„Äh“</b> \n  "
 PIECES = {
@@ -106,6 +110,50 @@ def test_no_rule_loses_a_character(byte_level: dict[str, Any], name: str) -> Non
 def test_what_is_not_known_is_refused(byte_level: dict[str, Any], change: dict[str, Any], message: str) -> None:
     with pytest.raises(UnknownTokenizerError, match=message):
         build_gguf_tokenizer({**byte_level, **change})
+
+
+WRONG = [None, "", "x", 0, -1, 4_294_967_295, 1.5, True, [], ["x"], [0], [None], [[]], {}, [""] * 400]
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "pieces", "gemma4"])
+def test_whatever_an_entry_holds_a_tokenizer_is_made_or_refused_by_name(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    """Each entry in turn is missing, of another type, too short, too long, or out of range."""
+    metadata = request.getfixturevalue("pieces" if kind == "gemma4" else kind)
+    if kind == "gemma4":
+        merges = ["\u2581 a", "a b", "\u2581 \u2581"]
+        metadata |= {"tokenizer.ggml.model": "gemma4", "tokenizer.ggml.merges": merges}
+    every = {*metadata, *NAMED, *FLAGS, "tokenizer.chat_template", "tokenizer.ggml.scores", "tokenizer.ggml.merges"}
+    refused = set()
+    for name in sorted(every):
+        changes = [{**metadata, name: value} for value in WRONG]
+        for changed in (*changes, {key: value for key, value in metadata.items() if key != name}):
+            try:
+                made = build_gguf_tokenizer(changed)
+            except UnknownTokenizerError:
+                refused.add(name)
+            else:
+                PreTrainedTokenizerFast(tokenizer_object=made.backend, **made.settings)("ab a")
+    assert refused >= {*NAMED, *FLAGS, "tokenizer.ggml.tokens", "tokenizer.chat_template", "tokenizer.ggml.model"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"padding_token_id": 4_294_967_295},
+            r"an id below \d+, .* in .*padding_token_id, found 4294967295",
+        ),
+        ({"eos_token_id": -1}, "tokenizer.ggml.eos_token_id, found -1"),
+        ({"tokens": None}, "expected the entry tokenizer.ggml.tokens"),
+        ({"merges": None}, "expected the entry tokenizer.ggml.merges for a tokenizer of kind gpt2"),
+        ({"token_type": [1]}, "one for each token in tokenizer.ggml.token_type, found 1 entries"),
+    ],
+)
+def test_an_entry_that_is_wrong_is_named(byte_level: dict[str, Any], change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnknownTokenizerError, match=message):
+        build_gguf_tokenizer({**byte_level, **{f"tokenizer.ggml.{name}": value for name, value in change.items()}})
 
 
 def test_pieces_of_an_architecture_that_was_not_compared_are_refused(pieces: dict[str, Any]) -> None:

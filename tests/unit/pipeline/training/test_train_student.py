@@ -138,6 +138,28 @@ def test_a_checkpoint_without_a_tokenizer_is_saved_with_the_teachers(train, chec
     assert AutoTokenizer.from_pretrained(student.directory)("the cat").input_ids
 
 
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)])
+def test_a_student_with_another_eos_is_saved_with_that_of_the_rows(train, checkpoint, tokenizer_dir, lora):
+    """An instruct teacher and a base student: `generate` must stop where the teacher's texts end."""
+    for name, changes in (
+        ("tokenizer_config.json", {"eos_token": "<|begin|>"}),
+        ("config.json", {"eos_token_id": 0}),
+        ("generation_config.json", {"eos_token_id": 0}),
+    ):
+        content = json.loads((checkpoint / name).read_text())
+        (checkpoint / name).write_text(json.dumps(content | changes))
+    teacher = TeacherFiles(directory=tokenizer_dir, teacher_hash="w" * 32, name="tiny")
+    settings = StudentSettings(source="checkpoint", model=str(checkpoint), lora=lora)
+    saved = train(student=settings, teacher=teacher).directory
+    tokenizer, model = AutoTokenizer.from_pretrained(saved), AutoModelForCausalLM.from_pretrained(saved)
+    rows_end_with = TextTokenizer.load(tokenizer_dir).eos_id
+    assert (tokenizer.eos_token_id, model.config.eos_token_id) == (rows_end_with, rows_end_with)
+    assert model.generation_config.eos_token_id == rows_end_with
+    torch.nn.init.zeros_(model.get_output_embeddings().weight)
+    written = model.generate(torch.tensor([[5]]), max_new_tokens=4, suppress_tokens=[0], do_sample=False)
+    assert written.tolist() == [[5, rows_end_with]]
+
+
 def test_a_known_student_is_not_trained_again(train, lake):
     first = train()
     lake.fetched.clear()
