@@ -230,6 +230,32 @@ def test_a_student_that_an_older_logitlake_named_without_the_config_is_known(tra
     assert other.student_id != older.student_id
 
 
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)])
+def test_a_training_that_an_older_logitlake_began_goes_on_from_its_checkpoint(
+    train, checkpoint, recipe, lake, tmp_path, lora
+):
+    from logitlake.pipeline.students.identity import find_parent
+
+    student = StudentSettings(source="checkpoint", model=str(checkpoint), lora=lora)
+    older = dataclasses.replace(find_parent(student, recipe, None), config_id=None)
+    settings = {"student": student, "epochs": 2, "save_steps": 1}
+    whole = train(parent=older, output=tmp_path / "whole", **settings)
+    with pytest.raises(KilledError):
+        train(parent=older, fetch=failing_fetch(lake, 1), **settings)
+    began = next(tmp_path.glob(".out.*"))
+    shutil.copytree(began, tmp_path / "copy" / began.name)
+    steps = []
+    student_now = train(on_progress=lambda progress: steps.append(progress.step), **settings)
+    assert student_now.student_id == whole.student_id and steps[0] > 1
+    assert_same_weights(whole.directory, student_now.directory)
+    if lora is None:
+        change_config(checkpoint, rms_norm_eps=1e-3)
+        steps.clear()
+        output = tmp_path / "copy" / "out"
+        other = train(output=output, on_progress=lambda progress: steps.append(progress.step), **settings)
+        assert other.student_id != whole.student_id and steps[0] == 1, "a training from another model"
+
+
 def test_students_of_a_checkpoint_keep_their_ids(lake):
     from logitlake.pipeline.students.identity import Parent, student_id
 
