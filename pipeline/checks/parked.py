@@ -1,0 +1,39 @@
+"""Log-probabilities of groups of windows that wait on the disk for a second model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from logitlake.storage.lake.disk_errors import full_disk_named
+
+
+class Parked:
+    """Lists of tensors by number. Each list is in memory only while somebody else holds it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def put(self, number: int, tensors: list[torch.Tensor]) -> None:
+        """Write a list. Raises LakeError if the disk is full."""
+        with full_disk_named(self._directory):
+            save_file({str(i): tensor.contiguous() for i, tensor in enumerate(tensors)}, self._path(number))
+
+    def take(self, number: int) -> list[torch.Tensor]:
+        """Read a list, and remove its file."""
+        tensors = load_file(self._path(number))
+        self._path(number).unlink()
+        return [tensors[str(i)] for i in range(len(tensors))]
+
+    def _path(self, number: int) -> Path:
+        return self._directory / f"{number}.safetensors"
+
+
+@contextmanager
+def parked() -> Iterator[Parked]:
+    """A place in the directory for temporary files (TMPDIR), which is removed at the end."""
+    with TemporaryDirectory(prefix="logitlake-check-") as directory:
+        yield Parked(Path(directory))
