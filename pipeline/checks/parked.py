@@ -5,14 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from logitlake.storage.lake.disk_errors import full_disk_named
 
 
 class Parked:
-    """Lists of tensors by number. Each list is in memory only while somebody else holds it."""
+    """Lists of tensors on the CPU by number. Each list is in memory only while somebody else holds it."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -20,16 +20,17 @@ class Parked:
     def put(self, number: int, tensors: list[torch.Tensor]) -> None:
         """Write a list. Raises LakeError if the disk is full."""
         with full_disk_named(self._directory):
-            save_file({str(i): tensor.contiguous() for i, tensor in enumerate(tensors)}, self._path(number))
+            np.savez(self._path(number), *(tensor.numpy() for tensor in tensors))
 
     def take(self, number: int) -> list[torch.Tensor]:
         """Read a list, and remove its file."""
-        tensors = load_file(self._path(number))
+        with np.load(self._path(number)) as arrays:
+            tensors = [torch.from_numpy(arrays[name]) for name in arrays.files]
         self._path(number).unlink()
-        return [tensors[str(i)] for i in range(len(tensors))]
+        return tensors
 
     def _path(self, number: int) -> Path:
-        return self._directory / f"{number}.safetensors"
+        return self._directory / f"{number}.npz"
 
 
 @contextmanager

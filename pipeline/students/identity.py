@@ -21,7 +21,8 @@ FACTS_FILE = "logitlake.json"
 # In the facts: the hashes of the student's files.
 FILES = "files"
 
-# They decide how text is generated and marked up, not what the student computes: people may change them.
+# They decide how text is generated, marked up and turned into ids, not what the student computes from ids: people may
+# change them.
 NOT_HASHED = ("generation_config.json", "tokenizer_config.json")
 
 # Raise it when the same settings would train another student than before.
