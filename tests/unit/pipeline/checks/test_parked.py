@@ -12,7 +12,7 @@ def test_what_was_parked_comes_back_bit_by_bit_and_leaves_no_file(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     whole = torch.randn(30, 7, dtype=torch.float64).log_softmax(-1)
     whole[3, 2], whole[4, 1] = torch.nan, -torch.inf
-    lists = [list(whole.split([n for n in lengths])) for lengths in ([1] * 12 + [18], [30], [0, 29, 1])]
+    lists = [list(whole.split(lengths)) for lengths in ([1] * 12 + [18], [30], [0, 29, 1])]
     with parked() as place:
         for number, tensors in enumerate(lists):
             place.put(number, tensors)

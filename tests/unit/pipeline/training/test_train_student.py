@@ -21,6 +21,7 @@ from logitlake.pipeline.settings.models import LoraSettings, StudentSettings, Tr
 from logitlake.pipeline.teachers.files import TeacherFiles
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.pipeline.training import distillation_trainer, save_student
+from logitlake.pipeline.training import train_student as train_student_module
 from logitlake.pipeline.training.checkpoints import MANIFEST, READER_STATE, complete_checkpoint, last_checkpoint
 from logitlake.pipeline.training.distillation_trainer import DistillationTrainer
 from logitlake.pipeline.training.model_loss import LossSettings, model_loss
@@ -230,7 +231,7 @@ def test_a_student_that_an_older_logitlake_named_without_the_config_is_known(tra
     assert other.student_id != older.student_id
 
 
-@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)])
+@pytest.mark.parametrize("lora", [None, pytest.param(LoraSettings(rank=2), marks=pytest.mark.slow)])
 def test_a_training_that_an_older_logitlake_began_goes_on_from_its_checkpoint(
     train, checkpoint, recipe, lake, tmp_path, lora
 ):
@@ -373,7 +374,8 @@ def refused(*_, **__):
     ("settings", "lora"),
     [
         ({"epochs": 2}, None),
-        ({"max_steps": 3}, ("lm_head", "q_proj")),
+        ({"max_steps": 3}, None),
+        pytest.param({"max_steps": 3}, ("lm_head", "q_proj"), marks=pytest.mark.slow),
         pytest.param({"max_steps": 3, "gradient_accumulation": 2, "epochs": 3}, None, marks=pytest.mark.slow),
         pytest.param({"epochs": 2, "save_steps": 2}, None, marks=pytest.mark.slow),
     ],
@@ -400,6 +402,22 @@ def test_a_training_whose_student_was_refused_is_not_done_again(
         assert again.metrics[name] == pytest.approx(whole.metrics[name])
     assert again.curve == whole.curve
     assert not list(tmp_path.glob(".out.*"))
+
+
+def test_the_memory_of_the_optimiser_is_free_while_the_student_is_compared(train, monkeypatch):
+    save, seen = train_student_module.save_student, []
+
+    def watched(trainer, *args):
+        seen.append(len(trainer.optimizer.state))
+        with monkeypatch.context() as patch:
+            write = save_student.write_in_dtype
+            compared = lambda *a, **b: seen.append(len(trainer.optimizer.state)) or write(*a, **b)  # noqa: E731
+            patch.setattr(save_student, "write_in_dtype", compared)
+            return save(trainer, *args)
+
+    monkeypatch.setattr(train_student_module, "save_student", watched)
+    train()
+    assert seen[0] > 0 and seen[1] == 0
 
 
 def as_in_tf32(tensor):
