@@ -86,7 +86,8 @@ def known_parent(
 ) -> Parent:
     """The parent as it is part of the id of a student that an older logitlake has planned or trained, if there is one.
 
-    An older id covers the weights of a checkpoint and not its config. Such a student is not trained again.
+    An older id covers the weights of a checkpoint and not its config. Such a student is not trained again, and a
+    training that was interrupted goes on.
     """
     if parent.config_id is None:
         return parent

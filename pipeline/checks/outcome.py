@@ -1,6 +1,8 @@
 """What one comparison found. Loads no torch."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from logitlake.pipeline.corpus.document import Document
@@ -69,6 +71,27 @@ def not_compared(check: str, unit: str, why: str) -> Outcome:
         measure="",
         detail=why,
     )
+
+
+def joined(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """One outcome for each check: the worst of its groups, with the number of all that was compared.
+
+    A check that could not be made in a group counts only where it was made in none.
+    """
+    return [
+        _worst([each for each in outcomes if each.check == check]) for check in dict.fromkeys(o.check for o in outcomes)
+    ]
+
+
+def _worst(outcomes: Sequence[Outcome]) -> Outcome:
+    worst = max(outcomes, key=_badness)
+    return replace(worst, compared=sum(outcome.compared for outcome in outcomes))
+
+
+def _badness(outcome: Outcome) -> tuple[int, float]:
+    difference = outcome.difference or 0.0
+    order: tuple[Result, ...] = ("not compared", "pass", "differs")
+    return order.index(outcome.result), math.inf if math.isnan(difference) else difference
 
 
 def name_of(document: Document) -> str:

@@ -4,7 +4,7 @@ Shapes: n tokens of one sequence, p of its positions with a target, V ids of the
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,12 +36,12 @@ def reference_tokenizer(settings: TeacherSettings, files: TeacherFiles) -> Any:
 
 
 def reference_logprobs(
-    settings: TeacherSettings, files: TeacherFiles, sequences: Sequence[TokenSequence], *, vocab_size: int
-) -> list[torch.Tensor]:
+    settings: TeacherSettings, files: TeacherFiles, groups: Iterable[Sequence[TokenSequence]], *, vocab_size: int
+) -> Generator[list[torch.Tensor], None, None]:
     """Log-probabilities float64[p, V] of each sequence, computed alone: `model(input_ids).logits`, on the CPU.
 
-    Device, dtype and attention kernel are those of the settings. The model is loaded and released here. Raises
-    NoReferenceError.
+    One list for each group of sequences, made when it is asked for. Device, dtype and attention kernel are those of the
+    settings. The model is loaded with the first group and released after the last one. Raises NoReferenceError.
     """
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -59,7 +59,8 @@ def reference_logprobs(
     except LOAD_ERRORS as error:
         raise NoReferenceError(f"AutoModelForCausalLM can't load {files.directory}: {error}") from None
     model = model.eval().to(resolve_device(settings.device))
-    return [_logprobs(model, sequence, vocab_size) for sequence in sequences]
+    for sequences in groups:
+        yield [_logprobs(model, sequence, vocab_size) for sequence in sequences]
 
 
 @torch.inference_mode()

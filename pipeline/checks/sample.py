@@ -15,7 +15,7 @@ from logitlake.pipeline.settings.models import TokenizationSettings
 from logitlake.pipeline.tokens.sequences import TokenizedDocument, TokenSequence, tokenize_documents
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 
-# Log-probabilities of all windows in float64: 256 MB, of which there are a few copies.
+# Log-probabilities of the windows of a group in float64: 256 MB, of which there are a few copies.
 _ELEMENTS = 1 << 25
 _POSITIONS = 64
 _FEWEST_POSITIONS = 8
@@ -47,7 +47,7 @@ def sampled_windows(documents: Sequence[TokenizedDocument], vocab_size: int) -> 
     """The first and the last window of each document, with at most 64 of its targets; each with the document's id.
 
     The targets are spread evenly, the first and the last included: fewer where the vocabulary is large, so that all
-    log-probabilities together stay within 256 MB, but 8 at least.
+    log-probabilities together stay within 256 MB, but 8 at least. What is larger is compared by groups.
     """
     windows = [
         (tokenized.document.doc_id, sequence)
@@ -57,6 +57,21 @@ def sampled_windows(documents: Sequence[TokenizedDocument], vocab_size: int) -> 
     most = _ELEMENTS // (max(vocab_size, 1) * max(len(windows), 1))
     n_positions = min(max(most, _FEWEST_POSITIONS), _POSITIONS)
     return [(doc_id, _thinned(sequence, n_positions)) for doc_id, sequence in windows]
+
+
+def in_groups(sequences: Sequence[TokenSequence], vocab_size: int) -> list[range]:
+    """Which sequences are compared together, as ranges of indices: those whose log-probabilities stay within 256 MB.
+
+    A sequence that alone has more is a group of its own.
+    """
+    groups, begin, n_elements = [], 0, 0
+    for index, sequence in enumerate(sequences):
+        n_own = int(sequence.has_target.sum()) * vocab_size
+        if index > begin and n_elements + n_own > _ELEMENTS:
+            groups.append(range(begin, index))
+            begin, n_elements = index, 0
+        n_elements += n_own
+    return [*groups, range(begin, len(sequences))] if len(sequences) else []
 
 
 def _thinned(sequence: TokenSequence, n_positions: int) -> TokenSequence:

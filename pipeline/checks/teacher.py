@@ -21,7 +21,8 @@ from logitlake.pipeline.capture.recipe import Recipe
 from logitlake.pipeline.capture.unit import batch_targets
 from logitlake.pipeline.checks.ids import ComparedText, compared_texts, ids_outcome
 from logitlake.pipeline.checks.labels import labelled_texts, labels_outcome
-from logitlake.pipeline.checks.outcome import Outcome, name_of, not_compared
+from logitlake.pipeline.checks.outcome import Outcome, joined, name_of, not_compared
+from logitlake.pipeline.checks.parked import Parked, parked
 from logitlake.pipeline.checks.probabilities import (
     compared_logprobs,
     engine_logprobs,
@@ -29,7 +30,7 @@ from logitlake.pipeline.checks.probabilities import (
     with_other_ends,
 )
 from logitlake.pipeline.checks.reference import NoReferenceError, reference_logprobs, reference_tokenizer
-from logitlake.pipeline.checks.sample import sampled_windows
+from logitlake.pipeline.checks.sample import in_groups, sampled_windows
 from logitlake.pipeline.checks.targets import targets_outcomes
 from logitlake.pipeline.settings.models import TokenizationSettings
 from logitlake.pipeline.targets.encoding import RowOrigin, encode_rows
@@ -99,26 +100,79 @@ def check_probabilities(
         )
         return CheckReport(outcomes=[refused])
     limit = divergence_limit(engine.description.get("dtype", ""))
-    outcomes, alone, measured = _of_engine(engine, sequences, of_window, recipe, batch_tokens, limit)
-    del engine
+    groups = in_groups(sequences, recipe.vocabulary)
+    with parked() as alone:
+        outcomes, measured = _of_engine(engine, sequences, of_window, groups, recipe, batch_tokens, limit, alone)
+        del engine
+        _release()
+        log.info("transformers computes the same windows")
+        plain = _of_plain(source, sequences, of_window, groups, alone, limit)
     _release()
-    log.info("transformers computes the same windows")
+    return CheckReport(outcomes=joined([*plain, *outcomes]), measured=measured)
+
+
+def _of_plain(
+    source: TeacherSource,
+    sequences: list[TokenSequence],
+    names: list[str],
+    groups: list[range],
+    alone: Parked,
+    limit: float,
+) -> list[Outcome]:
+    """Plain transformers against the log-probabilities of each sequence alone by the engine, by groups."""
+    parts = ([sequences[i] for i in group] for group in groups)
+    computed = reference_logprobs(source.settings, source.files, parts, vocab_size=source.vocabulary)
+    what = "the engine gives other probabilities than plain transformers"
+    outcomes = []
     try:
-        expected = reference_logprobs(source.settings, source.files, sequences, vocab_size=source.vocabulary)
+        for number, group in enumerate(groups):
+            expected, found = next(computed), alone.take(number)
+            of_group = [names[i] for i in group]
+            outcomes.append(compared_logprobs("probabilities", of_group, expected, found, limit=limit, what=what))
+            del expected, found  # before the next group is computed
     except NoReferenceError as error:
-        plain = not_compared("probabilities", "positions", str(error))
-    else:
-        what = "the engine gives other probabilities than plain transformers"
-        plain = compared_logprobs("probabilities", of_window, expected, alone, limit=limit, what=what)
-    _release()
-    return CheckReport(outcomes=[plain, *outcomes], measured=measured)
+        return [not_compared("probabilities", "positions", str(error))]
+    finally:
+        computed.close()
+    return outcomes
 
 
 def _of_engine(
-    engine: Engine, sequences: list[TokenSequence], names: list[str], recipe: Recipe, batch_tokens: int, limit: float
-) -> tuple[list[Outcome], list[torch.Tensor], dict[str, float]]:
-    """The outcomes that need no other model, the log-probabilities of each sequence alone, and what was measured."""
-    alone = logprobs_alone(engine, sequences)
+    engine: Engine,
+    sequences: list[TokenSequence],
+    names: list[str],
+    groups: list[range],
+    recipe: Recipe,
+    batch_tokens: int,
+    limit: float,
+    parked_alone: Parked,
+) -> tuple[list[Outcome], dict[str, float]]:
+    """The outcomes of each group that need no other model, and what was measured.
+
+    Leaves the log-probabilities of each sequence alone, one list for each group.
+    """
+    outcomes: list[Outcome] = []
+    for number, group in enumerate(groups):
+        part, of_part = [sequences[i] for i in group], [names[i] for i in group]
+        alone = logprobs_alone(engine, part)
+        parked_alone.put(number, alone)
+        outcomes += _of_group(engine, part, of_part, recipe, batch_tokens, limit, alone)
+        del alone
+    if any(outcome.check == "targets" for outcome in outcomes):
+        return outcomes, {}
+    return outcomes, {"tokens_per_second": _speed(engine, sequences, batch_tokens, recipe), **_memory(engine.device)}
+
+
+def _of_group(
+    engine: Engine,
+    sequences: list[TokenSequence],
+    names: list[str],
+    recipe: Recipe,
+    batch_tokens: int,
+    limit: float,
+    alone: list[torch.Tensor],
+) -> list[Outcome]:
+    """The outcomes of one group; "targets" if the engine gives no numbers."""
     batches = make_batches([len(sequence.input_ids) for sequence in sequences], batch_tokens)
     together: list[torch.Tensor] = [torch.empty(0)] * len(sequences)
     for indices in batches:
@@ -136,9 +190,8 @@ def _of_engine(
     broken = [name for name, logprobs_pV in zip(names, together, strict=True) if bool(logprobs_pV.isnan().any())]
     if broken:
         why = f"{broken[0]}: the engine gives logits that are no numbers"
-        return [*outcomes, not_compared("targets", "positions", why)], alone, {}
-    outcomes += _of_targets(engine, sequences, names, batches, recipe, together)
-    return outcomes, alone, {"tokens_per_second": _speed(engine, sequences, batches, recipe), **_memory(engine.device)}
+        return [*outcomes, not_compared("targets", "positions", why)]
+    return [*outcomes, *_of_targets(engine, sequences, names, batches, recipe, together)]
 
 
 def _of_other_ends(
@@ -181,8 +234,9 @@ def _of_targets(
     return targets_outcomes([names[i] for i in order], [sequences[i] for i in order], rows, dense_PV, target)
 
 
-def _speed(engine: Engine, sequences: list[TokenSequence], batches: list[list[int]], recipe: Recipe) -> float:
+def _speed(engine: Engine, sequences: list[TokenSequence], batch_tokens: int, recipe: Recipe) -> float:
     """Tokens per second from ids to targets where every token has one; the teacher is warm by now."""
+    batches = make_batches([len(sequence.input_ids) for sequence in sequences], batch_tokens)
     target, begin = recipe.target, time.perf_counter()
     for indices in batches:
         batch = [

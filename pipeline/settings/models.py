@@ -177,7 +177,9 @@ class TrainingSettings(Settings):
     seed: int = Field(0, ge=0, lt=2**31)
     device: Literal["auto", "cpu"] = "auto"
     save_minutes: float | None = Field(
-        5.0, gt=0, description="minutes between checkpoints to resume from; none: not by time"
+        5.0,
+        gt=0,
+        description="minutes between checkpoints to resume from, with one of the last step; none: not by time",
     )
     save_steps: int | None = Field(None, ge=1, description="also a checkpoint every so many steps; none: not by steps")
     local_copy: PathSetting | None = Field(

@@ -8,6 +8,7 @@ from typing import Any
 
 from logitlake.pipeline.settings.models import StudentSettings, TeacherSettings, TrainingSettings
 from logitlake.pipeline.students.file_hashes import difference
+from logitlake.pipeline.students.work_directory import checkpoints_of
 from logitlake.pipeline.teachers.config_hash import hash_config
 from logitlake.pipeline.teachers.files import TeacherFiles, check_same_teacher, refuse_foreign_code, resolve_teacher
 from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
@@ -20,7 +21,8 @@ FACTS_FILE = "logitlake.json"
 # In the facts: the hashes of the student's files.
 FILES = "files"
 
-# They decide how text is generated and marked up, not what the student computes: people may change them.
+# They decide how text is generated, marked up and turned into ids, not what the student computes from ids: people may
+# change them.
 NOT_HASHED = ("generation_config.json", "tokenizer_config.json")
 
 # Raise it when the same settings would train another student than before.
@@ -103,17 +105,25 @@ def student_id(parent: Parent, row_set: RowSet, student: StudentSettings, traini
 def as_named_before(
     parent: Parent, row_set: RowSet, student: StudentSettings, training: TrainingSettings, directory: Path
 ) -> Parent:
-    """The parent without its config, if `directory` holds the student that an older logitlake named so.
+    """The parent without its config, if an older logitlake named the student of `directory` so.
 
-    That student must have the parent's config: else it was trained from another model with the same weights.
+    The directory holds that student, or its training was interrupted and its checkpoints lie beside the directory. It
+    must have the parent's config: else it was trained from another model with the same weights.
     """
     if parent.config_id is None:
         return parent
     older = replace(parent, config_id=None)
-    if read_facts(directory).get("student_id") != student_id(older, row_set, student, training):
+    older_id, new_id = (student_id(each, row_set, student, training) for each in (older, parent))
+    if read_facts(directory).get("student_id") == older_id:
+        models = [directory]
+    elif not checkpoints_of(directory, new_id) and (checkpoints := checkpoints_of(directory, older_id)):
+        # The checkpoint of an adapter has no config.
+        models = [path for path in checkpoints if (path / "config.json").is_file()]
+    else:
         return parent
+    trust = student.trust_remote_code
     try:
-        same = hash_config(directory, trust_remote_code=student.trust_remote_code) == parent.config_id
+        same = all(hash_config(model, trust_remote_code=trust) == parent.config_id for model in models)
     except OSError:
         return parent
     return older if same else parent

@@ -4,15 +4,25 @@ Shapes: P positions, V ids.
 """
 
 import inspect
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 
+from logitlake.pipeline.students.all_threads import all_threads
+from logitlake.pipeline.students.full_float32 import full_float32
 from logitlake.pipeline.teachers.positions import positions_of
 
-# Mean KL in nats above which two models in float32 are not the same: rounding alone gives less than 1e-8.
+log = logging.getLogger(__name__)
+
+# Mean KL in nats above which two models in float32 are not the same, if both compute in the same way on one device:
+# rounding alone gives less than 1e-8.
 SAME = 1e-7
+# The same for two devices, or for an adapter before and after it is merged: there sums have another order, and a device
+# may round the factors of a product (TF32 gives 8e-6).
+NEAR = 1e-5
 # Mean KL in nats above which rounding the weights to 16 bits changed a model too much.
 ROUNDED = 0.02
 _SHORT = 48
@@ -21,7 +31,7 @@ _COMPARED = 64
 
 
 def probe_sequences(config: Any, *, vocabulary: int, window: int) -> list[torch.Tensor]:
-    """Two sequences of random ids, one short and one of a whole window, the same for the same arguments.
+    """Two sequences of random ids: a short one, and one of a window but at most 4096; the same for the same arguments.
 
     Ids that the config names, such as those of padding or of images, are left out where there are others.
     """
@@ -36,7 +46,7 @@ def probe_sequences(config: Any, *, vocabulary: int, window: int) -> list[torch.
 
 @torch.no_grad()
 def probe_logits(model: Any, sequences: Sequence[torch.Tensor], *, inner: Any = None) -> torch.Tensor:
-    """Logits [P, V] of the last positions of each sequence, in float32 on the CPU, in evaluation mode.
+    """Logits [P, V] of the last positions of each sequence, in float32 on the CPU, in evaluation mode, without TF32.
 
     `inner` is the transformers model if `model` is a wrapper around it.
     """
@@ -46,13 +56,43 @@ def probe_logits(model: Any, sequences: Sequence[torch.Tensor], *, inner: Any = 
     was_training = model.training
     model.eval()
     try:
-        logits = [
-            model(input_ids=ids.to(inner.device), use_cache=False, **options).logits[0, -_COMPARED:].float().cpu()
-            for ids in sequences
-        ]
+        with full_float32():
+            logits = [
+                model(input_ids=ids.to(inner.device), use_cache=False, **options).logits[0, -_COMPARED:].float().cpu()
+                for ids in sequences
+            ]
     finally:
         model.train(was_training)
     return torch.cat(logits)
+
+
+class Probed(NamedTuple):
+    """Logits [P, V], and whether they were computed on the device that was asked for."""
+
+    logits: torch.Tensor
+    on_device: bool
+
+
+def probe_on(device: torch.device, model: Any, sequences: Sequence[torch.Tensor], *, inner: Any = None) -> Probed:
+    """As `probe_logits` on a device; on the CPU where that has no room, and then of the first sequence alone.
+
+    Moves the model. On the CPU with all processors: one rank does this while the others wait.
+    """
+    if device.type == "cpu":
+        return Probed(_on_cpu(model, sequences, inner), True)
+    try:
+        return Probed(probe_logits(model.to(device), sequences, inner=inner), True)
+    except torch.OutOfMemoryError:
+        pass  # On the CPU below: while the error is handled, its frames hold tensors on the device.
+    log.info("%s has no room for a second model: the saved student is compared on the CPU", device)
+    found = _on_cpu(model, sequences[:1], inner)
+    clear_device_cache()
+    return Probed(found, False)
+
+
+def _on_cpu(model: Any, sequences: Sequence[torch.Tensor], inner: Any) -> torch.Tensor:
+    with all_threads():
+        return probe_logits(model.to("cpu"), sequences, inner=inner)
 
 
 def mean_divergence(expected_PV: torch.Tensor, found_PV: torch.Tensor) -> float:

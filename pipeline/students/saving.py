@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from logitlake.pipeline.students.probe import ROUNDED, SAME, mean_divergence, probe_logits
+from logitlake.pipeline.students.probe import NEAR, ROUNDED, SAME, mean_divergence, probe_on
 from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
 from logitlake.pipeline.teachers.loading import load_adapter, load_causal_lm
 from logitlake.pipeline.tokens.same_ids import first_difference
@@ -26,6 +26,13 @@ log = logging.getLogger(__name__)
 
 # Spaces, cases, digits, accents, a script without spaces, an emoji, and line ends: where tokenizers differ.
 _TEXT = "  The cat's 1,234 hats — naïve café\n\n\tdef f(x):\r\n 日本語 🙂 <b>&amp;</b> "
+
+_ROUNDING = (
+    "so small a difference comes from rounding, or from a small constant in config.json: switch off what makes float32 "
+    "less exact (NVIDIA_TF32_OVERRIDE=0) or not repeatable, and start the training again, which goes on from its last "
+    "checkpoint"
+)
+_SHARED = "leave modules that share weights out of student.lora.target_modules"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,29 +70,51 @@ def write_in_dtype(
     """
     model = _load(full, trained, torch.float32)
     _check_weights(trained, model)
-    divergence = _check_logits(trained, trained.logits, model, limit=trained.limit)
+    divergence = _check_logits(trained, model)
     if dtype == torch.float32:
         full.rename(directory)
         return SavedModel(dtype="float32", rounding_kl=divergence)
-    rounded = _load(full, trained, dtype)
-    rounded.save_pretrained(directory)
-    # In float32 with the rounded weights: a model in 16 bits rounds its constants too.
-    model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in rounded.state_dict().items()})
-    rounded_logits = _logits(trained, model)
-    del model, rounded
-    rounding = mean_divergence(trained.logits, rounded_logits)
+    _load(full, trained, dtype).save_pretrained(directory)
+    _fill_from(directory, model, trained, dtype)
+    rounding, _ = _divergence(trained, model)
     if not rounding <= ROUNDED and _refused(trained, dtype, rounding, or_float32):
         shutil.rmtree(directory)
         full.rename(directory)
         return SavedModel(dtype="float32", rounding_kl=divergence)
     shutil.rmtree(full)
+    return SavedModel(dtype=_name(dtype), rounding_kl=rounding)
+
+
+@torch.no_grad()
+def _fill_from(directory: Path, model: Any, trained: Trained, dtype: torch.dtype) -> None:
+    """Read the rounded model again, and copy its weights into `model`, in float32, one at a time.
+
+    A model in 16 bits rounds its constants too, so logits are compared in float32. Raises MismatchError if it has other
+    weights than the trained ones, rounded, or another config than `model`.
+    """
     again = _load(directory, trained, "auto")
     if again.dtype != dtype:
         raise MismatchError(f"student {trained.name}: expected {dtype} read again, found {again.dtype}")
     _check_weights(trained, again)
-    del again
-    _check_logits(trained, rounded_logits, _load(directory, trained, torch.float32), limit=SAME)
-    return SavedModel(dtype=_name(dtype), rounding_kl=rounding)
+    before, after = (_without_dtype(each.config.to_dict()) for each in (model, again))
+    rounded, weights = again.state_dict(), model.state_dict()
+    changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
+    changed += sorted(rounded.keys() ^ weights.keys())
+    if changed:
+        raise MismatchError(
+            f"student {trained.name}: saved in {_name(dtype)} and read again, it differs from itself in float32 in "
+            f"{changed[0]}; nothing is registered; set student.dtype float32"
+        )
+    for name, tensor in weights.items():
+        tensor.copy_(rounded[name])
+
+
+def _without_dtype(content: Any) -> Any:
+    """A config without what says in which dtype, by which version and where it was saved."""
+    if not isinstance(content, Mapping):
+        return content
+    apart = ("dtype", "torch_dtype", "transformers_version", "_name_or_path")
+    return {key: _without_dtype(value) for key, value in content.items() if key not in apart}
 
 
 def _refused(trained: Trained, dtype: torch.dtype, rounding: float, or_float32: bool) -> bool:
@@ -109,13 +138,26 @@ def check_adapter(base: Path, adapter: Path, trained: Trained) -> None:
         adapted = load_adapter(model, adapter, "adapter of the student")
     except SettingsError as error:
         raise MismatchError(f"student {trained.name}: its adapter can't be read again: {error}") from None
-    logits = probe_logits(adapted.to(trained.device), trained.sequences, inner=adapted.get_base_model())
-    divergence = mean_divergence(trained.logits, logits)
-    if not divergence <= trained.limit:
+    divergence, limit = _divergence(trained, adapted, inner=adapted.get_base_model())
+    if not divergence <= limit:
         raise MismatchError(
             f"student {trained.name}: {base} with the saved adapter gives other logits than the trained model: "
-            f"expected a mean KL of at most {trained.limit:g} nats, found {divergence:.3g}; nothing is registered; "
-            "leave modules that share weights out of student.lora.target_modules"
+            f"expected a mean KL of at most {limit:g} nats, found {divergence:.3g}; nothing is registered; "
+            + (
+                _ROUNDING
+                if divergence <= NEAR
+                else "leave modules that share weights out of student.lora.target_modules"
+            )
+        )
+
+
+def check_merged(trained: Trained, logits: torch.Tensor) -> None:
+    """Raises MismatchError if a model computes other logits [P, V] after its adapter was merged into it."""
+    divergence, limit = mean_divergence(trained.logits, logits), max(trained.limit, NEAR)
+    if not divergence <= limit:
+        raise MismatchError(
+            f"student {trained.name}: with its adapter merged it gives other logits than the trained model: expected a "
+            f"mean KL of at most {limit:g} nats, found {divergence:.3g}; nothing is registered; {_SHARED}"
         )
 
 
@@ -182,36 +224,45 @@ def _check_weights(trained: Trained, model: Any) -> None:
             )
 
 
-def _check_logits(trained: Trained, expected: torch.Tensor, model: Any, *, limit: float) -> float:
+def _check_logits(trained: Trained, model: Any) -> float:
     """The mean KL in nats of a model in float32 that was read again; raises MismatchError above the limit."""
-    divergence = mean_divergence(expected, _logits(trained, model))
+    divergence, limit = _divergence(trained, model)
     if not divergence <= limit:
+        if trained.weights is None:
+            cause = "its weights or its config.json describe another function than was trained"
+        elif divergence <= NEAR:
+            cause = f"its weights are equal; {_ROUNDING}"
+        else:
+            cause = "its weights are equal, so its config.json describes another function than was trained"
+        advice = "" if divergence <= NEAR else ": make the student yourself and use student.source checkpoint"
         raise MismatchError(
             f"student {trained.name}: read again by plain transformers ({type(model).__name__}), its logits differ "
             f"from those of the trained model by a mean KL of {divergence:.3g} nats, expected at most {limit:g}; "
-            "nothing is registered; its config.json describes another function than was trained: make the student "
-            "yourself and use student.source checkpoint"
+            f"nothing is registered; {cause}{advice}"
         )
     return divergence
+
+
+def _divergence(trained: Trained, model: Any, *, inner: Any = None) -> tuple[float, float]:
+    """The mean KL in nats from the trained model to another one, and the limit up to which the two are the same."""
+    found, on_device = probe_on(trained.device, model, trained.sequences, inner=inner)
+    if on_device:
+        return mean_divergence(trained.logits, found), trained.limit
+    # Of the first sequence alone.
+    return mean_divergence(trained.logits[: len(found)], found), max(trained.limit, NEAR)
 
 
 def _largest_difference(expected: torch.Tensor, found: torch.Tensor) -> float:
     """0 for equal tensors, NaN in both included; infinite for other shapes or values that are not finite in one."""
     if expected.shape != found.shape:
         return float("inf")
+    if torch.equal(expected, found):
+        return 0.0  # without the copies below
     other = (expected != found) & ~(expected.isnan() & found.isnan())
     if not bool(other.any()):
         return 0.0
     difference = float((expected[other].double() - found[other].double()).abs().max())
     return difference if math.isfinite(difference) else float("inf")
-
-
-def _logits(trained: Trained, model: Any) -> torch.Tensor:
-    """On the device of the training, else on the CPU where that has no room for a second model."""
-    try:
-        return probe_logits(model.to(trained.device), trained.sequences)
-    except torch.OutOfMemoryError:
-        return probe_logits(model.to("cpu"), trained.sequences)
 
 
 def _name(dtype: torch.dtype) -> str:

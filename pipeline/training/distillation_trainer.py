@@ -9,6 +9,7 @@ import logging
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,9 +125,16 @@ class DistillationTrainer(Trainer):
                 self.seen.tokens = 0  # rank 0 has the tokens of all ranks before the resume
         self._began = time.monotonic() - self.seen.seconds
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+            with warnings.catch_warnings():
+                # PEFT tells of each checkpoint of an adapter on the output layer that it holds that layer too.
+                warnings.filterwarnings("ignore", "Setting `save_embedding_layers`", UserWarning)
+                return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
         finally:
             detach_loss(self.model)
+
+    def has_all_steps(self) -> bool:
+        """Whether the training was resumed from a checkpoint of its last step."""
+        return 0 < self.state.max_steps <= self.state.global_step
 
     def seen_by_all(self) -> dict[str, float]:
         """The totals over all ranks, as numbers; every rank must call it. Waits for the device."""
@@ -162,6 +170,8 @@ class _Batches:
         self._trainer.reader.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        if self._trainer.has_all_steps():
+            return  # Trainer asks for one more after a resume from the last step, where that lies inside an epoch.
         for batch in self._trainer.reader:
             self._trainer.seen.tokens += batch.n_tokens
             yield {**batch_inputs(batch), _STEP_TARGETS: batch.step_targets}
@@ -185,9 +195,10 @@ class _ReaderState(TrainerCallback):
 
 
 class _SaveByTime(TrainerCallback):
-    """Asks for a checkpoint once `seconds` have passed since the last one, or since the start.
+    """Asks for a checkpoint once `seconds` have passed since the last one, or since the start, and after the last step.
 
-    Without room on the disk for it and for the student, the training goes on without: a full disk would end it.
+    The student is read again and compared next: an error there must not cost the training. Without room on the disk for
+    it and for the student, the training goes on without: a full disk would end it.
     """
 
     def __init__(self, trainer: DistillationTrainer, seconds: float) -> None:
@@ -199,8 +210,6 @@ class _SaveByTime(TrainerCallback):
         self._saved = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step >= state.max_steps:
-            return  # the student itself is written next
         if self._is_due(args, state):
             control.should_save = True
 
@@ -209,7 +218,8 @@ class _SaveByTime(TrainerCallback):
 
     def _is_due(self, args: Any, state: Any) -> bool:
         """All ranks must agree, and their clocks do not: the first rank decides."""
-        due = state.is_world_process_zero and time.monotonic() - self._saved >= self._seconds and self._has_room(args)
+        is_time = state.global_step >= state.max_steps or time.monotonic() - self._saved >= self._seconds
+        due = state.is_world_process_zero and is_time and self._has_room(args)
         if args.world_size == 1:
             return due
         return bool(self._trainer.accelerator.reduce(torch.tensor(int(due), device=args.device)).item())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 
 from logitlake.pipeline.settings.models import StudentSettings
 from logitlake.pipeline.students.file_hashes import hash_files
@@ -19,12 +20,14 @@ from logitlake.pipeline.students.saved_dtype import saved_dtype
 from logitlake.pipeline.students.saving import (
     Trained,
     check_adapter,
+    check_merged,
     check_tokenizer_again,
     make_readable,
     write_in_dtype,
 )
 from logitlake.pipeline.students.tokenizer import copy_tokenizer
 from logitlake.pipeline.training.distillation_trainer import DistillationTrainer
+from logitlake.pipeline.training.long_wait import long_wait
 from logitlake.pipeline.training.sync_directory import sync_directory
 
 _ADAPTER = "adapter"
@@ -57,6 +60,9 @@ def save_student(
             shutil.rmtree(directory, ignore_errors=True)
         full.mkdir(parents=True)
     trainer.accelerator.wait_for_everyone()
+    wait_for_first_rank = long_wait(trainer.accelerator)
+    if not _in_parts(trainer):
+        _release_optimizer(trainer)
     trained = _trained(trainer, facts["student_id"], origins)
     adapted = hasattr(trainer.model, "peft_config")
     if not adapted:
@@ -66,8 +72,8 @@ def save_student(
         whole = merged(trainer.model, "student.lora") if adapted else trainer.model
         if adapted:
             whole.save_pretrained(full)
-        if trained.limit == SAME:
-            trained = replace(trained, weights=whole.state_dict())
+        if not _in_parts(trainer):
+            trained = replace(_merged(trained, whole) if adapted else trained, weights=whole.state_dict())
         for pickled in full.rglob("training_args.bin"):
             pickled.unlink()
         saved = write_in_dtype(
@@ -86,8 +92,28 @@ def save_student(
         output.parent.mkdir(parents=True, exist_ok=True)
         staging.rename(output)
         shutil.rmtree(work, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
+    wait_for_first_rank()
     return facts
+
+
+def _in_parts(trainer: DistillationTrainer) -> bool:
+    """Whether no process has all weights. Such a model computes in the dtype of its training."""
+    return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+
+
+def _release_optimizer(trainer: DistillationTrainer) -> None:
+    """Give back two numbers for each trained weight, and the gradients: room for the model that is read again."""
+    if trainer.optimizer is not None:
+        trainer.optimizer.state.clear()
+    trainer.model.zero_grad(set_to_none=True)
+    clear_device_cache()
+
+
+def _merged(trained: Trained, whole: Any) -> Trained:
+    """The same student with the logits after merging: sums have another order there."""
+    logits = probe_logits(whole, trained.sequences)
+    check_merged(trained, logits)
+    return replace(trained, logits=logits)
 
 
 def _trained(trainer: DistillationTrainer, student_id: str, origins: Origins) -> Trained:
@@ -96,8 +122,7 @@ def _trained(trainer: DistillationTrainer, student_id: str, origins: Origins) ->
     inner = model.get_base_model() if hasattr(model, "peft_config") else model
     window = recipe.get("window", _DEFAULT_WINDOW)
     sequences = probe_sequences(inner.config, vocabulary=recipe["vocabulary"], window=window)
-    # A model in parts computes in the dtype of its training.
-    in_parts = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    in_parts = _in_parts(trainer)
     return Trained(
         name=student_id[:12],
         sequences=sequences,

@@ -5,7 +5,6 @@ checkpoint; an existing student is not trained again.
 """
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,6 +24,7 @@ from logitlake.pipeline.students.identity import Parent, as_named_before, find_p
 from logitlake.pipeline.students.initial_model import make_student
 from logitlake.pipeline.students.preflight import existing_facts
 from logitlake.pipeline.students.tokenizer import find_tokenizer
+from logitlake.pipeline.students.work_directory import checkpoints_directory, work_directory
 from logitlake.pipeline.teachers.devices import device_has_bfloat16, resolve_device
 from logitlake.pipeline.teachers.dtype import resolve_dtype
 from logitlake.pipeline.teachers.files import TeacherFiles
@@ -44,8 +44,6 @@ from logitlake.storage.row_sets.row_set import RowSet
 log = logging.getLogger(__name__)
 
 _KEPT_CHECKPOINTS = 2
-
-_MAX_NAME_BYTES = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +97,8 @@ def train_student(
             student_id=this_id, parent_id=parent.parent_id, directory=output, existed=True, facts=facts
         )
     tokenizer = find_tokenizer(student, parent, teacher, recipe, chat_template=chat_template)
-    work = _work_directory(output, this_id)
-    args = training_arguments(training, work / "checkpoints", show_progress=show_progress)
+    work, checkpoints = work_directory(output, this_id), checkpoints_directory(output, this_id)
+    args = training_arguments(training, checkpoints, show_progress=show_progress)
     reader = RowSetReader(
         row_set,
         fetch,
@@ -124,7 +122,7 @@ def train_student(
     trainer = DistillationTrainer(
         model, args, reader=reader, loss=loss, save_minutes=training.save_minutes, on_progress=on_progress
     )
-    resumed = _resume_point(trainer, work / "checkpoints")
+    resumed = _resume_point(trainer, checkpoints)
     log.info("student %s: %d steps an epoch%s", this_id[:12], len(reader), f", from {resumed.name}" if resumed else "")
     with full_disk_named(work.parent):
         result = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
@@ -199,12 +197,6 @@ def _precision(training: TrainingSettings, use_cpu: bool) -> str:
     if device_has_bfloat16(device):
         return "bf16"
     return "fp16" if device.type == "cuda" else "fp32"
-
-
-def _work_directory(output: Path, this_id: str) -> Path:
-    """Where checkpoints and the unfinished student lie: beside `output`, and the same after a kill."""
-    name = f".{output.name}.{this_id[:12]}"
-    return output.with_name(name if len(os.fsencode(name)) <= _MAX_NAME_BYTES else f".{this_id}")
 
 
 def _facts(

@@ -42,7 +42,7 @@ def plan(options: PlanOptions) -> None:
 
     The counts are exactly those of a capture. Hours and bytes are estimates, each with its source. What can't be used
     is counted by corpus and reason, with an example of each. Exit code 3 if it is so much that a capture would stop;
-    the corpora are counted to their end all the same.
+    counting goes on all the same, to the end of the corpora or to `capture.max_tokens`.
     """
     config = options.config()
     require_capture_settings(config)
@@ -54,7 +54,7 @@ def plan(options: PlanOptions) -> None:
     else:
         print_record(record, options.form)
     if record["refusals"]:
-        raise CorpusError(record["refusals"][0])
+        raise CorpusError("\n".join(record["refusals"]))
 
 
 def _plan(config: Config, tokens_per_second: float | None) -> dict[str, Any]:

@@ -64,3 +64,24 @@ def test_rejects_within_the_limit_are_listed_too_and_the_plan_ends_with_0(cli: A
     plan = json.loads(result.stdout)
     assert (result.exit_code, plan["refusals"]) == (0, [])
     assert [(row["reason"], row["rejects"], row["line"]) for row in plan["rejects"]] == [("bad_json", 1, 6)]
+
+
+def test_a_plan_names_every_corpus_at_which_a_capture_would_stop(cli: Any, mixed: Path, tmp_path: Path) -> None:
+    settings = orjson.loads(mixed.read_bytes())
+    worse = {**settings["corpora"][0], "name": "worse"}
+    mixed.write_bytes(orjson.dumps({**settings, "corpora": [*settings["corpora"], worse]}))
+    result = cli("plan", "--config", mixed, "--format", "json")
+    assert result.exit_code == 3
+    refusals = json.loads(result.stdout)["refusals"]
+    assert [refusal.split(":")[0] for refusal in refusals] == ["corpus bad", "corpus worse"]
+    for refusal in refusals:
+        assert refusal in result.stderr
+    assert len(result.stderr[result.stderr.index("corpus bad") :].strip().splitlines()) == 2
+
+
+def test_a_plan_with_max_tokens_counts_rejects_to_there(cli: Any, mixed: Path) -> None:
+    """A capture does not go on either."""
+    settings = orjson.loads(mixed.read_bytes())
+    mixed.write_bytes(orjson.dumps({**settings, "corpora": settings["corpora"][::-1]}))
+    plan = json.loads(cli("plan", "--config", mixed, "--format", "json", "--max-tokens", "1").stdout)
+    assert (plan["ends"], plan["rejects"]) == ("at max_tokens 1", [])

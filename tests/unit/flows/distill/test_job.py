@@ -16,6 +16,7 @@ from logitlake.flows.distill.run import DistillRun, plan_student
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config, StudentSettings
 from logitlake.pipeline.students.identity import student_id
+from logitlake.pipeline.students.work_directory import checkpoints_directory
 from logitlake.pipeline.teachers.files import resolve_teacher
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.lake.lake import Lake
@@ -70,7 +71,9 @@ def test_a_fresh_training_resolves_the_teacher_and_hashes_the_rows_once(
     }
 
 
-@pytest.mark.parametrize("what", ["registered", "planned", pytest.param("other config", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "what", ["registered", "planned", "interrupted", pytest.param("other config", marks=pytest.mark.slow)]
+)
 def test_a_student_that_an_older_logitlake_named_is_not_trained_again(
     filled: Any, tiny_teacher: Path, tmp_path: Path, what: str
 ) -> None:
@@ -101,6 +104,10 @@ def test_a_student_that_an_older_logitlake_named_is_not_trained_again(
                 up_to_commit=job.rows.up_to_commit,
             )
             note_planned(lake, "run", candidate)
+    elif what == "interrupted":
+        checkpoint = checkpoints_directory(tmp_path / "student", older_id) / "checkpoint-3"
+        checkpoint.mkdir(parents=True)
+        shutil.copy(model / "config.json", checkpoint)
     else:
         with DistillRun(config, replace(job, student_id=older_id, parent=parent)) as run:
             run.train()

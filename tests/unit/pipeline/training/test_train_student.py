@@ -20,13 +20,15 @@ from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.settings.models import LoraSettings, StudentSettings, TrainingSettings
 from logitlake.pipeline.teachers.files import TeacherFiles
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
-from logitlake.pipeline.training import distillation_trainer
+from logitlake.pipeline.training import distillation_trainer, save_student
+from logitlake.pipeline.training import train_student as train_student_module
 from logitlake.pipeline.training.checkpoints import MANIFEST, READER_STATE, complete_checkpoint, last_checkpoint
 from logitlake.pipeline.training.distillation_trainer import DistillationTrainer
 from logitlake.pipeline.training.model_loss import LossSettings, model_loss
 from logitlake.pipeline.training.output_layer import take_apart
 from logitlake.pipeline.training.train_student import train_student, training_arguments
 from logitlake.storage.errors import IntegrityError, MismatchError, SettingsError
+from tests.tiny_models import make_tiny_llama
 
 # PEFT asks transformers by a name that is about to change; torch says that nothing there can be pinned.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -251,6 +253,32 @@ def test_a_student_that_an_older_logitlake_named_without_the_config_is_known(tra
     assert other.student_id != older.student_id
 
 
+@pytest.mark.parametrize("lora", [None, pytest.param(LoraSettings(rank=2), marks=pytest.mark.slow)])
+def test_a_training_that_an_older_logitlake_began_goes_on_from_its_checkpoint(
+    train, checkpoint, recipe, lake, tmp_path, lora
+):
+    from logitlake.pipeline.students.identity import find_parent
+
+    student = StudentSettings(source="checkpoint", model=str(checkpoint), lora=lora)
+    older = dataclasses.replace(find_parent(student, recipe, None), config_id=None)
+    settings = {"student": student, "epochs": 2, "save_steps": 1}
+    whole = train(parent=older, output=tmp_path / "whole", **settings)
+    with pytest.raises(KilledError):
+        train(parent=older, fetch=failing_fetch(lake, 1), **settings)
+    began = next(tmp_path.glob(".out.*"))
+    shutil.copytree(began, tmp_path / "copy" / began.name)
+    steps = []
+    student_now = train(on_progress=lambda progress: steps.append(progress.step), **settings)
+    assert student_now.student_id == whole.student_id and steps[0] > 1
+    assert_same_weights(whole.directory, student_now.directory)
+    if lora is None:
+        change_config(checkpoint, rms_norm_eps=1e-3)
+        steps.clear()
+        output = tmp_path / "copy" / "out"
+        other = train(output=output, on_progress=lambda progress: steps.append(progress.step), **settings)
+        assert other.student_id != whole.student_id and steps[0] == 1, "a training from another model"
+
+
 def test_students_of_a_checkpoint_keep_their_ids(lake):
     from logitlake.pipeline.students.identity import Parent, student_id
 
@@ -348,7 +376,7 @@ def test_training_killed_in_the_middle_of_an_epoch_ends_with_the_same_student(tr
 
 
 def test_checkpoints_by_time_are_on_unless_told_otherwise(train, tmp_path, lake, monkeypatch):
-    """An hour passes at each look at the clock: with the default settings each step but the last has a checkpoint."""
+    """An hour passes at each look at the clock: with the default settings each step has a checkpoint."""
     hours = count()
     monkeypatch.setattr(distillation_trainer, "time", SimpleNamespace(monotonic=lambda: 3600.0 * next(hours)))
     with pytest.raises(KilledError):
@@ -358,6 +386,78 @@ def test_checkpoints_by_time_are_on_unless_told_otherwise(train, tmp_path, lake,
     with pytest.raises(KilledError):
         train(output=tmp_path / "none", fetch=failing_fetch(lake, 1), epochs=2, save_minutes=None)
     assert not list(next(tmp_path.glob(".none.*")).glob("checkpoints/checkpoint-*"))
+
+
+def refused(*_, **__):
+    raise MismatchError("as if the saved student were another one")
+
+
+@pytest.mark.parametrize(
+    ("settings", "lora"),
+    [
+        ({"epochs": 2}, None),
+        ({"max_steps": 3}, None),
+        pytest.param({"max_steps": 3}, ("lm_head", "q_proj"), marks=pytest.mark.slow),
+        pytest.param({"max_steps": 3, "gradient_accumulation": 2, "epochs": 3}, None, marks=pytest.mark.slow),
+        pytest.param({"epochs": 2, "save_steps": 2}, None, marks=pytest.mark.slow),
+    ],
+)
+def test_a_training_whose_student_was_refused_is_not_done_again(
+    train, checkpoint, tmp_path, lake, monkeypatch, settings, lora
+):
+    """The last checkpoint is that of the last step, also inside an epoch: no row is read and no step is done again."""
+    student = StudentSettings(
+        source="checkpoint", model=str(checkpoint), lora=lora and LoraSettings(rank=2, target_modules=lora)
+    )
+    settings = {"student": student, "learning_rate": 1e-3} | settings
+    whole = train(output=tmp_path / "whole", **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(save_student, "check_tokenizer_again", refused)
+        for _ in range(2):
+            with pytest.raises(MismatchError, match="as if"):
+                train(**settings)
+            assert not (tmp_path / "out").exists()
+            settings["fetch"] = failing_fetch(lake, 0)
+    again = train(**settings)
+    assert_same_weights(whole.directory, again.directory, rtol=0, atol=0)
+    for name in ("steps", "tokens", "train_loss"):
+        assert again.metrics[name] == pytest.approx(whole.metrics[name])
+    assert again.curve == whole.curve
+    assert not list(tmp_path.glob(".out.*"))
+
+
+def test_the_memory_of_the_optimiser_is_free_while_the_student_is_compared(train, monkeypatch):
+    save, seen = train_student_module.save_student, []
+
+    def watched(trainer, *args):
+        seen.append(len(trainer.optimizer.state))
+        with monkeypatch.context() as patch:
+            write = save_student.write_in_dtype
+            compared = lambda *a, **b: seen.append(len(trainer.optimizer.state)) or write(*a, **b)  # noqa: E731
+            patch.setattr(save_student, "write_in_dtype", compared)
+            return save(trainer, *args)
+
+    monkeypatch.setattr(train_student_module, "save_student", watched)
+    train()
+    assert seen[0] > 0 and seen[1] == 0
+
+
+def as_in_tf32(tensor):
+    """The nearest number with 10 bits after the point; its gradient is that of the tensor."""
+    rounded = ((tensor.detach().contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+    return tensor + (rounded - tensor).detach()
+
+
+def test_a_lora_student_is_made_where_matrix_products_round_their_factors(train, checkpoint, monkeypatch):
+    """As TF32 does, here where nothing can switch it off."""
+    make_tiny_llama(initializer_range=0.2).save_pretrained(checkpoint)
+    linear = torch.nn.functional.linear
+    monkeypatch.setattr(
+        torch.nn.functional, "linear", lambda x, weight, bias=None: linear(as_in_tf32(x), as_in_tf32(weight), bias)
+    )
+    lora = LoraSettings(rank=8, target_modules="all-linear")
+    student = StudentSettings(source="checkpoint", model=str(checkpoint), lora=lora)
+    assert train(student=student, learning_rate=1e-2, epochs=2).directory.is_dir()
 
 
 def test_a_checkpoint_is_on_the_disk_before_the_file_that_makes_it_complete(train, tmp_path, lake, monkeypatch):
