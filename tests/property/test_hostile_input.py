@@ -22,6 +22,7 @@ def test_hostile_input_is_rejected_or_refused_in_bounded_memory(cases: int, seed
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
     assert (summary["cases"], summary["findings"]) == (cases, 0)
-    # Cases of each kind were read, not refused at the first byte.
-    assert min(summary["accepted"].values()) > cases // 500, summary
+    # Cases of each kind were read, not refused at the first byte. Of catalogs there are few.
+    assert summary["accepted"].pop("catalog_case") >= cases // 1000, summary
+    assert min(summary["accepted"].values()) > cases // 100, summary
     assert summary["grown_mib"] < MOST_MIB

@@ -1,5 +1,6 @@
 """`logitlake serve` as a process of its own with its server and its runs, which is killed whole, as systemd does it."""
 
+import contextlib
 import http
 import json
 import os
@@ -83,9 +84,9 @@ class Service:
         assert self.process is not None
         processes = self.processes()
         for process in processes[:1] if alone else processes:
-            process.send_signal(number)
+            _send(process, number)
         for process in processes if number != signal.SIGKILL else []:
-            process.send_signal(signal.SIGCONT)
+            _send(process, signal.SIGCONT)
         self.process.wait(PATIENCE_SECONDS)
         _, alive = psutil.wait_procs([] if alone else processes, PATIENCE_SECONDS)
         assert alive == []
@@ -162,3 +163,9 @@ class Service:
     def slots(self) -> dict[str, float]:
         """The taken slots of each limit of the server, by the limit's name."""
         return {limit["name"]: limit["active_slots"] for limit in self.ask("v2/concurrency_limits/filter", {})}
+
+
+def _send(process: psutil.Process, number: signal.Signals) -> None:
+    """A child may have ended since it was listed."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
