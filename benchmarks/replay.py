@@ -18,10 +18,10 @@ from benchmarks.captured import CACHE, teacher_path
 from benchmarks.sample import padded_ids
 from logitlake.flows.terminal.progress import quiet_transformers
 from logitlake.pipeline.capture.planning import make_batches
+from logitlake.pipeline.model_files.files import TeacherFiles, resolve_teacher
 from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.pipeline.students.initial_model import cut_layers
 from logitlake.pipeline.teachers.dtype import resolve_dtype
-from logitlake.pipeline.teachers.files import TeacherFiles, resolve_teacher
 from logitlake.pipeline.tokens.sequences import TokenSequence
 from logitlake.pipeline.training.output_layer import ModelParts, take_apart
 from logitlake.storage.identity import digest

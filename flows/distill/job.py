@@ -7,9 +7,9 @@ from typing import Any
 
 from logitlake.flows.capture.preparation import prepare
 from logitlake.flows.distill.directories import directory_of
+from logitlake.pipeline.model_files.files import TeacherFiles, resolve_teacher
 from logitlake.pipeline.settings.models import Config, EvaluationSettings, StudentSettings, TrainingSettings
 from logitlake.pipeline.students.identity import Parent, as_named_before, find_parent, student_id
-from logitlake.pipeline.teachers.files import TeacherFiles, resolve_teacher
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.row_set import RowSet, resolve_row_set

@@ -135,8 +135,8 @@ class DistillRun:
         """Measure the student, the student before training, and the teacher on the held-out documents, if any."""
         from logitlake.flows.distill.evaluation import evaluate_models, held_out_row_set, teacher_engine
         from logitlake.pipeline.evaluation.evaluate import load_student
+        from logitlake.pipeline.saving.model_card import add_evaluation
         from logitlake.pipeline.students.initial_model import make_student
-        from logitlake.pipeline.students.model_card import add_evaluation
 
         job = self.job
         held_out = held_out_row_set(self._lake, job.recipe_id)

@@ -6,9 +6,9 @@ from functools import lru_cache
 from logitlake.pipeline.capture.planning import WorkUnit
 from logitlake.pipeline.capture.recipe import Recipe
 from logitlake.pipeline.capture.unit import CapturedUnit, capture_unit
+from logitlake.pipeline.model_files.files import TeacherSource
 from logitlake.pipeline.settings.models import CaptureSettings
 from logitlake.pipeline.teachers.engine import Engine
-from logitlake.pipeline.teachers.files import TeacherSource
 from logitlake.pipeline.teachers.registry import load_engine
 
 

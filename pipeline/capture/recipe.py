@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from logitlake.pipeline.model_files.files import TeacherFiles
+from logitlake.pipeline.model_files.positions import check_window
 from logitlake.pipeline.settings.models import TargetSettings, TeacherSettings, TokenizationSettings
 from logitlake.pipeline.teachers.dtype import resolve_dtype
 from logitlake.pipeline.teachers.engine import Gives
-from logitlake.pipeline.teachers.files import TeacherFiles
-from logitlake.pipeline.teachers.positions import check_window
 from logitlake.pipeline.teachers.registry import check_engine
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import SettingsError

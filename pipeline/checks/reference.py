@@ -12,11 +12,11 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from logitlake.pipeline.model_files.files import TeacherFiles
+from logitlake.pipeline.model_files.load_errors import LOAD_ERRORS
 from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.pipeline.teachers.devices import resolve_device
 from logitlake.pipeline.teachers.dtype import resolve_dtype
-from logitlake.pipeline.teachers.files import TeacherFiles
-from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
 from logitlake.pipeline.tokens.sequences import TokenSequence
 
 

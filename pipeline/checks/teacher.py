@@ -32,11 +32,11 @@ from logitlake.pipeline.checks.probabilities import (
 from logitlake.pipeline.checks.reference import NoReferenceError, reference_logprobs, reference_tokenizer
 from logitlake.pipeline.checks.sample import in_groups, sampled_windows
 from logitlake.pipeline.checks.targets import targets_outcomes
+from logitlake.pipeline.model_files.files import TeacherSource
 from logitlake.pipeline.settings.models import TokenizationSettings
 from logitlake.pipeline.targets.encoding import RowOrigin, encode_rows
 from logitlake.pipeline.targets.sparsifiers import make_sparsifier
 from logitlake.pipeline.teachers.engine import Engine
-from logitlake.pipeline.teachers.files import TeacherSource
 from logitlake.pipeline.teachers.probe import divergence_limit
 from logitlake.pipeline.teachers.registry import load_engine
 from logitlake.pipeline.tokens.sequences import TokenizedDocument, TokenSequence

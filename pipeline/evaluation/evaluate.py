@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import torch
 
 from logitlake.pipeline.evaluation.tally import Tally, document_losses
+from logitlake.pipeline.model_files.loading import load_causal_lm
 from logitlake.pipeline.reading.batches import TARGET_COLUMNS, TargetBatch, make_batch
 from logitlake.pipeline.reading.blocks import Fetch, check_targets
 from logitlake.pipeline.students.identity import check_student_files
@@ -25,7 +26,6 @@ from logitlake.pipeline.targets.arrow_lists import flat_lists
 from logitlake.pipeline.targets.decoding import RaggedTargets, decode_targets
 from logitlake.pipeline.teachers.dtype import resolve_dtype
 from logitlake.pipeline.teachers.engine import Engine
-from logitlake.pipeline.teachers.loading import load_causal_lm
 from logitlake.pipeline.training.output_layer import ModelParts, take_apart
 from logitlake.storage.errors import MismatchError, SettingsError
 from logitlake.storage.row_sets.row_set import RowSet

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from logitlake.pipeline.model_files.fingerprints import cache_directory
 from logitlake.pipeline.reading.blocks import lake_fetch
 from logitlake.pipeline.reading.local_copy import LocalCopy
 from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.targets.decoding import CutMass
-from logitlake.pipeline.teachers.fingerprints import cache_directory
 from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.row_set import RowSet, resolve_row_set

@@ -1,1 +1,1 @@
-"""A student's parent, its id, its initial weights, and the files saved beside it."""
+"""A student before its training: its parent, its id, its tokenizer, its initial weights."""

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from logitlake.pipeline.model_files.load_errors import LOAD_ERRORS
 from logitlake.pipeline.students.preflight import check_layers
-from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
 from logitlake.storage.errors import SettingsError
 
 # Settings with a value for each layer or the numbers of some layers, by what is in their names; how many layers at the

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from logitlake.pipeline.model_files.config_hash import hash_config
+from logitlake.pipeline.model_files.files import TeacherFiles, check_same_teacher, refuse_foreign_code, resolve_teacher
+from logitlake.pipeline.model_files.load_errors import LOAD_ERRORS
+from logitlake.pipeline.model_files.tokenizer import has_tokenizer
 from logitlake.pipeline.settings.models import StudentSettings, TeacherSettings, TrainingSettings
 from logitlake.pipeline.students.file_hashes import difference
 from logitlake.pipeline.students.work_directory import checkpoints_of
-from logitlake.pipeline.teachers.config_hash import hash_config
-from logitlake.pipeline.teachers.files import TeacherFiles, check_same_teacher, refuse_foreign_code, resolve_teacher
-from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
-from logitlake.pipeline.teachers.tokenizer import has_tokenizer
 from logitlake.storage.errors import IntegrityError, SettingsError
 from logitlake.storage.identity import canonical_json, digest
 from logitlake.storage.row_sets.row_set import RowSet

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
+from logitlake.pipeline.model_files.files import TeacherFiles
+from logitlake.pipeline.model_files.load_errors import LOAD_ERRORS
+from logitlake.pipeline.model_files.loading import load_adapter, load_causal_lm
 from logitlake.pipeline.settings.models import StudentSettings
 from logitlake.pipeline.students.cut_layers import cut_layers
 from logitlake.pipeline.students.identity import Parent
 from logitlake.pipeline.students.lora import merged, with_lora
-from logitlake.pipeline.teachers.files import TeacherFiles
-from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
-from logitlake.pipeline.teachers.loading import load_adapter, load_causal_lm
 from logitlake.storage.errors import MismatchError, SettingsError
 
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from logitlake.pipeline.model_files.files import TeacherFiles
+from logitlake.pipeline.model_files.fingerprints import tensor_shapes
+from logitlake.pipeline.model_files.positions import check_window
 from logitlake.pipeline.settings.models import LoraSettings, StudentSettings
 from logitlake.pipeline.students.config_file import write_config
 from logitlake.pipeline.students.identity import Parent, read_facts
 from logitlake.pipeline.students.tokenizer import find_tokenizer
-from logitlake.pipeline.teachers.files import TeacherFiles
-from logitlake.pipeline.teachers.fingerprints import tensor_shapes
-from logitlake.pipeline.teachers.positions import check_window
 from logitlake.storage.errors import MismatchError, SettingsError
 
 # Names of the input embedding in checkpoints. A tied output layer has no tensor of its own.

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from logitlake.pipeline.model_files.files import TeacherFiles
+from logitlake.pipeline.model_files.older_reading import older_reading, same_texts
+from logitlake.pipeline.model_files.tokenizer import TOKENIZER_FILES, has_tokenizer, load_tokenizer
 from logitlake.pipeline.settings.models import StudentSettings
 from logitlake.pipeline.students.config_file import write_config
 from logitlake.pipeline.students.identity import Parent
-from logitlake.pipeline.teachers.files import TeacherFiles
-from logitlake.pipeline.teachers.older_reading import older_reading, same_texts
-from logitlake.pipeline.teachers.tokenizer import TOKENIZER_FILES, has_tokenizer, load_tokenizer
 from logitlake.pipeline.tokens.same_ids import first_difference
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import MismatchError, SettingsError

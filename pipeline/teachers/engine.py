@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from logitlake.pipeline.model_files.files import TeacherFiles
 from logitlake.pipeline.settings.models import TeacherSettings
-from logitlake.pipeline.teachers.files import TeacherFiles
 
 if TYPE_CHECKING:
     import numpy as np

@@ -2,10 +2,10 @@
 
 from importlib.metadata import EntryPoint
 
+from logitlake.pipeline.model_files.files import TeacherFiles
 from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.pipeline.settings.registry import ENGINES
 from logitlake.pipeline.teachers.engine import Engine, EngineKind, LoadTeacher
-from logitlake.pipeline.teachers.files import TeacherFiles
 from logitlake.storage.errors import SettingsError
 
 

@@ -9,15 +9,11 @@ from typing import Any
 import torch
 from accelerate.utils.memory import clear_device_cache
 
-from logitlake.pipeline.settings.models import StudentSettings
-from logitlake.pipeline.students.file_hashes import hash_files
-from logitlake.pipeline.students.identity import FILES, NOT_HASHED, Parent
-from logitlake.pipeline.students.lora import merged
-from logitlake.pipeline.students.model_card import write_card
-from logitlake.pipeline.students.named_tokens import write_named_tokens
-from logitlake.pipeline.students.probe import ROUNDED, SAME, probe_logits, probe_sequences
-from logitlake.pipeline.students.saved_dtype import saved_dtype
-from logitlake.pipeline.students.saving import (
+from logitlake.pipeline.saving.model_card import write_card
+from logitlake.pipeline.saving.named_tokens import write_named_tokens
+from logitlake.pipeline.saving.probe import ROUNDED, SAME, probe_logits, probe_sequences
+from logitlake.pipeline.saving.saved_dtype import saved_dtype
+from logitlake.pipeline.saving.write_and_compare import (
     Trained,
     check_adapter,
     check_merged,
@@ -25,6 +21,10 @@ from logitlake.pipeline.students.saving import (
     make_readable,
     write_in_dtype,
 )
+from logitlake.pipeline.settings.models import StudentSettings
+from logitlake.pipeline.students.file_hashes import hash_files
+from logitlake.pipeline.students.identity import FILES, NOT_HASHED, Parent
+from logitlake.pipeline.students.lora import merged
 from logitlake.pipeline.students.tokenizer import copy_tokenizer
 from logitlake.pipeline.training.distillation_trainer import DistillationTrainer
 from logitlake.pipeline.training.long_wait import long_wait

@@ -14,12 +14,13 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments
 
+from logitlake.pipeline.model_files.files import TeacherFiles
 from logitlake.pipeline.reading.blocks import Fetch
 from logitlake.pipeline.reading.local_copy import LocalCopy
 from logitlake.pipeline.reading.reader import RowSetReader
+from logitlake.pipeline.saving.card_metadata import find_parent_origin
 from logitlake.pipeline.settings.models import StudentSettings, TrainingSettings
 from logitlake.pipeline.settings.registry import LOSSES
-from logitlake.pipeline.students.card_metadata import find_parent_origin
 from logitlake.pipeline.students.identity import Parent, as_named_before, find_parent, student_id
 from logitlake.pipeline.students.initial_model import make_student
 from logitlake.pipeline.students.preflight import existing_facts
@@ -27,7 +28,6 @@ from logitlake.pipeline.students.tokenizer import find_tokenizer
 from logitlake.pipeline.students.work_directory import checkpoints_directory, work_directory
 from logitlake.pipeline.teachers.devices import device_has_bfloat16, resolve_device
 from logitlake.pipeline.teachers.dtype import resolve_dtype
-from logitlake.pipeline.teachers.files import TeacherFiles
 from logitlake.pipeline.training.checkpoints import last_checkpoint, set_aside_later
 from logitlake.pipeline.training.distillation_trainer import (
     DistillationTrainer,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from logitlake.pipeline.model_files.loading import load_causal_lm
 from logitlake.pipeline.teachers.engines.transformers_engine import TransformersEngine
-from logitlake.pipeline.teachers.loading import load_causal_lm
 from logitlake.pipeline.teachers.probe import probed
 from logitlake.storage.errors import MismatchError
 from tests.tiny_architectures import VOCABULARY, tiny_model

@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from logitlake.pipeline.model_files.files import TeacherFiles
+from logitlake.pipeline.saving.probe import probe_logits, probe_sequences
+from logitlake.pipeline.saving.write_and_compare import Trained, write_in_dtype
 from logitlake.pipeline.settings.models import StudentSettings
 from logitlake.pipeline.students.identity import Parent
 from logitlake.pipeline.students.initial_model import make_student
-from logitlake.pipeline.students.probe import probe_logits, probe_sequences
-from logitlake.pipeline.students.saving import Trained, write_in_dtype
-from logitlake.pipeline.teachers.files import TeacherFiles
 from logitlake.storage.errors import MismatchError, SettingsError
 from tests.tiny_architectures import VOCABULARY, tiny_model
 

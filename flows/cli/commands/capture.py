@@ -56,7 +56,7 @@ def print_captured(report: "CaptureReport", form: Format) -> None:
 def find_cheap_mistakes(config: Config) -> None:
     """Raise the flow's errors about a missing teacher or corpus before a Prefect server is started."""
     # Imported here: the hub client is slow to import.
-    from logitlake.pipeline.teachers.files import resolve_teacher
+    from logitlake.pipeline.model_files.files import resolve_teacher
 
     assert config.teacher is not None
     for corpus in config.corpora:

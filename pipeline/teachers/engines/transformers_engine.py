@@ -15,11 +15,11 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
+from logitlake.pipeline.model_files.files import TeacherFiles
+from logitlake.pipeline.model_files.loading import load_adapter, load_causal_lm
 from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.pipeline.teachers.devices import resolve_device
 from logitlake.pipeline.teachers.dtype import resolve_dtype
-from logitlake.pipeline.teachers.files import TeacherFiles
-from logitlake.pipeline.teachers.loading import load_adapter, load_causal_lm
 from logitlake.storage.errors import MismatchError
 
 # Logits that exist at once: 64 M elements are 128 MB in bfloat16.

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,9 @@ def make_tokenizer_directory(tmp_path: Path, trained_backend: str) -> DirectoryM
 @pytest.fixture
 def tokenizer(make_tokenizer_directory: DirectoryMaker) -> TextTokenizer:
     return TextTokenizer.load(make_tokenizer_directory())
+
+
+@pytest.fixture
+def tiny_model(tiny_llama: Callable[..., Any]) -> Callable[..., Any]:
+    """A tiny random Llama whose output layer has 320 rows, more than the 300 ids that tests use."""
+    return partial(tiny_llama, vocab_size=320, initializer_range=0.3, tie_word_embeddings=False)

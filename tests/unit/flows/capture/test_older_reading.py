@@ -13,10 +13,10 @@ import pytest
 from logitlake.flows.capture.other_tokenizer import other_tokenizer
 from logitlake.flows.capture.preparation import prepare
 from logitlake.flows.settings import location_of
+from logitlake.pipeline.model_files.tokenizer import load_tokenizer
 from logitlake.pipeline.settings.models import Config, StudentSettings
 from logitlake.pipeline.students.identity import Parent
 from logitlake.pipeline.students.tokenizer import find_tokenizer
-from logitlake.pipeline.teachers.tokenizer import load_tokenizer
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.connection.object_store import write_note
 from logitlake.storage.lake.lake import Lake
@@ -50,7 +50,7 @@ def older_logitlake(*, with_config: bool = True) -> Iterator[None]:
             lambda directory, *, chat_template=None, **_: TextTokenizer.load(directory, chat_template=chat_template),
         )
         if not with_config:
-            older.setattr("logitlake.pipeline.teachers.files.hash_config", lambda *_, **__: None)
+            older.setattr("logitlake.pipeline.model_files.files.hash_config", lambda *_, **__: None)
         yield
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from logitlake.flows.capture.preparation import prepare
 from logitlake.flows.settings import location_of
+from logitlake.pipeline.model_files.files import check_same_teacher
 from logitlake.pipeline.settings.models import Config
-from logitlake.pipeline.teachers.files import check_same_teacher
 from logitlake.storage.errors import MismatchError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.sql.session import query
@@ -47,7 +47,7 @@ def test_an_older_lake_goes_on_under_its_recipe_until_the_config_changes(
 ) -> None:
     config = Config.model_validate(raw_config)
     with monkeypatch.context() as older:
-        older.setattr("logitlake.pipeline.teachers.files.hash_config", lambda *_, **__: None)
+        older.setattr("logitlake.pipeline.model_files.files.hash_config", lambda *_, **__: None)
         first = capture_all(config)
     prepared = prepare(config)
     assert prepared.recipe.recipe_id == first.recipe_id
@@ -85,7 +85,7 @@ def test_an_older_lake_with_a_probed_size_goes_on_under_its_recipe(
     raw_config["target"] = {"target_bytes": 30}
     config = Config.model_validate(raw_config)
     with monkeypatch.context() as older:
-        older.setattr("logitlake.pipeline.teachers.files.hash_config", lambda *_, **__: None)
+        older.setattr("logitlake.pipeline.model_files.files.hash_config", lambda *_, **__: None)
         first = capture_all(config)
     again = capture_all(config)
     assert (again.n_documents, again.recipe_id) == (0, first.recipe_id)
@@ -98,7 +98,7 @@ def test_another_config_than_the_noted_one_is_not_taken_for_the_teacher(
 ) -> None:
     config = Config.model_validate(raw_config)
     with monkeypatch.context() as older:
-        older.setattr("logitlake.pipeline.teachers.files.hash_config", lambda *_, **__: None)
+        older.setattr("logitlake.pipeline.model_files.files.hash_config", lambda *_, **__: None)
         first = capture_all(config)
     files = prepare(config).files
     assert files.config_hash is not None

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from logitlake.flows.runtime.termination import TerminatedError
+from logitlake.pipeline.model_files.files import resolve_teacher
 from logitlake.pipeline.settings.models import TeacherSettings
-from logitlake.pipeline.teachers.files import resolve_teacher
 from logitlake.pipeline.teachers.registry import load_engine
 from logitlake.storage.errors import SettingsError
 

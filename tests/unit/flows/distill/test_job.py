@@ -14,10 +14,10 @@ import pytest
 
 from logitlake.flows.distill.run import DistillRun, plan_student
 from logitlake.flows.settings import location_of
+from logitlake.pipeline.model_files.files import resolve_teacher
 from logitlake.pipeline.settings.models import Config, StudentSettings
 from logitlake.pipeline.students.identity import student_id
 from logitlake.pipeline.students.work_directory import checkpoints_directory
-from logitlake.pipeline.teachers.files import resolve_teacher
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.row_set import resolve_row_set

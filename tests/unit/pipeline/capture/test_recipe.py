@@ -9,10 +9,10 @@ import pytest
 
 from logitlake.pipeline.capture.recipe import Recipe, make_recipe
 from logitlake.pipeline.capture.target_size_question import probe_key
+from logitlake.pipeline.model_files.files import TeacherFiles
+from logitlake.pipeline.model_files.origin import TeacherOrigin
 from logitlake.pipeline.settings.models import TargetSettings, TeacherSettings, TokenizationSettings
 from logitlake.pipeline.teachers.engine import EngineKind
-from logitlake.pipeline.teachers.files import TeacherFiles
-from logitlake.pipeline.teachers.origin import TeacherOrigin
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.identity import recipe_id as id_of

@@ -16,9 +16,9 @@ from logitlake.pipeline.capture.target_size import probe
 from logitlake.pipeline.capture.target_size_question import probe_key
 from logitlake.pipeline.capture.unit import CapturedUnit, capture_unit
 from logitlake.pipeline.corpus.document import Document
+from logitlake.pipeline.model_files.files import TeacherFiles
 from logitlake.pipeline.settings.models import CaptureSettings, TargetSettings, TeacherSettings, TokenizationSettings
 from logitlake.pipeline.teachers.engines.transformers_engine import TransformersEngine
-from logitlake.pipeline.teachers.files import TeacherFiles
 from logitlake.pipeline.tokens.sequences import TokenizedDocument, tokenize_documents
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import MismatchError, SettingsError

@@ -13,9 +13,9 @@ from logitlake.pipeline.checks import reference, sample, teacher
 from logitlake.pipeline.checks.outcome import Outcome, joined, judged, not_compared
 from logitlake.pipeline.checks.teacher import CheckReport, check_probabilities, check_tokens
 from logitlake.pipeline.corpus.document import Document
+from logitlake.pipeline.model_files.files import TeacherSource, resolve_teacher
 from logitlake.pipeline.settings.models import TeacherSettings, TokenizationSettings
 from logitlake.pipeline.targets.sparsifiers.varopt import VarOptSettings
-from logitlake.pipeline.teachers.files import TeacherSource, resolve_teacher
 from logitlake.pipeline.tokens.sequences import TokenizedDocument, tokenize_documents
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from tests.tiny_architectures import tiny_model

@@ -4,12 +4,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from logitlake.pipeline.model_files.files import TeacherFiles
 from logitlake.pipeline.settings.models import LoraSettings, StudentSettings
 from logitlake.pipeline.students.cut_layers import cut_layers, cut_value, kept_layers
 from logitlake.pipeline.students.identity import Parent, find_parent
 from logitlake.pipeline.students.initial_model import make_student
 from logitlake.pipeline.students.lora import merged
-from logitlake.pipeline.teachers.files import TeacherFiles
 from logitlake.storage.errors import MismatchError, SettingsError
 from tests.tiny_architectures import tiny_model
 from tests.tiny_models import make_tiny_llama

@@ -9,12 +9,12 @@ import pytest
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer
 
+from logitlake.pipeline.model_files.files import TeacherFiles
+from logitlake.pipeline.model_files.tokenizer import load_tokenizer
 from logitlake.pipeline.settings.models import StudentSettings
 from logitlake.pipeline.students.identity import Parent, find_parent
 from logitlake.pipeline.students.preflight import check_training
 from logitlake.pipeline.students.tokenizer import copy_tokenizer, find_tokenizer
-from logitlake.pipeline.teachers.files import TeacherFiles
-from logitlake.pipeline.teachers.tokenizer import load_tokenizer
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import MismatchError, SettingsError
 

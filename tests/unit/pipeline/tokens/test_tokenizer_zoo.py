@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from logitlake.pipeline.teachers.tokenizer import load_tokenizer
+from logitlake.pipeline.model_files.tokenizer import load_tokenizer
 from logitlake.pipeline.tokens.gguf_metadata import read_metadata
 from logitlake.pipeline.tokens.gguf_tokenizer import GgufTokenizer, read_gguf_tokenizer
 from logitlake.pipeline.tokens.same_ids import first_difference

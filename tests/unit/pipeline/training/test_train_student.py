@@ -15,10 +15,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, TrainerCallback
 
 from logitlake.pipeline.evaluation.evaluate import load_student
+from logitlake.pipeline.model_files.files import TeacherFiles
 from logitlake.pipeline.reading.batches import make_batch
 from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.settings.models import LoraSettings, StudentSettings, TrainingSettings
-from logitlake.pipeline.teachers.files import TeacherFiles
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.pipeline.training import distillation_trainer, save_student
 from logitlake.pipeline.training import train_student as train_student_module

@@ -9,10 +9,10 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.numpy import save_file
 
+from logitlake.pipeline.model_files.files import resolve_teacher
 from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.pipeline.teachers.engines import transformers_engine as engine_module
 from logitlake.pipeline.teachers.engines.transformers_engine import TransformersEngine, load_teacher
-from logitlake.pipeline.teachers.files import resolve_teacher
 from logitlake.storage.errors import MismatchError, SettingsError
 
 VOCABULARY = 300

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
 
-from logitlake.pipeline.teachers.fingerprints import cache_directory
-from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
-from logitlake.pipeline.teachers.loading import check_whole
-from logitlake.pipeline.teachers.origin import write_card
+from logitlake.pipeline.model_files.fingerprints import cache_directory
+from logitlake.pipeline.model_files.load_errors import LOAD_ERRORS
+from logitlake.pipeline.model_files.loading import check_whole
+from logitlake.pipeline.model_files.origin import write_card
 from logitlake.pipeline.tokens.gguf_metadata import read_metadata
 from logitlake.pipeline.tokens.gguf_tokenizer import ADVICE, GgufTokenizer, read_gguf_tokenizer
 from logitlake.pipeline.tokens.same_ids import first_difference

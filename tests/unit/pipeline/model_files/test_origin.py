@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from logitlake.pipeline.teachers.origin import TeacherOrigin, find_origin
+from logitlake.pipeline.model_files.origin import TeacherOrigin, find_origin
 
 CARD = """---
 license: apache-2.0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from logitlake.pipeline.teachers.config_hash import hash_config
+from logitlake.pipeline.model_files.config_hash import hash_config
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
@@ -118,7 +118,7 @@ def test_the_second_time_needs_no_torch(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     found = hash_config(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from logitlake.pipeline.teachers.config_hash import hash_config; "
+        "import sys; from pathlib import Path; from logitlake.pipeline.model_files.config_hash import hash_config; "
         "print(hash_config(Path(sys.argv[1])), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)

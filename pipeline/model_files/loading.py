@@ -12,7 +12,7 @@ from typing import Any
 from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
-from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
+from logitlake.pipeline.model_files.load_errors import LOAD_ERRORS
 from logitlake.storage.errors import SettingsError
 
 _NAMED = 3

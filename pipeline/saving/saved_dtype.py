@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from logitlake.pipeline.model_files.fingerprints import tensor_dtypes
+from logitlake.pipeline.model_files.load_errors import LOAD_ERRORS
 from logitlake.pipeline.settings.models import StudentSettings
 from logitlake.pipeline.students.identity import Parent
-from logitlake.pipeline.teachers.fingerprints import tensor_dtypes
-from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
 
 # The dtypes that a student may have, by their names in safetensors.
 _FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}

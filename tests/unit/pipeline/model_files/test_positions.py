@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from logitlake.pipeline.teachers.positions import check_window, positions_of
+from logitlake.pipeline.model_files.positions import check_window, positions_of
 from logitlake.storage.errors import SettingsError
 
 CONFIGS: list[tuple[dict[str, Any], int | None]] = [

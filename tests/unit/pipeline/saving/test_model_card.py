@@ -5,10 +5,10 @@ import sys
 import pytest
 from huggingface_hub import ModelCard
 
+from logitlake.pipeline.saving.card_metadata import find_parent_origin
+from logitlake.pipeline.saving.model_card import add_evaluation, render_card, snippet, write_card
 from logitlake.pipeline.settings.models import StudentSettings, TrainingSettings
-from logitlake.pipeline.students.card_metadata import find_parent_origin
 from logitlake.pipeline.students.identity import Parent
-from logitlake.pipeline.students.model_card import add_evaluation, render_card, snippet, write_card
 from tests.tiny_models import make_tiny_llama
 
 ORIGIN = {"model": "owner/teacher", "revision": "a" * 40, "licence": "apache-2.0", "base_models": ["owner/base"]}

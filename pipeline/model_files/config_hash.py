@@ -13,8 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from logitlake.pipeline.teachers.fingerprints import cache_directory, read_json, write_json
-from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
+from logitlake.pipeline.model_files.fingerprints import cache_directory, read_json, write_json
+from logitlake.pipeline.model_files.load_errors import LOAD_ERRORS
 from logitlake.storage.identity import canonical_json, digest
 
 # Raise it with every change of what is hashed: cached hashes are then made anew.

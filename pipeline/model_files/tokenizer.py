@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from logitlake.pipeline.teachers.fingerprints import cache_directory, read_json, write_json
+from logitlake.pipeline.model_files.fingerprints import cache_directory, read_json, write_json
 from logitlake.pipeline.tokens.same_ids import first_difference
 from logitlake.pipeline.tokens.tokenizer import SPECIAL_TOKENS, TextTokenizer
 from logitlake.storage.errors import SettingsError

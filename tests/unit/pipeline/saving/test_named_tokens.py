@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig
 
-from logitlake.pipeline.students.named_tokens import write_named_tokens
+from logitlake.pipeline.saving.named_tokens import write_named_tokens
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from logitlake.pipeline.teachers.tokenizer import read_with_transformers
+from logitlake.pipeline.model_files.tokenizer import read_with_transformers
 from logitlake.storage.errors import SettingsError
 
 _NAMES = ("bos_token_id", "eos_token_id")

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, models, normalizers
 from transformers import AutoTokenizer
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
-from logitlake.pipeline.teachers import tokenizer as module
-from logitlake.pipeline.teachers.tokenizer import load_tokenizer
+from logitlake.pipeline.model_files import tokenizer as module
+from logitlake.pipeline.model_files.tokenizer import load_tokenizer
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import SettingsError
 

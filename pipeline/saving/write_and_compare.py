@@ -16,9 +16,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from logitlake.pipeline.students.probe import NEAR, ROUNDED, SAME, mean_divergence, probe_on
-from logitlake.pipeline.teachers.load_errors import LOAD_ERRORS
-from logitlake.pipeline.teachers.loading import load_adapter, load_causal_lm
+from logitlake.pipeline.model_files.load_errors import LOAD_ERRORS
+from logitlake.pipeline.model_files.loading import load_adapter, load_causal_lm
+from logitlake.pipeline.saving.probe import NEAR, ROUNDED, SAME, mean_divergence, probe_on
 from logitlake.pipeline.tokens.same_ids import first_difference
 from logitlake.storage.errors import MismatchError, SettingsError
 

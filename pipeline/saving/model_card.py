@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from logitlake.pipeline.students.card_metadata import front_matter
+from logitlake.pipeline.saving.card_metadata import front_matter
 from logitlake.pipeline.students.identity import FACTS_FILE, read_facts
 from logitlake.storage.identity import FACTS
 from logitlake.storage.json_text import finite

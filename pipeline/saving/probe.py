@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from accelerate.utils.memory import clear_device_cache
 
-from logitlake.pipeline.students.all_threads import all_threads
-from logitlake.pipeline.students.full_float32 import full_float32
-from logitlake.pipeline.teachers.positions import positions_of
+from logitlake.pipeline.model_files.positions import positions_of
+from logitlake.pipeline.saving.all_threads import all_threads
+from logitlake.pipeline.saving.full_float32 import full_float32
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from logitlake.pipeline.model_files.config_hash import hash_config
+from logitlake.pipeline.model_files.fingerprints import hash_adapter, hash_weights
+from logitlake.pipeline.model_files.origin import CARD, TeacherOrigin, find_origin
 from logitlake.pipeline.settings.models import TeacherSettings
-from logitlake.pipeline.teachers.config_hash import hash_config
-from logitlake.pipeline.teachers.fingerprints import hash_adapter, hash_weights
-from logitlake.pipeline.teachers.origin import CARD, TeacherOrigin, find_origin
 from logitlake.storage.errors import MismatchError, SettingsError
 from logitlake.storage.identity import FACTS
 
@@ -103,7 +103,7 @@ def _directory(settings: TeacherSettings) -> Path:
     if gguf is None:
         return _local_or_hub(settings.model, settings.revision, "teacher.model", _patterns(settings))
     # Conversion needs torch and transformers: nothing else here does.
-    from logitlake.pipeline.teachers.gguf import convert_gguf
+    from logitlake.pipeline.model_files.gguf import convert_gguf
 
     return convert_gguf(gguf, tokenizer=settings.gguf_tokenizer)
 

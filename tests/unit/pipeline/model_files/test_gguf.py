@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from logitlake.pipeline.model_files.files import resolve_teacher
+from logitlake.pipeline.model_files.gguf import _card, convert_gguf
+from logitlake.pipeline.model_files.tokenizer import load_tokenizer
 from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.pipeline.teachers.engines.transformers_engine import load_teacher
-from logitlake.pipeline.teachers.files import resolve_teacher
-from logitlake.pipeline.teachers.gguf import _card, convert_gguf
-from logitlake.pipeline.teachers.tokenizer import load_tokenizer
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import SettingsError
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from logitlake.pipeline.evaluation.evaluate import load_student
+from logitlake.pipeline.model_files.loading import load_adapter, load_causal_lm
 from logitlake.pipeline.settings.models import StudentSettings
 from logitlake.pipeline.students.identity import find_parent
 from logitlake.pipeline.students.initial_model import make_student
-from logitlake.pipeline.teachers.loading import load_adapter, load_causal_lm
 from logitlake.storage.errors import SettingsError
 
 Weights = dict[str, torch.Tensor]

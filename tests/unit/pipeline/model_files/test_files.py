@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from logitlake.pipeline.model_files.files import resolve_teacher
 from logitlake.pipeline.settings.models import TeacherSettings
-from logitlake.pipeline.teachers.files import resolve_teacher
 from logitlake.storage.errors import SettingsError
 
 

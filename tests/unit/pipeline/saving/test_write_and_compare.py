@@ -11,12 +11,10 @@ from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
-from logitlake.pipeline.settings.models import StudentSettings
-from logitlake.pipeline.students import saving
-from logitlake.pipeline.students.identity import Parent
-from logitlake.pipeline.students.probe import mean_divergence, probe_logits, probe_on, probe_sequences
-from logitlake.pipeline.students.saved_dtype import saved_dtype
-from logitlake.pipeline.students.saving import (
+from logitlake.pipeline.saving import write_and_compare as saving
+from logitlake.pipeline.saving.probe import mean_divergence, probe_logits, probe_on, probe_sequences
+from logitlake.pipeline.saving.saved_dtype import saved_dtype
+from logitlake.pipeline.saving.write_and_compare import (
     Trained,
     check_adapter,
     check_merged,
@@ -24,6 +22,8 @@ from logitlake.pipeline.students.saving import (
     make_readable,
     write_in_dtype,
 )
+from logitlake.pipeline.settings.models import StudentSettings
+from logitlake.pipeline.students.identity import Parent
 from logitlake.storage.errors import MismatchError, SettingsError
 from tests.tiny_architectures import tiny_model
 from tests.tiny_models import make_tiny_llama, write_tiny_tokenizer

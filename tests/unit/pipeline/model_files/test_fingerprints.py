@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from logitlake.pipeline.teachers import fingerprints
-from logitlake.pipeline.teachers.fingerprints import hash_adapter, hash_weights
+from logitlake.pipeline.model_files import fingerprints
+from logitlake.pipeline.model_files.fingerprints import hash_adapter, hash_weights
 from logitlake.storage.errors import SettingsError
 
 TENSORS = {

@@ -7,9 +7,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from logitlake.pipeline.model_files.origin import find_origin
 from logitlake.pipeline.settings.models import StudentSettings
 from logitlake.pipeline.students.identity import Parent
-from logitlake.pipeline.teachers.origin import find_origin
 from logitlake.storage.identity import FACTS
 from logitlake.storage.json_text import finite
 
