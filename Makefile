@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 BENCHMARKS := targets capture train quality reader query incremental
 INSTALLED := $(VENV)/installed
 # Two processes with one thread each are faster than one with two: tiny models gain nothing from threads.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --durations=25
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --maxprocesses 4 --dist worksteal --durations=25
+# Many slow tests wait for servers and clocks: one process more than there are processors.
+SLOW_PROCESSES := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # Set in many containers. Without bytecode each process compiles torch and transformers again: 11 s in place of 4.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -62,10 +64,10 @@ audit: $(INSTALLED) ## known vulnerabilities of every version in constraints.txt
 	  echo "audit: nothing is known: run this again on a machine that reaches it." >&2; exit 1; }
 
 test: $(INSTALLED) ## every test that takes no server and no minutes
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -n auto -m 'not slow'
 
 test-slow: $(INSTALLED) ## the tests that take servers or minutes
-	$(PYTEST) -m slow
+	$(PYTEST) -n $(SLOW_PROCESSES) -m slow
 
 test-all: test test-slow ## all tests
 

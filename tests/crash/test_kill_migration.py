@@ -59,8 +59,7 @@ def _content(lake: Lake) -> dict[str, list[str]]:
 
 def _cases() -> list[object]:
     cases = [(place, name) for place in ("rows-hashed:4", *MIGRATION_FAILPOINTS) for name in SIGNALS]
-    quick = ("rows-hashed:4", "SIGKILL")
-    return [pytest.param(*case, marks=() if case == quick else pytest.mark.slow) for case in cases]
+    return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]
 
 
 @pytest.mark.parametrize(("kill_at", "name"), _cases())

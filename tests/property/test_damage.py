@@ -24,7 +24,7 @@ from tests.damage import Damage, batch_answers, damage, files_by_kind, make_lake
 
 SEED = 0
 # The files of one kind after the other: the quick cases damage what a reader meets first.
-_QUICK = 3
+_QUICK = 2
 CASES = [pytest.param(number, marks=pytest.mark.slow if number >= _QUICK else ()) for number in range(120)]
 KINDS_FIRST = (
     *("catalog.sqlite", "table sequences", "table commits", "table documents", "catalog.sqlite-wal", "table recipes"),

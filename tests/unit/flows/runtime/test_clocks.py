@@ -151,6 +151,7 @@ def test_nights_go_on_in_their_order_while_the_clock_goes_back_and_the_machine_t
     assert {row["status"] for row in ask(config, "SELECT status FROM runs WHERE kind = 'redistill'")} == {"finished"}
 
 
+@pytest.mark.slow
 def test_upkeep_removes_nothing_early_because_the_clock_was_set_back_or_the_zone_is_another(
     config: Config, clock: type[Clock], zone: Callable[[str], None]
 ) -> None:

@@ -395,8 +395,8 @@ def refused(*_, **__):
 @pytest.mark.parametrize(
     ("settings", "lora"),
     [
-        ({"epochs": 2}, None),
         ({"max_steps": 3}, None),
+        pytest.param({"epochs": 2}, None, marks=pytest.mark.slow),
         pytest.param({"max_steps": 3}, ("lm_head", "q_proj"), marks=pytest.mark.slow),
         pytest.param({"max_steps": 3, "gradient_accumulation": 2, "epochs": 3}, None, marks=pytest.mark.slow),
         pytest.param({"epochs": 2, "save_steps": 2}, None, marks=pytest.mark.slow),
