@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import duckdb
 import pyarrow as pa
 
+from logitlake.storage.connection.catalog_changes import catalog_transaction, repeat_if_overtaken
 from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.connection.object_store import list_paths
 from logitlake.storage.errors import LakeError
-from logitlake.storage.lake.catalog_changes import catalog_transaction, repeat_if_overtaken
 from logitlake.storage.lake.durability import moment, sync_files_since
 from logitlake.storage.lake.last_commit import NOTE
 from logitlake.storage.lake.migration import migrate, notes_are_current, write_lake_note

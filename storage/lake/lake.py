@@ -5,7 +5,6 @@ Writers to a server all update the guard row, so that DuckLake lets only one of 
 """
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +15,19 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
+from logitlake.storage.connection.attach import (
+    CATALOG_ERRORS,
+    attach,
+    attach_or_make,
+    missing_lake,
+    set_time_zone,
+    unreadable_catalog,
+)
 from logitlake.storage.connection.disk_errors import disk_problem, lake_folders
-from logitlake.storage.connection.extensions import load_extension
 from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.connection.memory_errors import raise_for_lack_of_memory
-from logitlake.storage.connection.object_store import configure_object_store
 from logitlake.storage.connection.open_connections import close, closing, signals_kept, stoppable
+from logitlake.storage.connection.turns import in_turn
 from logitlake.storage.errors import (
     IntegrityError,
     LakeError,
@@ -30,8 +36,6 @@ from logitlake.storage.errors import (
     OutOfMemoryError,
 )
 from logitlake.storage.failpoints import reach
-from logitlake.storage.lake.catalog_changes import repeat_if_overtaken
-from logitlake.storage.lake.catalog_file import check_is_whole
 from logitlake.storage.lake.creation import has_tables, make_or_migrate
 from logitlake.storage.lake.durability import moment, sync_files_since
 from logitlake.storage.lake.lake_settings import read_lake_settings
@@ -40,20 +44,12 @@ from logitlake.storage.lake.locks import commit_lock
 from logitlake.storage.lake.lost_answers import hold_files, put_back
 from logitlake.storage.lake.migration import check_format, is_current, migrate
 from logitlake.storage.lake.overlay import MEMORY, lay_views
-from logitlake.storage.lake.turns import in_turn
-from logitlake.storage.redaction import without_parts_of, without_secrets
+from logitlake.storage.redaction import without_secrets
 from logitlake.storage.schema.row_hash import insert_rows
 from logitlake.storage.schema.tables import NAME
 
 log = logging.getLogger(__name__)
 
-_CATALOG_RETRIES = 100
-# DuckDB's message may quote bytes of a damaged catalog that are not UTF-8.
-_CATALOG_ERRORS = (duckdb.Error, UnicodeDecodeError)
-# What DuckLake says of a catalog database that holds no DuckLake, such as an empty PostgreSQL database.
-_NO_DUCKLAKE = "creating a new DuckLake is explicitly disabled"
-# What PostgreSQL says when two processes make a DuckLake in the same database.
-_BEING_MADE = re.compile(r"Failed to initialize DuckLake.*(already exists|duplicate key)", re.DOTALL)
 
 # The row of `lake_settings` that marks a catalog whose rebuild is not complete.
 UNFINISHED = "rebuild_unfinished"
@@ -127,7 +123,7 @@ class Lake:
             if directory:
                 directory.mkdir(parents=True, exist_ok=True)
         with commit_lock(location, lock_timeout):
-            connection = _attach_or_make(location)
+            connection = attach_or_make(location)
             with _closed_on_error(connection):
                 make_or_migrate(connection, location, settings, over_data=over_data)
         lake = cls(location, connection, read_only=False, lock_timeout=lock_timeout, unfinished=over_data)
@@ -144,12 +140,12 @@ class Lake:
         logitlake, and IntegrityError if an older catalog is opened for writing; readers log a warning.
         """
         if location.catalog_file and not location.catalog_file.exists():
-            raise _missing(location)
-        connection = _attach(location, read_only=read_only, must_exist=True)
+            raise missing_lake(location)
+        connection = attach(location, read_only=read_only, must_exist=True)
         with _closed_on_error(connection):
             try:
                 if not has_tables(connection):
-                    raise _missing(location)
+                    raise missing_lake(location)
                 current = is_current(connection)
                 if not read_only and not current:
                     _migrate(connection, location, lock_timeout)
@@ -157,9 +153,9 @@ class Lake:
                 lake._compare_with_note()
                 if read_only and not current:
                     lake.show_only({})
-            except _CATALOG_ERRORS as error:
+            except CATALOG_ERRORS as error:
                 raise_for_lack_of_memory(error)
-                raise _unreadable(location, error) from error
+                raise unreadable_catalog(location, error) from error
         return lake
 
     def __enter__(self) -> "Lake":
@@ -182,7 +178,7 @@ class Lake:
         """
         connection = stoppable(self.connection.cursor())
         with self._answering():
-            _set_time_zone(connection)
+            set_time_zone(connection)
             connection.execute(f"USE {self._database}")
         lake = Lake(self.location, connection, read_only=self.read_only, lock_timeout=self._lock_timeout)
         lake._database = self._database
@@ -206,7 +202,7 @@ class Lake:
     def batches(self, query: str, n_rows: int) -> Iterator[pa.Table]:
         """The rows of one query, `n_rows` at a time, on another connection. Raises LakeError like `sql`."""
         with closing(self.connection.cursor()) as cursor, signals_kept(cursor), self._answering():
-            _set_time_zone(cursor)
+            set_time_zone(cursor)
             cursor.execute(f"USE {self._database}")
             for batch in cursor.execute(query).to_arrow_reader(n_rows):
                 yield pa.Table.from_batches([batch])
@@ -312,7 +308,7 @@ class Lake:
         """Errors of the database inside become LakeError with the reason."""
         try:
             yield
-        except (*_CATALOG_ERRORS, pa.ArrowException) as error:
+        except (*CATALOG_ERRORS, pa.ArrowException) as error:
             raise_for_lack_of_memory(error)
             raise LakeError(f"the lake could not answer: {self._reason(error)}") from error
 
@@ -409,75 +405,3 @@ def _closed_on_error(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     except BaseException:
         connection.close()
         raise
-
-
-def _attach_or_make(location: LakeLocation) -> duckdb.DuckDBPyConnection:
-    """Attach the DuckLake, and make it first if there is none; on a server another process may make it at once."""
-    connections: list[duckdb.DuckDBPyConnection] = []
-    repeat_if_overtaken(lambda: connections.append(_attach(location, read_only=False)), location)
-    return connections[0]
-
-
-def _missing(location: LakeLocation) -> LakeMissingError:
-    return LakeMissingError(
-        f"the catalog {location.catalog} holds no lake: `logitlake capture` makes one; "
-        "`logitlake rebuild` makes the catalog again if the data path still holds shards"
-    )
-
-
-def _unreadable(location: LakeLocation, error: Exception) -> LakeError:
-    reason = str(error).splitlines()[0]
-    return LakeError(
-        f"the catalog {location.catalog} can't be read ({reason}): if it is damaged, restore it from "
-        "a backup, or move it away and run `logitlake rebuild`, which makes it again from the data path"
-    )
-
-
-def _attach(location: LakeLocation, *, read_only: bool, must_exist: bool = False) -> duckdb.DuckDBPyConnection:
-    """A connection to the lake. `must_exist`: raises LakeMissingError where there is no DuckLake, and makes none."""
-    if location.catalog_file is not None and location.catalog_file.exists():
-        check_is_whole(location.catalog_file)
-    connection = stoppable(duckdb.connect())
-    _set_time_zone(connection)
-    if location.data_directory is not None:
-        # The operating system caches local files already; the cache of DuckDB would grow with the number of shards.
-        connection.execute("SET enable_external_file_cache = false")
-    load_extension(connection, "ducklake")
-    load_extension(connection, "sqlite_scanner" if location.catalog_file else "postgres_scanner")
-    configure_object_store(connection, location)
-    connection.execute(f"SET ducklake_max_retry_count = {_CATALOG_RETRIES}")
-    options = [f"DATA_PATH {_quoted(location.data)}", "OVERRIDE_DATA_PATH true"]
-    if must_exist:
-        options.append("CREATE_IF_NOT_EXISTS false")
-    if read_only:
-        # The journal mode is not set: a copy made by VACUUM INTO has another mode, and a reader can't change it.
-        options.append("READ_ONLY")
-    elif location.catalog_file:
-        options.append("META_JOURNAL_MODE 'WAL'")
-    try:
-        connection.execute(f"ATTACH {_quoted(f'ducklake:{location.catalog}')} AS {NAME} ({', '.join(options)})")
-        connection.execute(f"USE {NAME}")
-    except _CATALOG_ERRORS as error:
-        connection.close()
-        raise_for_lack_of_memory(error)
-        if _NO_DUCKLAKE in str(error):
-            raise _missing(location) from None
-        if _BEING_MADE.search(str(error)):
-            raise
-        reason = without_parts_of(location.catalog, str(error))
-        if problem := disk_problem(error, lake_folders(location)):
-            raise LakeError(f"the catalog {location.catalog} can't be opened: {problem}") from None
-        raise LakeError(
-            f"the catalog {location.catalog} can't be opened: {reason}. Check the path or connection, that it is a "
-            "DuckLake catalog, and that its folder is writable (SQLite's WAL needs that even for reading)"
-        ) from None
-    return connection
-
-
-def _set_time_zone(connection: duckdb.DuckDBPyConnection) -> None:
-    # DuckLake compares some times as text: the result must not depend on the machine's time zone.
-    connection.execute("SET TimeZone = 'UTC'")
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import duckdb
 
+from logitlake.storage.connection.catalog_changes import catalog_transaction, repeat_if_overtaken
 from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.connection.object_store import list_paths, read_all, write_note
 from logitlake.storage.errors import FormatVersionError
 from logitlake.storage.failpoints import reach
-from logitlake.storage.lake.catalog_changes import catalog_transaction, repeat_if_overtaken
 from logitlake.storage.lake.lake_settings import read_lake_settings
 from logitlake.storage.lake.views import make_views, views_are_current
 from logitlake.storage.schema.sequences import FORMAT_VERSION

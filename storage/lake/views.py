@@ -8,8 +8,8 @@ from importlib.resources import files
 import duckdb
 import pyarrow as pa
 
+from logitlake.storage.connection.catalog_changes import catalog_transaction
 from logitlake.storage.identity import canonical_json, digest, held_out_bound
-from logitlake.storage.lake.catalog_changes import catalog_transaction
 from logitlake.storage.lake.lake_settings import read_lake_settings
 from logitlake.storage.schema.row_hash import insert_rows
 from logitlake.storage.schema.tables import NAME

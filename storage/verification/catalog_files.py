@@ -13,10 +13,10 @@ from typing import Any
 
 import duckdb
 
+from logitlake.storage.connection.catalog_changes import catalog_transaction
 from logitlake.storage.connection.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.connection.object_store import connect
 from logitlake.storage.errors import LakeError, LostRaceError
-from logitlake.storage.lake.catalog_changes import catalog_transaction
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.schema.tables import NAME
 

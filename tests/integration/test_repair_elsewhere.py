@@ -77,11 +77,9 @@ def test_a_torn_shard_costs_its_documents_and_the_next_capture_brings_them_back(
     assert copied, "the damaged bytes are kept"
 
 
-@pytest.mark.parametrize("table", ["documents", "recipes", "commits", "document_sources", "run_events"])
+@pytest.mark.parametrize("table", ["documents", "recipes", "commits"])
 def test_a_torn_small_table_is_mended_or_what_is_lost_is_named(location: LakeLocation, table: str) -> None:
     _make(location)
-    if not list_paths(location, f"store/{table}/**/*.parquet"):
-        pytest.skip(f"{table}: its rows are in the catalog itself")
     _cut(location, table)
     with Lake.open(location, read_only=False) as lake:
         assert not inspect(lake).is_clean

@@ -7,11 +7,12 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from logitlake.storage.connection.attach import attach
 from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import LakeBusyError, LakeError, LakeMissingError, SettingsError
 from logitlake.storage.identity import document_id
 from logitlake.storage.identity import recipe_id as id_of_recipe
-from logitlake.storage.lake.lake import Lake, _attach
+from logitlake.storage.lake.lake import Lake
 from logitlake.storage.rebuild.catalog import rebuild
 from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.shards.writing import write_shard
@@ -166,7 +167,7 @@ def test_a_failure_of_the_database_is_an_error_of_the_lake(filled):
 
 def test_a_catalog_without_a_lake_is_named_without_its_password(tmp_path):
     location = LakeLocation.resolve(tmp_path, str(tmp_path / "password=hunter2"))
-    _attach(location, read_only=False).close()
+    attach(location, read_only=False).close()
     with pytest.raises(LakeMissingError, match="holds no lake") as refused:
         Lake.open(location)
     assert "hunter2" not in str(refused.value)

@@ -2,8 +2,8 @@
 
 import pytest
 
+from logitlake.storage.connection.turns import in_turn
 from logitlake.storage.errors import LakeBusyError, LakeError, LostRaceError
-from logitlake.storage.lake.turns import in_turn
 
 
 def test_the_result_of_the_first_attempt_that_was_not_overtaken():

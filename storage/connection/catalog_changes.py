@@ -7,8 +7,8 @@ import duckdb
 
 from logitlake.storage.connection.disk_errors import disk_problem, lake_folders
 from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.connection.turns import in_turn
 from logitlake.storage.errors import LakeError, LostRaceError
-from logitlake.storage.lake.turns import in_turn
 
 _SECONDS = 20.0
 # What DuckDB and SQLite say where another attempt can't help, and what a person can do.
