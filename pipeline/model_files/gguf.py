@@ -13,8 +13,8 @@ from logitlake.pipeline.model_files.fingerprints import cache_directory
 from logitlake.pipeline.model_files.load_errors import LOAD_ERRORS
 from logitlake.pipeline.model_files.loading import check_whole
 from logitlake.pipeline.model_files.origin import write_card
-from logitlake.pipeline.tokens.gguf_metadata import read_metadata
-from logitlake.pipeline.tokens.gguf_tokenizer import ADVICE, GgufTokenizer, read_gguf_tokenizer
+from logitlake.pipeline.tokens.gguf.metadata import read_metadata
+from logitlake.pipeline.tokens.gguf.tokenizer import ADVICE, GgufTokenizer, read_gguf_tokenizer
 from logitlake.pipeline.tokens.same_ids import first_difference
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.identity import digest

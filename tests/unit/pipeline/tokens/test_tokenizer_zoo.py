@@ -8,8 +8,8 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from logitlake.pipeline.model_files.tokenizer import load_tokenizer
-from logitlake.pipeline.tokens.gguf_metadata import read_metadata
-from logitlake.pipeline.tokens.gguf_tokenizer import GgufTokenizer, read_gguf_tokenizer
+from logitlake.pipeline.tokens.gguf.metadata import read_metadata
+from logitlake.pipeline.tokens.gguf.tokenizer import GgufTokenizer, read_gguf_tokenizer
 from logitlake.pipeline.tokens.same_ids import first_difference
 from logitlake.storage.errors import SettingsError
 from tests.template_zoo import expected_ids, tokenizer_zoo

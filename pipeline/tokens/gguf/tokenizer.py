@@ -13,9 +13,9 @@ from typing import Any
 from gguf.constants import TokenType
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from logitlake.pipeline.tokens.gguf_entries import UnknownTokenizerError, check_entries
-from logitlake.pipeline.tokens.gguf_metadata import read_metadata
-from logitlake.pipeline.tokens.gguf_splits import SPLITS
+from logitlake.pipeline.tokens.gguf.entries import UnknownTokenizerError, check_entries
+from logitlake.pipeline.tokens.gguf.metadata import read_metadata
+from logitlake.pipeline.tokens.gguf.splits import SPLITS
 from logitlake.storage.errors import SettingsError
 
 _PREFIX = "tokenizer.ggml."

@@ -3,7 +3,7 @@ from pathlib import Path
 import gguf
 import pytest
 
-from logitlake.pipeline.tokens.gguf_metadata import read_metadata
+from logitlake.pipeline.tokens.gguf.metadata import read_metadata
 from logitlake.storage.errors import SettingsError
 
 

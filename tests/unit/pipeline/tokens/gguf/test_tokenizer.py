@@ -8,9 +8,9 @@ from tokenizers import Regex, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
-from logitlake.pipeline.tokens.gguf_entries import UnknownTokenizerError
-from logitlake.pipeline.tokens.gguf_splits import SPLITS
-from logitlake.pipeline.tokens.gguf_tokenizer import build_gguf_tokenizer
+from logitlake.pipeline.tokens.gguf.entries import UnknownTokenizerError
+from logitlake.pipeline.tokens.gguf.splits import SPLITS
+from logitlake.pipeline.tokens.gguf.tokenizer import build_gguf_tokenizer
 from logitlake.pipeline.tokens.same_ids import TEXTS
 
 NAMED = {f"tokenizer.ggml.{name}_token_id" for name in ("bos", "eos", "unknown", "padding")}
