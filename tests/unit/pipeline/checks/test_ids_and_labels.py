@@ -61,8 +61,7 @@ def test_chats_of_every_shape_pass(make_tokenizer_directory: Directory, template
     tokenizer, reference = TextTokenizer.load(directory), reference_of(directory)
     messages, tools = CASES[case]
     document = tokenized(Chat(without_nulls(messages), tools), tokenizer)
-    if isinstance(document, Reject):
-        pytest.skip("the assistant wrote nothing that this template shows")
+    assert not isinstance(document, Reject), document
     assert [outcome.result for outcome in outcomes(document, tokenizer, reference)] == ["pass", "pass"]
 
 
