@@ -14,6 +14,7 @@ SIGNAL_VARIABLE = "LOGITLAKE_KILL_SIGNAL"
 # Places inside a commit, and places between the steps of flows.
 FAILPOINTS = ("file-staged", "file-renamed", "transaction-open", "rows-registered", "committed")
 FLOW_FAILPOINTS = (
+    "teacher-wanted",
     *("unit-computed", "candidate-planned", "student-training", "student-trained", "student-evaluated"),
     *("student-registered", "candidate-decided"),
     *("units-verified", "shards-merged", "snapshots-expired", "files-removed"),

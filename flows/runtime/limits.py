@@ -18,6 +18,7 @@ from prefect.settings import get_current_settings
 
 from logitlake.flows.runtime.environment import TAG
 from logitlake.storage.errors import LakeBusyError
+from logitlake.storage.failpoints import reach
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,8 @@ def one_teacher(limit: int) -> Iterator[None]:
     if not get_current_settings().api.url:
         yield
         return
-    ensure_limit(limit)
-    slot = _slot()
+    reach("teacher-wanted")
+    slot = _slot(limit)
     try:
         yield
     finally:
@@ -66,7 +67,7 @@ def ensure_limit(limit: int) -> None:
             client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=TEACHERS, limit=limit))
 
 
-def _slot() -> AbstractContextManager[None]:
+def _slot(limit: int) -> AbstractContextManager[None]:
     """A teacher slot that is taken. Logs every minute what it waits for; raises LakeBusyError after the bound.
 
     A server that goes away meanwhile is waited for, too.
@@ -82,14 +83,16 @@ def _slot() -> AbstractContextManager[None]:
             raise_on_lease_renewal_failure=False,
         )
         try:
+            ensure_limit(limit)
             slot.__enter__()
             return slot
         except TimeoutError:
             reason = _reason()
-        except ConcurrencySlotAcquisitionError as error:
-            if _is_refused(error):
+        except (ConcurrencySlotAcquisitionError, httpx.HTTPError, PrefectException, OSError) as error:
+            cause = error.__cause__ if isinstance(error, ConcurrencySlotAcquisitionError) else error
+            if _is_refused(cause):
                 raise
-            reason = f"Prefect's server does not answer ({error.__cause__ or error})"
+            reason = f"Prefect's server does not answer ({cause})"
             time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
         waited = time.monotonic() - began
         if waited >= _BOUND_SECONDS:
@@ -114,9 +117,8 @@ def _release(slot: AbstractContextManager[None]) -> None:
             client.release_concurrency_slots([TEACHERS], slots=1, occupancy_seconds=_LEASE_SECONDS)
 
 
-def _is_refused(error: ConcurrencySlotAcquisitionError) -> bool:
+def _is_refused(cause: BaseException | None) -> bool:
     """Whether the server has answered and refused: there is no such limit, for one. Without an answer: False."""
-    cause = error.__cause__
     if isinstance(cause, httpx.HTTPStatusError):
         return not cause.response.is_server_error
     return not isinstance(cause, httpx.HTTPError | OSError)

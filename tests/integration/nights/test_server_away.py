@@ -106,6 +106,11 @@ class Command:
     def output(self) -> str:
         return self._output.read_text(encoding="utf-8")
 
+    def says(self, *words: str) -> bool:
+        """Whether one line of its output has all the words. Raises AssertionError if it has ended."""
+        assert self.process.poll() is None, self.output()
+        return any(all(word in line for word in words) for line in self.output().splitlines())
+
     def wait_until_held(self) -> None:
         process = psutil.Process(self.process.pid)
         wait(lambda: process.status() == psutil.STATUS_STOPPED, "the command to be held")
@@ -184,13 +189,14 @@ def test_a_run_that_waits_for_a_slot_waits_on_while_its_server_is_away(
 ) -> None:
     taken = {"name": TEACHERS, "limit": 1, "active_slots": 1}
     server.ask("v2/concurrency_limits/", taken)
-    command = run("capture", PREFECT_CLIENT_MAX_RETRIES="1")
-    wait(lambda: server.runs() == {"RUNNING"}, "the run to begin")
-    server.end(signal.SIGKILL)
-    time.sleep(AWAY_SECONDS)
-    server.start()
-    wait(lambda: "waiting for a teacher slot" in command.output(), "a line that says what it waits for")
-    assert command.process.poll() is None
+    command = run("capture", PREFECT_CLIENT_MAX_RETRIES="1", **{ENVIRONMENT_VARIABLE: "teacher-wanted"})
+    command.wait_until_held()
+    for what in ("server does not answer", "are taken"):
+        server.end(signal.SIGKILL)
+        command.go_on()
+        time.sleep(AWAY_SECONDS)
+        server.start()
+        wait(lambda what=what: command.says("waiting for a teacher slot", what), f"a line that says: {what}")
     server.ask(f"v2/concurrency_limits/{TEACHERS}", {"active_slots": 0}, "PATCH")
     assert command.process.wait(PATIENCE_SECONDS) == 0, command.output()
     assert documents(config) == DOCUMENTS
