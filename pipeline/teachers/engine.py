@@ -7,9 +7,9 @@ Shapes: n tokens of one sequence, P positions with a target of the batch in row-
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from logitlake.pipeline.model_files.files import TeacherFiles
 from logitlake.pipeline.settings.models import TeacherSettings
@@ -48,6 +48,15 @@ class Engine(Protocol):
         """
 
 
+@runtime_checkable
+class Prefetching(Protocol):
+    """An engine of another process, which can begin with a batch before `forward` asks for it."""
+
+    def prefetch(self, batches: Sequence[tuple[Sequence[NDArray[np.int32]], Sequence[NDArray[np.bool_]]]]) -> None:
+        """Announce the arguments of the next calls of `forward`, in their order. Batches not asked for are dropped at
+        the next announcement."""
+
+
 class LoadTeacher(Protocol):
     """Loads the teacher of some files onto its device.
 
@@ -57,12 +66,19 @@ class LoadTeacher(Protocol):
     def __call__(self, settings: TeacherSettings, files: TeacherFiles, *, vocab_size: int) -> Engine: ...
 
 
+def _none(settings: TeacherSettings) -> Mapping[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineKind:
     """An entry of the registry: what the engine gives, and `load`, the `module:function` (a LoadTeacher) that loads it.
 
     `load` is text, so that planning knows what an engine gives without importing the library that runs it.
+    `options` are those of the engine's own settings that decide its numbers: they are part of the recipe. Where the
+    teacher runs, and how fast, is not among them.
     """
 
     gives: Gives
     load: str
+    options: Callable[[TeacherSettings], Mapping[str, Any]] = _none
