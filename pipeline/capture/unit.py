@@ -21,7 +21,7 @@ from logitlake.pipeline.targets.encoding import RowOrigin, encode_rows
 from logitlake.pipeline.targets.sparsifiers import Sparsifier, make_sparsifier
 from logitlake.pipeline.targets.sparsifiers.blocks import Blocks, Statistics
 from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets, concatenate
-from logitlake.pipeline.teachers.engine import Engine
+from logitlake.pipeline.teachers.engine import Engine, Prefetching
 from logitlake.pipeline.tokens.sequences import TokenSequence
 from logitlake.storage.errors import MismatchError
 from logitlake.storage.schema.sequences import CAPTURED
@@ -66,6 +66,9 @@ def capture_unit(
     sparsifier, target = make_sparsifier(recipe.target), recipe.target
     tables: list[pa.Table] = []
     waiting: deque[Future[pa.Table]] = deque()
+    if isinstance(engine, Prefetching):
+        chosen = [[sequences[i] for i in indices] for indices in batches]
+        engine.prefetch([([s.input_ids for s in batch], [s.has_target for s in batch]) for batch in chosen])
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as encoder:
         try:
             for indices in batches:

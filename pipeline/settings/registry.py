@@ -112,7 +112,10 @@ SPARSIFIERS = Registry(
 ENGINES = Registry(
     "engine",
     group="logitlake.engines",
-    built_in={"transformers": "logitlake.pipeline.teachers.engines:TRANSFORMERS"},
+    built_in={
+        "transformers": "logitlake.pipeline.teachers.engines:TRANSFORMERS",
+        "vllm": "logitlake.pipeline.teachers.engines:VLLM",
+    },
 )
 
 # Subclasses of CorpusSettings: settings and reading of one kind of corpus.

@@ -20,11 +20,9 @@ from logitlake.pipeline.model_files.loading import load_adapter, load_causal_lm
 from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.pipeline.teachers.devices import resolve_device
 from logitlake.pipeline.teachers.dtype import resolve_dtype
+from logitlake.pipeline.teachers.output_layer import OutputLayer, chunk_rows
 from logitlake.storage.errors import MismatchError
 
-# Logits that exist at once: 64 M elements are 128 MB in bfloat16.
-_CHUNK_ELEMENTS = 1 << 26
-_CPU_CHUNK_ELEMENTS = 1 << 25
 _PROBE_TOKENS = 8
 
 
@@ -46,8 +44,8 @@ class TransformersEngine:
                 f"found {n_rows}; model and tokenizer are of two different teachers"
             )
         self._vocab_size = vocab_size
-        self._logits_pV: torch.Tensor | None = None
         self._direct = self._head_is_direct()
+        self._output = OutputLayer(self._head, vocab_size=vocab_size)
 
     @property
     def vocab_size(self) -> int:
@@ -83,14 +81,13 @@ class TransformersEngine:
         hidden_BLD = self._body(**self._padded(input_ids), use_cache=False).last_hidden_state
         hidden_PD = hidden_BLD.flatten(0, 1)[self._flat_positions(has_target, hidden_BLD.shape[1])]
         del hidden_BLD
-        for chunk_pD in hidden_PD.split(self._chunk_rows()):
-            yield self._logits(chunk_pD)
+        yield from self._output.logits(hidden_PD)
 
     def _forward_whole(
         self, input_ids: Sequence[NDArray[np.int32]], has_target: Sequence[NDArray[np.bool_]]
     ) -> Iterator[torch.Tensor]:
         """Logits by `model(...)`, with few sequences at a time to bound the memory of the logits."""
-        step = max(1, self._chunk_rows() // max(len(ids) for ids in input_ids))
+        step = max(1, chunk_rows(self._vocab_size, self.device) // max(len(ids) for ids in input_ids))
         for begin in range(0, len(input_ids), step):
             ids, masks = input_ids[begin : begin + step], has_target[begin : begin + step]
             if not any(mask.any() for mask in masks):
@@ -98,21 +95,6 @@ class TransformersEngine:
             logits_BLV = self._model(**self._padded(ids), use_cache=False).logits
             positions_P = self._flat_positions(masks, logits_BLV.shape[1])
             yield logits_BLV.flatten(0, 1)[positions_P][:, : self._vocab_size].contiguous()
-
-    def _logits(self, hidden_pD: torch.Tensor) -> torch.Tensor:
-        """Multiply only the tokenizer's rows of a plain output matrix, always into the same buffer.
-
-        A new buffer for every chunk would add a fifth to the time on a CPU, by page faults.
-        """
-        head, n = self._head, self._vocab_size
-        if type(head) is not torch.nn.Linear:
-            return head(hidden_pD)[:, :n].contiguous()
-        if self._logits_pV is None or len(self._logits_pV) < len(hidden_pD):
-            self._logits_pV = hidden_pD.new_empty(len(hidden_pD), n)
-        logits_pV, weight_DV = self._logits_pV[: len(hidden_pD)], head.weight[:n].t()
-        if head.bias is None:
-            return torch.mm(hidden_pD, weight_DV, out=logits_pV)
-        return torch.addmm(head.bias[:n], hidden_pD, weight_DV, out=logits_pV)
 
     def _padded(self, input_ids: Sequence[NDArray[np.int32]]) -> dict[str, torch.Tensor]:
         """Right-padded ids, with a mask only where there is padding: without one, attention is faster."""
@@ -128,10 +110,6 @@ class TransformersEngine:
     def _flat_positions(self, has_target: Sequence[NDArray[np.bool_]], length: int) -> torch.Tensor:
         positions = [np.flatnonzero(mask) + row * length for row, mask in enumerate(has_target)]
         return torch.from_numpy(np.concatenate(positions)).to(self.device)
-
-    def _chunk_rows(self) -> int:
-        elements = _CPU_CHUNK_ELEMENTS if self.device.type == "cpu" else _CHUNK_ELEMENTS
-        return max(1, elements // self._vocab_size)
 
     @torch.inference_mode()
     def _head_is_direct(self) -> bool:

@@ -1,0 +1,93 @@
+"""Loads the output layer of a causal model without the rest of it: a few tensors of the weight files.
+
+The rest stays on torch's `meta` device, which has shapes and no memory.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from logitlake.pipeline.model_files.load_errors import LOAD_ERRORS
+from logitlake.storage.errors import MismatchError, SettingsError
+
+
+def load_output_matrix(directory: Path, *, dtype: torch.dtype, device: torch.device, trust_remote_code: bool) -> Any:
+    """A transformers model of which the output matrix, and its bias if it has one, is on `device` in `dtype`.
+
+    Where input and output share their matrix and the files hold one of the two, that one is read. Raises SettingsError
+    if transformers does not know the model, if the files hold no such matrix or several, or if it is quantised.
+    """
+    try:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    except LOAD_ERRORS as error:
+        raise SettingsError(f"teacher {directory}: transformers can't make its output layer: {error}") from None
+    head = model.get_output_embeddings()
+    if head is None:
+        raise SettingsError(f"teacher {directory}: {type(model).__name__} has no output matrix")
+    embedding = model.get_input_embeddings()
+    model.tie_weights()
+    tied = head.weight is embedding.weight
+    paths = [_path_of(model, head), *([_path_of(model, embedding)] if tied else [])]
+    for name, parameter in list(head.named_parameters(recurse=False)):
+        tensor = _tensor(directory, [f"{path}.{name}" for path in paths], tuple(parameter.shape))
+        setattr(head, name, torch.nn.Parameter(tensor.to(device, dtype), requires_grad=False))
+    return model.eval()
+
+
+def _path_of(model: Any, module: Any) -> str:
+    return next(name for name, candidate in model.named_modules() if candidate is module)
+
+
+def _tensor(directory: Path, paths: list[str], shape: tuple[int, ...]) -> torch.Tensor:
+    """The tensor of a parameter by the first of its paths that the files hold.
+
+    Files may name it with another prefix: the last two words of the path decide.
+    """
+    names = list(_names(directory))
+    chosen: list[tuple[Path, str]] = []
+    for path in paths:
+        ending = "." + ".".join(path.split(".")[-2:])
+        candidates = [(file, name) for file, name in names if ("." + name).endswith(ending)]
+        chosen = [(file, name) for file, name in candidates if name == path] or candidates
+        if chosen:
+            break
+    if len(chosen) != 1:
+        raise SettingsError(
+            f"teacher {directory}: expected one output matrix ({' or '.join(paths)}) in its safetensors files, found "
+            f"{', '.join(name for _, name in chosen) or 'none'}; use teacher.engine transformers, or save the model "
+            "with its output matrix"
+        )
+    ((file, name),) = chosen
+    with safe_open(file, framework="pt") as tensors:
+        tensor: torch.Tensor = tensors.get_tensor(name)
+    if tuple(tensor.shape) != shape:
+        raise MismatchError(
+            f"teacher {directory}: {name}: expected the shape {shape} that config.json describes, found "
+            f"{tuple(tensor.shape)}; if the matrix is quantised, use teacher.engine transformers"
+        )
+    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise SettingsError(
+            f"teacher {directory}: {name}: expected an output matrix in bfloat16, float16 or float32, found "
+            f"{tensor.dtype}: it is quantised; use teacher.engine transformers"
+        )
+    return tensor
+
+
+def _names(directory: Path) -> Iterator[tuple[Path, str]]:
+    """Every tensor of the directory's weight files: those that its index names, else all."""
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        yield from ((directory / file, name) for name, file in names.items())
+        return
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a dictionary)
+                yield path, name

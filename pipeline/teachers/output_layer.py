@@ -1,0 +1,94 @@
+"""The output layer of a model by itself: from hidden states to logits, as the model's own code does it.
+
+Shapes: P positions, p of one chunk, D hidden size, V ids of the tokenizer.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+# Logits that exist at once: 64 M elements are 128 MB in bfloat16.
+_CHUNK_ELEMENTS = 1 << 26
+_CPU_CHUNK_ELEMENTS = 1 << 25
+_PROBE_ROWS = 8
+
+
+def chunk_rows(vocab_size: int, device: torch.device) -> int:
+    """Positions whose logits exist at once."""
+    elements = _CPU_CHUNK_ELEMENTS if device.type == "cpu" else _CHUNK_ELEMENTS
+    return max(1, elements // vocab_size)
+
+
+class OutputLayer:
+    """What follows the hidden states: one matrix with a bias, or whatever else the model's code does."""
+
+    def __init__(self, head: Any, *, vocab_size: int, whole: Callable[[torch.Tensor], torch.Tensor] | None = None):
+        """`head` is the module of the output matrix on its device. `whole` maps hidden states `[p, D]` to logits where
+        the model does more than to apply `head`; None if it does not.
+        """
+        self._head = head
+        self._vocab_size = vocab_size
+        self._whole = whole
+        self._logits_pV: torch.Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self._head.weight.device
+
+    @property
+    def description(self) -> str:
+        """How logits are made of hidden states, for the record of a run."""
+        return "direct" if self._whole is None else "the model's own code"
+
+    def logits(self, hidden_PD: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Logits `[p, V]` in chunks of whole positions, in order; each is valid until the next one is requested."""
+        for chunk_pD in hidden_PD.split(chunk_rows(self._vocab_size, self.device)):
+            yield self._of_chunk(chunk_pD)
+
+    def _of_chunk(self, hidden_pD: torch.Tensor) -> torch.Tensor:
+        """Multiply only the tokenizer's rows of a plain output matrix, always into the same buffer.
+
+        A new buffer for every chunk would add a fifth to the time on a CPU, by page faults.
+        """
+        head, n = self._head, self._vocab_size
+        if self._whole is not None:
+            return self._whole(hidden_pD)[:, :n].contiguous()
+        if type(head) is not torch.nn.Linear:
+            return head(hidden_pD)[:, :n].contiguous()
+        if self._logits_pV is None or len(self._logits_pV) < len(hidden_pD):
+            self._logits_pV = hidden_pD.new_empty(len(hidden_pD), n)
+        logits_pV, weight_DV = self._logits_pV[: len(hidden_pD)], head.weight[:n].t()
+        if head.bias is None:
+            return torch.mm(hidden_pD, weight_DV, out=logits_pV)
+        return torch.addmm(head.bias[:n], hidden_pD, weight_DV, out=logits_pV)
+
+
+def output_layer_of(model: Any, *, vocab_size: int) -> OutputLayer:
+    """The output layer of a transformers model of which only the output matrix need be loaded.
+
+    The rest may be on the `meta` device. The model's own forward runs with a body that returns given hidden states, so
+    that soft caps, scales and biases are those of its code; if the result equals that of the matrix alone, the matrix
+    alone is used from then on.
+    """
+    head = model.get_output_embeddings()
+    whole = _forward_without_body(model)
+    hidden_pD = torch.randn(_PROBE_ROWS, head.weight.shape[1], dtype=torch.float32).to(head.weight)
+    with torch.inference_mode():
+        direct = torch.equal(whole(hidden_pD).float(), head(hidden_pD).float())
+    return OutputLayer(head, vocab_size=vocab_size, whole=None if direct else whole)
+
+
+def _forward_without_body(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    body = model.get_decoder()
+    given: list[torch.Tensor] = []
+    body.forward = lambda *args, **kwargs: BaseModelOutputWithPast(last_hidden_state=given[0])
+
+    def logits(hidden_pD: torch.Tensor) -> torch.Tensor:
+        given[:] = [hidden_pD[None]]
+        ids_1p = torch.zeros(1, len(hidden_pD), dtype=torch.long, device=hidden_pD.device)
+        result: torch.Tensor = model(input_ids=ids_1p, use_cache=False).logits[0]
+        return result
+
+    return logits
