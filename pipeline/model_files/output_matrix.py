@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from logitlake.pipeline.model_files.load_errors import LOAD_ERRORS
 from logitlake.storage.errors import MismatchError, SettingsError
@@ -20,7 +22,7 @@ def load_output_matrix(directory: Path, *, dtype: torch.dtype, device: torch.dev
     """A transformers model of which the output matrix, and its bias if it has one, is on `device` in `dtype`.
 
     Where input and output share their matrix and the files hold one of the two, that one is read. Raises SettingsError
-    if transformers does not know the model, if the files hold no such matrix or several, or if it is quantised.
+    if transformers does not know the model, if the files hold no such matrix, or if it is quantised.
     """
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
@@ -34,9 +36,11 @@ def load_output_matrix(directory: Path, *, dtype: torch.dtype, device: torch.dev
     embedding = model.get_input_embeddings()
     model.tie_weights()
     tied = head.weight is embedding.weight
-    paths = [_path_of(model, head), *([_path_of(model, embedding)] if tied else [])]
+    owners = [_path_of(model, head), *([_path_of(model, embedding)] if tied else [])]
+    names = _names_in_files(model, directory)
     for name, parameter in list(head.named_parameters(recurse=False)):
-        tensor = _tensor(directory, [f"{path}.{name}" for path in paths], tuple(parameter.shape))
+        paths = [f"{owner}.{name}" for owner in owners]
+        tensor = _tensor(directory, paths, names, tuple(parameter.shape))
         setattr(head, name, torch.nn.Parameter(tensor.to(device, dtype), requires_grad=False))
     return model.eval()
 
@@ -45,26 +49,29 @@ def _path_of(model: Any, module: Any) -> str:
     return next(name for name, candidate in model.named_modules() if candidate is module)
 
 
-def _tensor(directory: Path, paths: list[str], shape: tuple[int, ...]) -> torch.Tensor:
-    """The tensor of a parameter by the first of its paths that the files hold.
+def _names_in_files(model: Any, directory: Path) -> dict[str, tuple[Path, str]]:
+    """File and name of each tensor by the name that it has in the model, as transformers renames it when it loads."""
+    transforms = get_model_conversion_mapping(model)
+    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    state, prefix = model.state_dict(), model.base_model_prefix
+    return {
+        rename_source_key(name, renamings, converters, prefix, state)[0]: (file, name)
+        for file, name in _names(directory)
+    }
 
-    Files may name it with another prefix: the last two words of the path decide.
-    """
-    names = list(_names(directory))
-    chosen: list[tuple[Path, str]] = []
-    for path in paths:
-        ending = "." + ".".join(path.split(".")[-2:])
-        candidates = [(file, name) for file, name in names if ("." + name).endswith(ending)]
-        chosen = [(file, name) for file, name in candidates if name == path] or candidates
-        if chosen:
-            break
-    if len(chosen) != 1:
+
+def _tensor(
+    directory: Path, paths: list[str], names: dict[str, tuple[Path, str]], shape: tuple[int, ...]
+) -> torch.Tensor:
+    """The tensor of a parameter, by the first of its paths that the files hold."""
+    held = [names[path] for path in paths if path in names]
+    if not held:
         raise SettingsError(
-            f"teacher {directory}: expected one output matrix ({' or '.join(paths)}) in its safetensors files, found "
-            f"{', '.join(name for _, name in chosen) or 'none'}; use teacher.engine transformers, or save the model "
-            "with its output matrix"
+            f"teacher {directory}: expected the output matrix ({' or '.join(paths)}) in its safetensors files, found "
+            "none of that name; use teacher.engine transformers, or save the model with its output matrix"
         )
-    ((file, name),) = chosen
+    file, name = held[0]
     with safe_open(file, framework="pt") as tensors:
         tensor: torch.Tensor = tensors.get_tensor(name)
     if tuple(tensor.shape) != shape:

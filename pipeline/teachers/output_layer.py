@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutput
+
+from logitlake.storage.errors import SettingsError
 
 # Logits that exist at once: 64 M elements are 128 MB in bfloat16.
 _CHUNK_ELEMENTS = 1 << 26
@@ -19,6 +21,14 @@ def chunk_rows(vocab_size: int, device: torch.device) -> int:
     """Positions whose logits exist at once."""
     elements = _CPU_CHUNK_ELEMENTS if device.type == "cpu" else _CHUNK_ELEMENTS
     return max(1, elements // vocab_size)
+
+
+class _BodyOutput(BaseModelOutput):
+    """Hidden states, and None for whatever else a body of some architecture returns, such as the experts' routes."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
 
 
 class OutputLayer:
@@ -66,29 +76,46 @@ class OutputLayer:
 
 
 def output_layer_of(model: Any, *, vocab_size: int) -> OutputLayer:
-    """The output layer of a transformers model of which only the output matrix need be loaded.
+    """The output layer of a transformers model; all but its output matrix may be on the `meta` device.
 
-    The rest may be on the `meta` device. The model's own forward runs with a body that returns given hidden states, so
-    that soft caps, scales and biases are those of its code; if the result equals that of the matrix alone, the matrix
-    alone is used from then on.
+    What the model's own code makes of hidden states, such as a soft cap or a scale, is kept: it is used unless the
+    matrix alone gives the same, bit for bit. A tolerance would not detect a soft cap, which changes small logits by
+    less than rounding. Raises SettingsError if the model's code can't be run from hidden states on.
     """
     head = model.get_output_embeddings()
-    whole = _forward_without_body(model)
+    whole = forward_without_body(model)
     hidden_pD = torch.randn(_PROBE_ROWS, head.weight.shape[1], dtype=torch.float32).to(head.weight)
-    with torch.inference_mode():
-        direct = torch.equal(whole(hidden_pD).float(), head(hidden_pD).float())
+    try:
+        with torch.inference_mode():
+            direct = torch.equal(whole(hidden_pD).float(), head(hidden_pD[None])[0].float())
+    except (AttributeError, TypeError, RuntimeError) as error:
+        raise SettingsError(
+            f"teacher: {type(model).__name__}: its output layer can't be run by itself ({str(error).splitlines()[0]}); "
+            "use teacher.engine transformers"
+        ) from error
     return OutputLayer(head, vocab_size=vocab_size, whole=None if direct else whole)
 
 
-def _forward_without_body(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    body = model.get_decoder()
-    given: list[torch.Tensor] = []
-    body.forward = lambda *args, **kwargs: BaseModelOutputWithPast(last_hidden_state=given[0])
+def forward_without_body(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Logits `[p, V]` of hidden states `[p, D]` by the model's own forward, whose body returns these hidden states."""
+    bodies = _bodies(model)
 
     def logits(hidden_pD: torch.Tensor) -> torch.Tensor:
-        given[:] = [hidden_pD[None]]
         ids_1p = torch.zeros(1, len(hidden_pD), dtype=torch.long, device=hidden_pD.device)
-        result: torch.Tensor = model(input_ids=ids_1p, use_cache=False).logits[0]
+        own = [body.forward for body in bodies]
+        for body in bodies:
+            body.forward = lambda *args, **kwargs: _BodyOutput(last_hidden_state=hidden_pD[None])
+        try:
+            result: torch.Tensor = model(input_ids=ids_1p, use_cache=False).logits[0]
+        finally:
+            for body, forward in zip(bodies, own, strict=True):
+                body.forward = forward
         return result
 
     return logits
+
+
+def _bodies(model: Any) -> list[Any]:
+    """The modules of which the model's forward calls one for hidden states: the decoder, or one around it."""
+    candidates = (model.base_model, getattr(model, "model", None), model.get_decoder())
+    return list({id(module): module for module in candidates if module is not None and module is not model}.values())

@@ -1,8 +1,8 @@
 """The transformers engine: any causal language model of the library, from safetensors.
 
-The body runs on right-padded batches; the output layer only on the positions with a target, chunk by chunk. If an
-output layer is more than a matrix and a bias (soft-cap, scale, logits processors of a custom class), a probe at load
-time detects it, and the engine calls `model(...)` for the logits of all positions.
+The body runs on right-padded batches; the output layer only on the positions with a target, chunk by chunk. If a
+model can't be cut between body and output layer, a probe at load time detects it, and the engine calls `model(...)` for
+the logits of all positions.
 
 Shapes: B sequences, L tokens of the longest, D hidden size, P positions with a target, V vocabulary.
 """
@@ -20,8 +20,8 @@ from logitlake.pipeline.model_files.loading import load_adapter, load_causal_lm
 from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.pipeline.teachers.devices import resolve_device
 from logitlake.pipeline.teachers.dtype import resolve_dtype
-from logitlake.pipeline.teachers.output_layer import OutputLayer, chunk_rows
-from logitlake.storage.errors import MismatchError
+from logitlake.pipeline.teachers.output_layer import OutputLayer, chunk_rows, forward_without_body, output_layer_of
+from logitlake.storage.errors import MismatchError, SettingsError
 
 _PROBE_TOKENS = 8
 
@@ -35,8 +35,8 @@ class TransformersEngine:
         Raises MismatchError if the model has fewer output rows than the tokenizer has ids.
         """
         self._model = model.eval().requires_grad_(False)
-        self._body = model.get_decoder()
-        self._head = model.get_output_embeddings()
+        decoder = model.get_decoder()
+        self._body: Any = decoder if decoder is not model else getattr(model, "model", None)
         n_rows = int(model.get_input_embeddings().weight.shape[0])
         if n_rows < vocab_size:
             raise MismatchError(
@@ -44,8 +44,7 @@ class TransformersEngine:
                 f"found {n_rows}; model and tokenizer are of two different teachers"
             )
         self._vocab_size = vocab_size
-        self._direct = self._head_is_direct()
-        self._output = OutputLayer(self._head, vocab_size=vocab_size)
+        self._output = self._own_output_layer()
 
     @property
     def vocab_size(self) -> int:
@@ -63,7 +62,7 @@ class TransformersEngine:
             "device_name": _device_name(self.device),
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "attention": str(self._model.config._attn_implementation),
-            "output_layer": "direct" if self._direct else "whole forward",
+            "output_layer": "whole forward" if self._output is None else self._output.description,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
@@ -75,7 +74,7 @@ class TransformersEngine:
         """Logits `[p, V]` of the positions with a target of a batch, chunk by chunk; see Engine."""
         if not any(mask.any() for mask in has_target):
             return
-        if not self._direct:
+        if self._output is None:
             yield from self._forward_whole(input_ids, has_target)
             return
         hidden_BLD = self._body(**self._padded(input_ids), use_cache=False).last_hidden_state
@@ -112,28 +111,26 @@ class TransformersEngine:
         return torch.from_numpy(np.concatenate(positions)).to(self.device)
 
     @torch.inference_mode()
-    def _head_is_direct(self) -> bool:
-        """Whether the output layer gets the body's hidden states and its output is the logits, bit for bit.
-
-        A hook on the output layer compares them in one forward. A tolerance on logits would not detect a soft-cap or a
-        scale, which change small logits by less than rounding.
-        """
-        if self._head is None or self._body is None or self._body is self._model:
-            return False
-        seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-        hook = self._head.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    def _own_output_layer(self) -> OutputLayer | None:
+        """The output layer, if what it makes of the body's hidden states are the model's logits, bit for bit."""
+        model = self._model
+        if model.get_output_embeddings() is None or self._body is None or self._body is model:
+            return None
         ids_1L = torch.arange(_PROBE_TOKENS, device=self.device)[None] % self._vocab_size
+        inside: list[torch.Tensor] = []
+        hook = self._body.register_forward_hook(lambda _, inputs, output: inside.append(output.last_hidden_state[0]))
         try:
-            logits_1LV = self._model(input_ids=ids_1L, use_cache=False).logits
-            hidden_1LD = self._body(input_ids=ids_1L, use_cache=False).last_hidden_state
-        except (AttributeError, TypeError):
-            return False
+            logits_LV = model(input_ids=ids_1L, use_cache=False).logits[0]
+            self._body(input_ids=ids_1L, use_cache=False)
+            if len(inside) != 2 or not torch.allclose(*inside):
+                return None
+            if torch.equal(forward_without_body(model)(inside[0]), logits_LV):
+                return output_layer_of(model, vocab_size=self._vocab_size)
+        except (AttributeError, TypeError, SettingsError):
+            pass
         finally:
             hook.remove()
-        if len(seen) != 1 or seen[0][0].shape != hidden_1LD.shape:
-            return False
-        head_input_1LD, head_output_1LV = seen[0]
-        return torch.allclose(head_input_1LD, hidden_1LD) and torch.equal(head_output_1LV.float(), logits_1LV.float())
+        return None
 
 
 def load_teacher(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: int) -> TransformersEngine:

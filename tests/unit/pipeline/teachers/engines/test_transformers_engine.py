@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from logitlake.pipeline.model_files.files import resolve_teacher
 from logitlake.pipeline.settings.models import TeacherSettings
-from logitlake.pipeline.teachers.engines import transformers_engine as engine_module
+from logitlake.pipeline.teachers import output_layer
 from logitlake.pipeline.teachers.engines.transformers_engine import TransformersEngine, load_teacher
 from logitlake.storage.errors import MismatchError, SettingsError
 
@@ -67,7 +67,7 @@ def test_logits_come_in_chunks_of_bounded_size(
     tiny_model: Model, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model()
-    monkeypatch.setattr(engine_module, "_CPU_CHUNK_ELEMENTS", 5 * VOCABULARY)
+    monkeypatch.setattr(output_layer, "_CPU_CHUNK_ELEMENTS", 5 * VOCABULARY)
     chunks = [chunk.clone() for chunk in TransformersEngine(model, vocab_size=VOCABULARY).forward(*batch)]
     assert max(len(chunk) for chunk in chunks) == 5
     torch.testing.assert_close(torch.cat(chunks), one_by_one(model, batch), rtol=1e-4, atol=1e-4)
@@ -96,13 +96,13 @@ def test_a_bias_on_the_output_layer_is_not_lost(
     model = tiny_model()
     model.lm_head.bias = torch.nn.Parameter(torch.linspace(-3, 3, 320))
     if whole_forward:
-        monkeypatch.setattr(TransformersEngine, "_head_is_direct", lambda self: False)
+        monkeypatch.setattr(TransformersEngine, "_own_output_layer", lambda self: None)
     engine = TransformersEngine(model, vocab_size=VOCABULARY)
     torch.testing.assert_close(all_chunks(engine, batch), one_by_one(model, batch), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("change", [lambda x: 30 * torch.tanh(x / 30), lambda x: x * 1.0625], ids=["cap", "scale"])
-def test_what_follows_the_output_layer_is_seen_and_the_whole_model_is_asked(
+def test_what_follows_the_output_matrix_is_seen_and_the_models_own_code_does_it(
     tiny_model: Model, batch: Batch, change: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
     model = tiny_model()
@@ -115,7 +115,7 @@ def test_what_follows_the_output_layer_is_seen_and_the_whole_model_is_asked(
 
     model.forward = changed
     engine = TransformersEngine(model, vocab_size=VOCABULARY)
-    assert engine.description["output_layer"] == "whole forward"
+    assert engine.description["output_layer"] == "the model's own code"
     torch.testing.assert_close(all_chunks(engine, batch), one_by_one(model, batch), rtol=1e-4, atol=1e-4)
 
 
