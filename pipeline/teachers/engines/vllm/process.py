@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,8 +23,13 @@ _WORKER = Path(__file__).with_name("worker.py")
 # It ends by itself once its connection is closed.
 _SECONDS_TO_END = 10.0
 _LOG_LINES = 5
-# Nothing reports home.
-_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+_ENVIRONMENT = {
+    # Nothing reports home.
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    # Its scheduler in the worker itself: as a process of its own it outlives a worker that was killed.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
 
 
 class VllmProcess:
@@ -127,12 +133,13 @@ class VllmProcess:
 
 
 def _end(process: "subprocess.Popen[bytes]", connection: Connection, log: IO[bytes]) -> None:
+    """End the worker and whatever it started: they are a process group of their own."""
     connection.close()
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_SECONDS_TO_END)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
     log.close()
 
 

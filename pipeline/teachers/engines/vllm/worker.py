@@ -15,6 +15,7 @@ Batches that wait are computed together, up to a number of tokens, so that vLLM'
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 from multiprocessing.connection import Connection
@@ -50,8 +51,7 @@ class Inbox:
                 ids = np.frombuffer(self._connection.recv_bytes(), np.int32)
                 wanted = np.frombuffer(self._connection.recv_bytes(), np.bool_)
             except (EOFError, OSError):
-                # logitlake has ended, however that was.
-                os._exit(0)
+                end()
             bounds = np.cumsum(message["lengths"])[:-1]
             batch = message["number"], [part.tolist() for part in np.split(ids, bounds)], wanted
             with self._changed:
@@ -91,7 +91,7 @@ class Outbox:
                     if array is not None:
                         self._connection.send_bytes(array)
                 except OSError:
-                    os._exit(0)
+                    end()
             self._answers.task_done()
 
     def flush(self) -> None:
@@ -133,8 +133,10 @@ def main() -> None:
     connection = Connection(int(sys.argv[1]))
     arguments = json.loads(connection.recv_bytes())
     try:
-        import torch
+        # First: an environment without it says so at once.
         import vllm
+
+        import torch  # isort: skip
 
         llm = load(arguments)
         dtype = getattr(torch, arguments["dtype"])
@@ -152,6 +154,11 @@ def main() -> None:
             outbox.put([({"error": f"{type(error).__name__}: {error}"}, None)])
             outbox.flush()
             raise
+
+
+def end() -> None:
+    """End this process and those that vLLM started: logitlake has ended, however that was."""
+    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def platform() -> str:
