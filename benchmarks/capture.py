@@ -70,12 +70,15 @@ def capture_config(quick: bool, lake: Path) -> Config:
     )
 
 
-def measure_capture(quick: bool) -> Measurements:
-    """The whole capture as in the teacher flow: a unit is committed while the next one is computed."""
+def measure_capture(quick: bool, teacher: Mapping[str, Any] | None = None) -> Measurements:
+    """The whole capture as in the teacher flow: a unit is committed while the next one is computed.
+
+    `teacher` changes settings of the teacher, such as its engine.
+    """
     watch, n_tokens = Stopwatch(), 0
     with (
         tempfile.TemporaryDirectory(prefix="logitlake-bench-") as directory,
-        CaptureRun(capture_config(quick, Path(directory) / "lake")) as run,
+        CaptureRun(_with_teacher(capture_config(quick, Path(directory) / "lake"), teacher or {})) as run,
         ThreadPoolExecutor(1) as committer,
     ):
         committing = None
@@ -91,6 +94,11 @@ def measure_capture(quick: bool) -> Measurements:
         assert committing is not None
         committing.result()
         return {**watch.measurements(run.report.n_tokens - n_tokens), "units": run.report.n_units - 1}
+
+
+def _with_teacher(config: Config, changes: Mapping[str, Any]) -> Config:
+    raw = {**config.teacher.model_dump(), **changes}
+    return config.model_copy(update={"teacher": type(config.teacher).model_validate(raw)})
 
 
 def measure_forward(quick: bool) -> Measurements:
@@ -134,16 +142,16 @@ def _over_units(
     """Reading and tokenising stay outside the time of the peers, and inside ours."""
     config = capture_config(quick, Path("lake"))
     first, *others = (unit for unit in prepare(config).plan(lambda doc_ids: set()) if unit.documents)
-    work(_sequences(first), config.capture.batch_tokens)
+    work(sequences_of(first), config.capture.batch_tokens)
     finish()
     watch = Stopwatch()
     for unit in others:
-        work(_sequences(unit), config.capture.batch_tokens)
+        work(sequences_of(unit), config.capture.batch_tokens)
     finish()
     return watch.measurements(sum(unit.n_tokens for unit in others))
 
 
-def _sequences(unit: WorkUnit) -> list[TokenSequence]:
+def sequences_of(unit: WorkUnit) -> list[TokenSequence]:
     return [sequence for document in unit.documents for sequence in document.sequences]
 
 
