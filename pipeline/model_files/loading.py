@@ -26,8 +26,11 @@ def load_causal_lm(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     attention: str | None = None,
+    placement: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The causal language model of a directory, on the CPU, with exactly the weights of its files.
+    """The causal language model of a directory, with exactly the weights of its files.
+
+    It is on the CPU, or where `placement` (device_map and what belongs to it) puts each module.
 
     `what` begins every message, such as `student.model`. Raises SettingsError if transformers can't load it, or if a
     weight was missing, left over or of another shape.
@@ -40,6 +43,7 @@ def load_causal_lm(
             trust_remote_code=trust_remote_code,
             use_safetensors=None if allow_pickle else True,
             output_loading_info=True,
+            **(placement or {}),
         )
     except LOAD_ERRORS as error:
         raise SettingsError(f"{what} {directory}: transformers can't load it: {error}") from None

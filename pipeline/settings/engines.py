@@ -23,7 +23,27 @@ _SET_BY_LOGITLAKE = {
 }
 
 
-class VllmSettings(Settings):
+class EngineSettings(Settings):
+    """A section that only one engine reads."""
+
+    def __hash__(self) -> int:
+        """A loaded teacher is remembered by its settings; a mapping has no hash of its own."""
+        return hash(self.model_dump_json())
+
+
+class TransformersSettings(EngineSettings):
+    """Where transformers puts a teacher that one device does not hold."""
+
+    device_map: str | dict[str, int | str] | None = Field(
+        None, description="auto, balanced, sequential, or module: device, which may be cpu or disk; none: one device"
+    )
+    max_memory: dict[int | str, str] = Field(
+        default_factory=dict, description="memory of each device that device_map may fill, as in 0: 70GiB, cpu: 200GiB"
+    )
+    offload_folder: PathText | None = Field(None, description="directory for the modules whose device is disk")
+
+
+class VllmSettings(EngineSettings):
     """How vLLM runs the teacher."""
 
     python: PathText | None = Field(
@@ -42,7 +62,3 @@ class VllmSettings(Settings):
             if name in _SET_BY_LOGITLAKE:
                 raise ValueError(f"{name} is set by logitlake: remove it, and use {_SET_BY_LOGITLAKE[name]} instead")
         return options
-
-    def __hash__(self) -> int:
-        """A loaded teacher is remembered by its settings; a dictionary has no hash of its own."""
-        return hash(self.model_dump_json())

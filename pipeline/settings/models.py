@@ -12,7 +12,7 @@ from pydantic import Field, SerializeAsAny, field_serializer, field_validator, m
 
 from logitlake.pipeline.settings.base import Settings as Settings
 from logitlake.pipeline.settings.corpus import CorpusSettings as CorpusSettings
-from logitlake.pipeline.settings.engines import VllmSettings
+from logitlake.pipeline.settings.engines import TransformersSettings, VllmSettings
 from logitlake.pipeline.settings.paths import PathSetting, PathText
 from logitlake.pipeline.settings.registry import ENGINES, LOSSES, NameIn
 from logitlake.pipeline.settings.target import TargetSettings as TargetSettings
@@ -69,7 +69,8 @@ class TeacherSettings(Settings):
     attention: str | None = Field(None, description="name of the attention kernel in transformers; none: its default")
     trust_remote_code: bool = False
     allow_pickle: bool = Field(False, description="load weights that are not safetensors: they can run code")
-    vllm: VllmSettings = Field(VllmSettings(), description="for the engine vllm")
+    transformers: TransformersSettings = TransformersSettings()
+    vllm: VllmSettings = VllmSettings()
 
 
 class TokenizationSettings(Settings):

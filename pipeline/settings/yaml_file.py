@@ -102,11 +102,8 @@ def _purpose(model: type[Settings]) -> list[str]:
 
 
 def scalar(value: Any) -> str:
-    plain = (
-        list(value)
-        if isinstance(value, tuple)
-        else value
-        if isinstance(value, str | int | float | None)
-        else str(value)
-    )
-    return yaml.safe_dump(plain, default_flow_style=True, width=1000, allow_unicode=True).removesuffix("...\n").strip()
+    """A value on one line: a list and a mapping in YAML's short form."""
+    known = isinstance(value, str | int | float | dict | None)
+    plain = list(value) if isinstance(value, tuple) else value if known else str(value)
+    dumped = yaml.safe_dump(plain, default_flow_style=True, width=1000, allow_unicode=True, sort_keys=False)
+    return dumped.removesuffix("...\n").strip()

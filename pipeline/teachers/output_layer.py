@@ -45,7 +45,8 @@ class OutputLayer:
 
     @property
     def device(self) -> torch.device:
-        return self._head.weight.device
+        """Where the logits are."""
+        return device_of(self._head)
 
     @property
     def description(self) -> str:
@@ -54,7 +55,7 @@ class OutputLayer:
 
     def logits(self, hidden_PD: torch.Tensor) -> Iterator[torch.Tensor]:
         """Logits `[p, V]` in chunks of whole positions, in order; each is valid until the next one is requested."""
-        for chunk_pD in hidden_PD.split(chunk_rows(self._vocab_size, self.device)):
+        for chunk_pD in hidden_PD.to(self.device).split(chunk_rows(self._vocab_size, self.device)):
             yield self._of_chunk(chunk_pD)
 
     def _of_chunk(self, hidden_pD: torch.Tensor) -> torch.Tensor:
@@ -65,7 +66,7 @@ class OutputLayer:
         head, n = self._head, self._vocab_size
         if self._whole is not None:
             return self._whole(hidden_pD)[:, :n].contiguous()
-        if type(head) is not torch.nn.Linear:
+        if type(head) is not torch.nn.Linear or head.weight.device.type == "meta":
             return head(hidden_pD)[:, :n].contiguous()
         if self._logits_pV is None or len(self._logits_pV) < len(hidden_pD):
             self._logits_pV = hidden_pD.new_empty(len(hidden_pD), n)
@@ -84,7 +85,7 @@ def output_layer_of(model: Any, *, vocab_size: int) -> OutputLayer:
     """
     head = model.get_output_embeddings()
     whole = forward_without_body(model)
-    hidden_pD = torch.randn(_PROBE_ROWS, head.weight.shape[1], dtype=torch.float32).to(head.weight)
+    hidden_pD = torch.randn(_PROBE_ROWS, head.weight.shape[1]).to(device_of(head), head.weight.dtype)
     try:
         with torch.inference_mode():
             direct = torch.equal(whole(hidden_pD).float(), head(hidden_pD[None])[0].float())
@@ -113,6 +114,14 @@ def forward_without_body(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
         return result
 
     return logits
+
+
+def device_of(head: Any) -> torch.device:
+    """Where a module computes: with a device map its weights may lie elsewhere, and are fetched for each call."""
+    hook = getattr(head, "_hf_hook", None)
+    execution_device = getattr(hook, "execution_device", None)
+    device: torch.device = head.weight.device if execution_device is None else torch.device(execution_device)
+    return device
 
 
 def _bodies(model: Any) -> list[Any]:

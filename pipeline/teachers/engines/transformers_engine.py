@@ -8,6 +8,7 @@ Shapes: B sequences, L tokens of the longest, D hidden size, P positions with a 
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,13 @@ from logitlake.pipeline.model_files.loading import load_adapter, load_causal_lm
 from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.pipeline.teachers.devices import resolve_device
 from logitlake.pipeline.teachers.dtype import resolve_dtype
-from logitlake.pipeline.teachers.output_layer import OutputLayer, chunk_rows, forward_without_body, output_layer_of
+from logitlake.pipeline.teachers.output_layer import (
+    OutputLayer,
+    chunk_rows,
+    device_of,
+    forward_without_body,
+    output_layer_of,
+)
 from logitlake.storage.errors import MismatchError, SettingsError
 
 _PROBE_TOKENS = 8
@@ -52,7 +59,8 @@ class TransformersEngine:
 
     @property
     def device(self) -> torch.device:
-        return self._model.device
+        head = self._model.get_output_embeddings()
+        return self._model.device if head is None else device_of(head)
 
     @property
     def description(self) -> dict[str, str]:
@@ -78,7 +86,7 @@ class TransformersEngine:
             yield from self._forward_whole(input_ids, has_target)
             return
         hidden_BLD = self._body(**self._padded(input_ids), use_cache=False).last_hidden_state
-        hidden_PD = hidden_BLD.flatten(0, 1)[self._flat_positions(has_target, hidden_BLD.shape[1])]
+        hidden_PD = hidden_BLD.flatten(0, 1)[_flat_positions(has_target, hidden_BLD)]
         del hidden_BLD
         yield from self._output.logits(hidden_PD)
 
@@ -92,7 +100,7 @@ class TransformersEngine:
             if not any(mask.any() for mask in masks):
                 continue
             logits_BLV = self._model(**self._padded(ids), use_cache=False).logits
-            positions_P = self._flat_positions(masks, logits_BLV.shape[1])
+            positions_P = _flat_positions(masks, logits_BLV)
             yield logits_BLV.flatten(0, 1)[positions_P][:, : self._vocab_size].contiguous()
 
     def _padded(self, input_ids: Sequence[NDArray[np.int32]]) -> dict[str, torch.Tensor]:
@@ -105,10 +113,6 @@ class TransformersEngine:
         if not real_BL.all():
             inputs["attention_mask"] = torch.from_numpy(real_BL.astype(np.int64)).to(self.device)
         return inputs
-
-    def _flat_positions(self, has_target: Sequence[NDArray[np.bool_]], length: int) -> torch.Tensor:
-        positions = [np.flatnonzero(mask) + row * length for row, mask in enumerate(has_target)]
-        return torch.from_numpy(np.concatenate(positions)).to(self.device)
 
     @torch.inference_mode()
     def _own_output_layer(self) -> OutputLayer | None:
@@ -133,6 +137,13 @@ class TransformersEngine:
         return None
 
 
+def _flat_positions(has_target: Sequence[NDArray[np.bool_]], values_BLX: torch.Tensor) -> torch.Tensor:
+    """Indices of the positions with a target in the first two dimensions, flattened, on the device of the values."""
+    length = values_BLX.shape[1]
+    positions = [np.flatnonzero(mask) + row * length for row, mask in enumerate(has_target)]
+    return torch.from_numpy(np.concatenate(positions)).to(values_BLX.device)
+
+
 def load_teacher(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: int) -> TransformersEngine:
     """The teacher of `files` on its device, without dropout and gradients, without hub code unless trusted by name.
 
@@ -147,12 +158,28 @@ def load_teacher(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: 
         trust_remote_code=settings.trust_remote_code,
         allow_pickle=settings.allow_pickle,
         attention=settings.attention,
+        placement=_placement(settings),
     )
     if files.adapter_directory is not None:
         # Not merged: bfloat16 would round small changes away.
         adapted = load_adapter(model, files.adapter_directory, "teacher.adapter", allow_pickle=settings.allow_pickle)
         model = adapted.get_base_model()
-    return TransformersEngine(model.to(device), vocab_size=vocab_size)
+    if settings.transformers.device_map is None:
+        model = model.to(device)
+    return TransformersEngine(model, vocab_size=vocab_size)
+
+
+def _placement(settings: TeacherSettings) -> dict[str, Any]:
+    """Arguments of from_pretrained; none for a teacher on one device."""
+    section = settings.transformers
+    if section.device_map is None:
+        return {}
+    folder = section.offload_folder
+    return {
+        "device_map": section.device_map,
+        **({"max_memory": section.max_memory} if section.max_memory else {}),
+        **({"offload_folder": str(Path(folder).expanduser())} if folder else {}),
+    }
 
 
 def _device_name(device: torch.device) -> str:

@@ -1,9 +1,12 @@
 """Settings that would do nothing, or could do nothing good, are refused before anything is paid for."""
 
+from pathlib import Path
+
 import pytest
 
 from logitlake.pipeline.settings.loading import load_config
 from logitlake.pipeline.settings.models import Config
+from logitlake.pipeline.settings.yaml_file import documented_yaml
 from logitlake.storage.errors import SettingsError
 
 
@@ -33,3 +36,19 @@ def test_an_override_of_the_sparsifier_removes_the_settings_of_the_former_one(tm
     assert load_config(path, ["target.sparsifier=varopt"]).target.threshold == 0.1
     with pytest.raises(SettingsError, match="a setting of sparsifier random"):
         load_config(path, ["target.draws=3"])
+
+
+def test_a_mapping_survives_the_documented_file_and_one_entry_can_be_set(tmp_path: Path) -> None:
+    options = {"tensor_parallel_size": 2, "quantization": "fp8", "hf_overrides": {"rope": [1.5, None]}}
+    teacher = {"model": "m", "engine": "vllm", "vllm": {"options": options}}
+    path = tmp_path / "logitlake.yaml"
+    path.write_text(documented_yaml(Config.model_validate({"teacher": teacher})), encoding="utf-8")
+    assert load_config(path).teacher.vllm.options == options
+    changed = load_config(path, ["teacher.vllm.options.tensor_parallel_size=4"])
+    assert changed.teacher.vllm.options == options | {"tensor_parallel_size": 4}
+
+
+@pytest.mark.parametrize("name", ["model", "dtype", "pooler_config", "enable_prefix_caching"])
+def test_what_logitlake_sets_is_refused_among_the_options_of_vllm(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is set by logitlake"):
+        Config.model_validate({"teacher": {"model": "m", "vllm": {"options": {name: 1}}}})

@@ -161,6 +161,19 @@ def test_an_adapter_of_virtual_tokens_is_refused(teacher_directory: Path, tmp_pa
         load(teacher_directory, adapter=str(tmp_path / "adapter"))
 
 
+@pytest.mark.parametrize("on_disk", [["model.layers.1"], ["model.layers.0", "model.norm", "lm_head"]])
+def test_modules_that_lie_on_disk_change_no_logits(
+    tiny_model: Model, tmp_path: Path, batch: Batch, on_disk: list[str]
+) -> None:
+    tiny_model(tie_word_embeddings=False).save_pretrained(tmp_path / "teacher")
+    modules = ("model.embed_tokens", "model.layers.0", "model.layers.1", "model.norm", "model.rotary_emb", "lm_head")
+    device_map = {module: "disk" if module in on_disk else "cpu" for module in modules}
+    placement = {"device_map": device_map, "offload_folder": str(tmp_path / "disk")}
+    engine = load(tmp_path / "teacher", transformers=placement)
+    assert engine.description["output_layer"] == "direct"
+    torch.testing.assert_close(all_chunks(engine, batch), all_chunks(load(tmp_path / "teacher"), batch))
+
+
 def test_a_directory_that_is_no_model_is_refused(teacher_directory: Path) -> None:
     (teacher_directory / "config.json").write_text('{"model_type": "no-such-architecture"}')
     with pytest.raises(SettingsError, match="can't load it"):
