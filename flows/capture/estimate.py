@@ -103,21 +103,30 @@ def assumed_bytes(target: TargetSettings) -> Basis:
 
 def expected_rates(prepared: Prepared, lake: Lake | None, *, given_speed: float | None = None) -> Rates:
     """The rates to expect: given, else measured in this lake, else assumed; each names its source."""
-    stored = speed = None
-    if lake is not None:
-        speed = teacher_speed(lake, prepared.files.teacher_hash)
-        if prepared.question is None:
-            stored = stored_bytes_per_token(lake, prepared.recipe.recipe_id)
+    speed = None if lake is None else teacher_speed(lake, prepared.files.teacher_hash)
     return Rates(
         tokens_per_second=_speed(prepared, given_speed, speed),
-        bytes_per_token=_size(prepared, stored),
+        bytes_per_token=_size(prepared, lake),
         price_per_hour=prepared.config.capture.price_per_hour,
     )
 
 
-def _size(prepared: Prepared, stored: tuple[float, int] | None) -> Basis:
+def _size(prepared: Prepared, lake: Lake | None) -> Basis:
+    """Bytes per token of all recipes of the pass together."""
+    targets = (prepared.config.target, *prepared.config.targets)
+    parts = [
+        _size_of(target, None if number == 0 and prepared.question is not None else recipe.recipe_id, lake)
+        for number, (target, recipe) in enumerate(zip(targets, prepared.recipes, strict=True))
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return Basis(value=sum(part.value for part in parts), source="; ".join(part.source for part in parts))
+
+
+def _size_of(target: TargetSettings, recipe_id: str | None, lake: Lake | None) -> Basis:
+    stored = None if lake is None or recipe_id is None else stored_bytes_per_token(lake, recipe_id)
     if stored is None:
-        return assumed_bytes(prepared.config.target)
+        return assumed_bytes(target)
     return Basis(value=stored[0], source=f"measured over {stored[1]:,} tokens of this recipe in the lake")
 
 

@@ -17,9 +17,10 @@ from logitlake.pipeline.corpus.rejects import RejectGuard
 from logitlake.pipeline.model_files.files import TeacherFiles, TeacherSource, resolve_teacher
 from logitlake.pipeline.model_files.older_reading import older_reading, same_rows
 from logitlake.pipeline.model_files.tokenizer import load_tokenizer
-from logitlake.pipeline.settings.models import Config, TeacherSettings
+from logitlake.pipeline.settings.models import Config, TargetSettings, TeacherSettings
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.connection.location import LakeLocation
+from logitlake.storage.errors import SettingsError
 from logitlake.storage.writing.target_size_answers import kept_probe
 from logitlake.storage.writing.teacher_configs import has_recipe, noted_config
 
@@ -30,7 +31,8 @@ class Prepared:
 
     With `target.target_bytes` a probe chooses one value of the recipe. `question` is the key of that probe while it has
     not been made; until then the recipe is not final. `recipe.tokenizer` is the fingerprint of `tokenizer`, or another
-    one of the same ids under which a lake of an older logitlake goes on.
+    one of the same ids under which a lake of an older logitlake goes on. `further` are the recipes of `targets`, which
+    are drawn in the same pass.
     """
 
     config: Config
@@ -39,6 +41,12 @@ class Prepared:
     tokenizer: TextTokenizer
     recipe: Recipe
     question: str | None = None
+    further: tuple[Recipe, ...] = ()
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """All recipes of the pass."""
+        return (self.recipe, *self.further)
 
     @property
     def source(self) -> TeacherSource:
@@ -72,7 +80,7 @@ class Prepared:
 
 
 def prepare(config: Config, files: TeacherFiles | None = None) -> Prepared:
-    """Resolve tokenizer and recipe, and the teacher unless its `files` are given.
+    """Resolve tokenizer and recipes, and the teacher unless its `files` are given.
 
     Raises SettingsError or MismatchError for what does not fit together. The target size that an earlier capture probed
     is taken from the lake's data path.
@@ -84,14 +92,24 @@ def prepare(config: Config, files: TeacherFiles | None = None) -> Prepared:
         chat_template=config.tokenization.chat_template,
         trust_remote_code=config.teacher.trust_remote_code,
     )
+    prepared, *further = (_prepare(config, target, files, tokenizer) for target in (config.target, *config.targets))
+    recipes = (prepared.recipe, *(other.recipe for other in further))
+    if len({recipe.recipe_id for recipe in recipes}) < len(recipes):
+        raise SettingsError("targets: expected targets that differ from `target` and from each other")
+    return replace(prepared, further=recipes[1:])
+
+
+def _prepare(config: Config, target: TargetSettings, files: TeacherFiles, tokenizer: TextTokenizer) -> Prepared:
+    """As `prepare`, for one of the targets."""
+    assert config.teacher is not None
     recipe = make_recipe(
         files=files,
         tokenizer=tokenizer,
         teacher=config.teacher,
         tokenization=config.tokenization,
-        target=config.target.model_copy(update={"target_bytes": None}),
+        target=target.model_copy(update={"target_bytes": None}),
     )
-    location, target_bytes = location_of(config), config.target.target_bytes
+    location, target_bytes = location_of(config), target.target_bytes
     prepared = Prepared(config=config, teacher=config.teacher, files=files, tokenizer=tokenizer, recipe=recipe)
     for candidate in _of_the_same_rows(prepared):
         final = candidate if target_bytes is None else _answered(location, candidate, target_bytes)

@@ -6,7 +6,7 @@ The flow calls `units`, `compute` and `commit` in turn. Committed units stay, ho
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -31,8 +31,8 @@ from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.schema.sequences import CAPTURED
-from logitlake.storage.writing.commits import Receipt, commit_unit, last_data_commit
-from logitlake.storage.writing.known_documents import KnownDocuments
+from logitlake.storage.writing.commits import Receipt, RecipeRows, commit_units, last_data_commit
+from logitlake.storage.writing.known_documents import KnownDocuments, known_to_all
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 from logitlake.storage.writing.runs import note_run
 from logitlake.storage.writing.target_size_answers import keep_probe
@@ -49,7 +49,7 @@ class _Computed:
     """A unit whose rows wait to be committed."""
 
     unit: WorkUnit
-    rows: pa.Table
+    rows: tuple[pa.Table, ...]
     seconds: float
 
 
@@ -97,7 +97,7 @@ class CaptureRun:
             recipe_id = self.prepared.recipe.recipe_id
             if warning := other_tokenizer(self.prepared, self._lake):
                 log.warning("%s", warning)
-            known = KnownDocuments(self._lake, recipe_id)
+            known = known_to_all([KnownDocuments(self._lake, r.recipe_id) for r in self.prepared.recipes])
             self.report = CaptureReport(
                 run_id=self.run_id,
                 recipe_id=recipe_id,
@@ -172,7 +172,8 @@ class CaptureRun:
         """Run the teacher over a unit; its rows wait here until `commit`. May be called again after an error."""
         unit = self._units[number]
         if not unit.documents:
-            self._waiting[number] = _Computed(unit, CAPTURED.empty_table(), 0.0)
+            none = tuple(CAPTURED.empty_table() for _ in self.prepared.recipes)
+            self._waiting[number] = _Computed(unit, none, 0.0)
             return number
         if self.config.capture.count_ahead:
             self._ahead.start()
@@ -184,10 +185,11 @@ class CaptureRun:
             self.prepared.source,
             unit,
             recipe=self.prepared.recipe,
+            further=self.prepared.further,
             settings=self.config.capture,
             on_progress=self.on_tokens,
         )
-        self._waiting[number] = _Computed(unit, captured.rows, captured.seconds)
+        self._waiting[number] = _Computed(unit, (captured.rows, *captured.further_rows), captured.seconds)
         reach("unit-computed")
         return number
 
@@ -201,15 +203,16 @@ class CaptureRun:
                 return self._receipts[number]
             self._tried.add(number)
             computed = self._waiting[number]
-            receipt = commit_unit(
+            recipes = self.prepared.recipes
+            receipts = commit_units(
                 self._lake,
-                computed.rows,
-                recipe=self.prepared.recipe.to_dict(),
+                [RecipeRows(rows=rows, recipe=r.to_dict()) for r, rows in zip(recipes, computed.rows, strict=True)],
                 run_id=self.run_id,
                 seconds=computed.seconds,
                 sources=sources_of(computed.unit),
                 rejects=rejects_of(computed.unit),
             )
+            receipt = _of_all(receipts)
             del self._waiting[number], self._units[number]
             self._receipts[number] = receipt
             if receipt.n_documents:
@@ -237,16 +240,17 @@ class CaptureRun:
         return prepared.answered(result.value)
 
     def _introduce(self) -> None:
-        """Load the teacher and register its recipe and vocabulary: once, when the first unit needs them."""
+        """Load the teacher and register its recipes and vocabulary: once, when the first unit needs them."""
         if not self._introduced:
             prepared = self.prepared
             self._load(prepared)
             tokens, special = prepared.tokenizer.token_texts(), set(prepared.tokenizer.special_ids())
             with self._writing:
-                register_recipe(self._lake, prepared.recipe.to_dict())
-                if prepared.recipe.teacher.config_hash is None and prepared.files.config_hash is not None:
-                    note_config(self.location, prepared.recipe.recipe_id, prepared.files.config_hash)
-                register_vocabulary(self._lake, prepared.recipe.tokenizer, tokens, special)
+                for recipe in prepared.recipes:
+                    register_recipe(self._lake, recipe.to_dict())
+                    if recipe.teacher.config_hash is None and prepared.files.config_hash is not None:
+                        note_config(self.location, recipe.recipe_id, prepared.files.config_hash)
+                    register_vocabulary(self._lake, recipe.tokenizer, tokens, special)
             self._introduced = True
 
     def _load(self, prepared: Prepared) -> "Engine":
@@ -298,3 +302,13 @@ class CaptureRun:
     def _note(self, event: str, **more: Any) -> None:
         detail = {"report": self.report.as_record(), "expected": self.report.expected, "engine": self._engine, **more}
         note_run(self._lake, self.run_id, event, kind="capture", recipe_id=self.report.recipe_id, **detail)
+
+
+def _of_all(receipts: Sequence[Receipt]) -> Receipt:
+    """One receipt for a pass: the documents and tokens that the teacher read, the targets and bytes of all recipes."""
+    widest = max(receipts, key=lambda receipt: receipt.n_documents)
+    return replace(
+        widest,
+        n_targets=sum(receipt.n_targets for receipt in receipts),
+        n_bytes=sum(receipt.n_bytes for receipt in receipts),
+    )

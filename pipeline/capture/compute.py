@@ -1,6 +1,6 @@
 """Computes a work unit from values that can be pickled, so that any process can do it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from logitlake.pipeline.capture.planning import WorkUnit
@@ -18,11 +18,12 @@ def compute_unit(
     *,
     recipe: Recipe,
     settings: CaptureSettings,
+    further: Sequence[Recipe] = (),
     on_progress: Callable[[int], None] | None = None,
 ) -> CapturedUnit:
     """Run the teacher over a unit. The first call of a process loads the teacher. See `capture_unit` for errors."""
     engine = loaded_teacher(source)
-    return capture_unit(unit, engine=engine, recipe=recipe, settings=settings, on_progress=on_progress)
+    return capture_unit(unit, engine=engine, recipe=recipe, further=further, settings=settings, on_progress=on_progress)
 
 
 @lru_cache(maxsize=1)

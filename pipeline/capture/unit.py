@@ -32,9 +32,13 @@ _WAITING = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CapturedUnit:
-    """The rows of one work unit (CAPTURED) in the order of the unit, and its tokens, targets and seconds."""
+    """The rows of one work unit (CAPTURED) in the order of the unit, and its tokens, targets and seconds.
+
+    `further_rows`: those of the further recipes, in their order.
+    """
 
     rows: pa.Table
+    further_rows: tuple[pa.Table, ...] = ()
     n_tokens: int
     n_targets: int
     seconds: float
@@ -46,9 +50,12 @@ def capture_unit(
     engine: Engine,
     recipe: Recipe,
     settings: CaptureSettings,
+    further: Sequence[Recipe] = (),
     on_progress: Callable[[int], None] | None = None,
 ) -> CapturedUnit:
     """Run the teacher over a unit. `on_progress` is called with the tokens of each finished batch.
+
+    `further` recipes differ from `recipe` in their targets only: all are drawn from the same forward.
 
     Writes nothing. An error of the encoder is raised here, and no thread outlives the call, also if it raises or is
     interrupted. Raises MismatchError if the engine's vocabulary is not the
@@ -63,9 +70,10 @@ def capture_unit(
     corpora = [tokenized.document.corpus for tokenized in unit.documents for _ in tokenized.sequences]
     sources = [tokenized.document.source for tokenized in unit.documents for _ in tokenized.sequences]
     batches = make_batches([len(sequence.input_ids) for sequence in sequences], settings.batch_tokens)
-    sparsifier, target = make_sparsifier(recipe.target), recipe.target
-    tables: list[pa.Table] = []
-    waiting: deque[Future[pa.Table]] = deque()
+    recipes = (recipe, *further)
+    draws = [Draw(make_sparsifier(r.target), r.target.temperature, r.target.seed) for r in recipes]
+    tables: list[list[pa.Table]] = []
+    waiting: deque[Future[list[pa.Table]]] = deque()
     if isinstance(engine, Prefetching):
         chosen = [[sequences[i] for i in indices] for indices in batches]
         engine.prefetch([([s.input_ids for s in batch], [s.has_target for s in batch]) for batch in chosen])
@@ -73,16 +81,17 @@ def capture_unit(
         try:
             for indices in batches:
                 batch = [sequences[i] for i in indices]
-                (targets,), statistics = batch_targets(
-                    engine, batch, [sparsifier], temperature=target.temperature, seed=target.seed
-                )
-                origin = RowOrigin(
-                    recipe_id=recipe.recipe_id,
-                    corpora=[corpora[i] for i in indices],
-                    sources=[sources[i] for i in indices],
-                )
-                steps = recipe.target.logprob_steps_per_nat
-                waiting.append(encoder.submit(encode_rows, batch, targets, statistics, origin, nll_steps_per_nat=steps))
+                targets, statistics = draw_targets(engine, batch, draws)
+                origins = [
+                    RowOrigin(
+                        recipe_id=r.recipe_id,
+                        corpora=[corpora[i] for i in indices],
+                        sources=[sources[i] for i in indices],
+                    )
+                    for r in recipes
+                ]
+                steps = [r.target.logprob_steps_per_nat for r in recipes]
+                waiting.append(encoder.submit(_encode_all, batch, targets, statistics, origins, steps))
                 while len(waiting) > _WAITING:
                     tables.append(waiting.popleft().result())
                 if on_progress is not None:
@@ -90,13 +99,24 @@ def capture_unit(
             tables.extend(future.result() for future in waiting)
         finally:
             encoder.shutdown(wait=True, cancel_futures=True)
-    rows = _in_order(tables, [i for indices in batches for i in indices])
+    order = [i for indices in batches for i in indices]
+    rows, *further_rows = (_in_order([batch[number] for batch in tables], order) for number in range(len(recipes)))
     return CapturedUnit(
         rows=rows,
+        further_rows=tuple(further_rows),
         n_tokens=unit.n_tokens,
         n_targets=sum(int(sequence.has_target.sum()) for sequence in sequences),
         seconds=time.perf_counter() - begin,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One kind of target to draw: its sparsifier, temperature and seed."""
+
+    sparsifier: Sparsifier
+    temperature: float
+    seed: int
 
 
 def batch_targets(
@@ -107,30 +127,52 @@ def batch_targets(
     temperature: float,
     seed: int,
 ) -> tuple[list[CodedTargets], Statistics]:
-    """One forward over a batch: the targets of each sparsifier at `temperature`, and statistics at temperature 1.
+    """The targets of each sparsifier at one temperature; see `draw_targets`."""
+    return draw_targets(engine, batch, [Draw(sparsifier, temperature, seed) for sparsifier in sparsifiers])
+
+
+def draw_targets(
+    engine: Engine, batch: Sequence[TokenSequence], draws: Sequence[Draw]
+) -> tuple[list[CodedTargets], Statistics]:
+    """One forward over a batch: the targets of each draw at its temperature, and statistics at temperature 1.
 
     Uniforms are keyed by document and by the label's absolute position in it: windows and batches do not change them.
     """
     labelled = [np.flatnonzero(sequence.has_target) for sequence in batch]
     counts = [len(indices) for indices in labelled]
-    keys_P2 = np.repeat(document_keys(seed, [sequence.doc_id for sequence in batch]), counts, axis=0)
+    doc_ids = [sequence.doc_id for sequence in batch]
+    keys_P2 = {s: np.repeat(document_keys(s, doc_ids), counts, axis=0) for s in {draw.seed for draw in draws}}
     labels_P = np.concatenate([sequence.start + at + 1 for sequence, at in zip(batch, labelled, strict=True)])
     next_ids_P = np.concatenate([sequence.input_ids[at + 1] for sequence, at in zip(batch, labelled, strict=True)])
-    chunks: list[list[CodedTargets]] = [[] for _ in sparsifiers]
+    chunks: list[list[CodedTargets]] = [[] for _ in draws]
     entropies, nlls = [np.zeros(0)], [np.zeros(0)]
     begin = 0
     for logits_pV in engine.forward([s.input_ids for s in batch], [s.has_target for s in batch]):
         chunk = slice(begin, begin + len(logits_pV))
         begin = chunk.stop
-        blocks = Blocks(logits_pV, temperature)
-        at_one = blocks if temperature == 1 else Blocks(logits_pV)
-        entropies.append(at_one.entropy())
-        nlls.append(at_one.negative_logprobs(next_ids_P[chunk]))
-        for sparsifier, parts in zip(sparsifiers, chunks, strict=True):
-            parts.append(sparsifier(blocks, uniforms(keys_P2[chunk], labels_P[chunk], sparsifier.streams)))
+        blocks = {t: Blocks(logits_pV, t) for t in {1.0, *(draw.temperature for draw in draws)}}
+        entropies.append(blocks[1.0].entropy())
+        nlls.append(blocks[1.0].negative_logprobs(next_ids_P[chunk]))
+        for draw, parts in zip(draws, chunks, strict=True):
+            drawn = uniforms(keys_P2[draw.seed][chunk], labels_P[chunk], draw.sparsifier.streams)
+            parts.append(draw.sparsifier(blocks[draw.temperature], drawn))
     assert begin == len(labels_P), f"engine gave logits of {begin} positions, expected {len(labels_P)}"
-    targets = [concatenate(parts, s.levels) for s, parts in zip(sparsifiers, chunks, strict=True)]
+    targets = [concatenate(parts, draw.sparsifier.levels) for draw, parts in zip(draws, chunks, strict=True)]
     return targets, Statistics(entropy=np.concatenate(entropies), nll=np.concatenate(nlls))
+
+
+def _encode_all(
+    batch: Sequence[TokenSequence],
+    targets: Sequence[CodedTargets],
+    statistics: Statistics,
+    origins: Sequence[RowOrigin],
+    steps: Sequence[int],
+) -> list[pa.Table]:
+    """The rows of a batch, a table for each recipe."""
+    return [
+        encode_rows(batch, coded, statistics, origin, nll_steps_per_nat=n)
+        for coded, origin, n in zip(targets, origins, steps, strict=True)
+    ]
 
 
 def _in_order(tables: list[pa.Table], indices: list[int]) -> pa.Table:

@@ -276,6 +276,7 @@ class Config(Settings):
     teacher: TeacherSettings | None = None
     tokenization: TokenizationSettings = TokenizationSettings()
     target: SerializeAsAny[TargetSettings] = Field(default_factory=TargetSettings)
+    targets: Annotated[tuple[SerializeAsAny[TargetSettings], ...], Field(default=())]
     capture: CaptureSettings = CaptureSettings()
     student: StudentSettings | None = None
     training: TrainingSettings = TrainingSettings()
@@ -289,4 +290,10 @@ class Config(Settings):
         names = [corpus.name for corpus in self.corpora]
         if len(set(names)) != len(names):
             raise ValueError(f"corpora must have different names, found {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _only_the_first_target_has_a_size(self) -> "Config":
+        if any(target.target_bytes is not None for target in self.targets):
+            raise ValueError("targets: target_bytes is for `target` only; set the value of each further target")
         return self

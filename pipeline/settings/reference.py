@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from logitlake.pipeline.settings.by_name import SettingsByName
 from logitlake.pipeline.settings.models import Config, Settings
-from logitlake.pipeline.settings.yaml_file import choices_of, inner_settings, scalar
+from logitlake.pipeline.settings.yaml_file import LISTS, choices_of, inner_settings, scalar
 
 BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -22,9 +22,13 @@ _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 def settings_tables() -> str:
     """One Markdown table per section, a row per setting."""
     parts = []
+    section_of: dict[type[Settings], str] = {}
     for name, field in Config.model_fields.items():
         model = inner_settings(field.annotation)
         if model is None:
+            continue
+        if (same := section_of.setdefault(model, name)) != name:
+            parts.append(f"### {name}\n\n{LISTS[name]} The settings of one are those of `{same}`.")
             continue
         rows = [f"| `{key}` | {default} | {meaning} |" for key, default, meaning in _rows(name, model)]
         header = ["| setting | default | meaning |", "|---|---|---|"]

@@ -7,10 +7,15 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from logitlake.pipeline.settings.by_name import SettingsByName
-from logitlake.pipeline.settings.models import Config, CorpusSettings, Settings
+from logitlake.pipeline.settings.models import Config, Settings
 from logitlake.pipeline.settings.registry import NameIn
 
 _WIDTH = 40
+# Settings that are lists of sections, and what they are.
+LISTS = {
+    "corpora": "The sources of documents, each under a different name.",
+    "targets": "Further targets, drawn in the same pass of the teacher; each is a recipe of its own.",
+}
 
 
 def documented_yaml(config: Config) -> str:
@@ -25,20 +30,20 @@ def documented_yaml(config: Config) -> str:
 
 
 def _section(name: str, value: Any, field: FieldInfo) -> list[str]:
-    if name == "corpora":
-        return _corpora(value)
+    if name in LISTS:
+        return _items(name, value, inner_settings(field.annotation))
     if value is None:
         return _example(name, inner_settings(field.annotation))
     return [*_purpose(type(value)), f"{name}:", *_keys(value, "  ")]
 
 
-def _corpora(corpora: tuple[CorpusSettings, ...]) -> list[str]:
-    purpose = ["# The sources of documents, each under a different name."]
-    if not corpora:
-        return [*purpose, *_example("corpora", CorpusSettings, item=True)]
-    lines = [*purpose, "corpora:"]
-    for corpus in corpora:
-        first, *rest = _keys(corpus, "    ")
+def _items(name: str, sections: tuple[Settings, ...], model: type[Settings]) -> list[str]:
+    purpose = [f"# {LISTS[name]}"]
+    if not sections:
+        return [*purpose, *_example(name, model, item=True)]
+    lines = [*purpose, f"{name}:"]
+    for section in sections:
+        first, *rest = _keys(section, "    ")
         lines += ["  - " + first.strip(), *rest]
     return lines
 

@@ -1,11 +1,11 @@
-"""The commit of one work unit: its shard, its documents and its run's progress, in one transaction.
+"""The commit of one work unit: its shards, its documents and its run's progress, in one transaction.
 
 Two captures may commit the same documents at the same time. The second one sees inside its transaction which documents
 are in the lake by now, keeps only the others and tries again: no document is stored twice. After a commit whose answer
 was lost, the retry sees that it landed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -52,6 +52,14 @@ def unit_id_of(recipe_id: str, doc_ids: list[str]) -> str:
     return digest(b"unit", recipe_id.encode(), *(doc_id.encode() for doc_id in sorted(set(doc_ids))))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RecipeRows:
+    """Captured sequences (CAPTURED) of whole documents under one recipe."""
+
+    rows: pa.Table
+    recipe: Mapping[str, Any]
+
+
 def commit_unit(
     lake: Lake,
     rows: pa.Table,
@@ -62,32 +70,62 @@ def commit_unit(
     sources: pa.Table | None = None,
     rejects: pa.Table | None = None,
 ) -> Receipt:
-    """Commit the sequences of whole documents (CAPTURED): this is where they get their unit's id and their checksums.
+    """Commit the rows of one recipe; see `commit_units`."""
+    parts = [RecipeRows(rows=rows, recipe=recipe)]
+    (receipt,) = commit_units(lake, parts, run_id=run_id, seconds=seconds, sources=sources, rejects=rejects)
+    return receipt
 
-    `seconds`: time of the teacher. `sources` (SOURCES) and `rejects` (REJECTS) come from reading the corpus. Raises
-    LakeBusyError if other writers win too often, LakeError if the disk is full; nothing is committed then.
+
+def commit_units(
+    lake: Lake,
+    parts: Sequence[RecipeRows],
+    *,
+    run_id: str,
+    seconds: float,
+    sources: pa.Table | None = None,
+    rejects: pa.Table | None = None,
+) -> list[Receipt]:
+    """Commit the sequences of one pass of the teacher, each recipe's rows under it, in one transaction.
+
+    This is where the rows get their unit's id and their checksums. `seconds`: time of the teacher, noted with the first
+    recipe that has new rows. `sources` (SOURCES) and `rejects` (REJECTS) come from reading the corpus. Returns a
+    receipt per recipe. Raises LakeBusyError if other writers win too often, LakeError if the disk is full; nothing is
+    committed then.
     """
-    recipe_id = id_of_recipe(recipe)
     sources = sources if sources is not None else SOURCES.empty_table()
     rejects = rejects if rejects is not None else REJECTS.empty_table()
+    ids = [id_of_recipe(part.recipe) for part in parts]
 
-    def attempt() -> Receipt:
-        present = _present(lake, recipe_id, rows)
-        missing = rows.filter(pc.invert(pc.is_in(rows["doc_id"], value_set=present))) if len(present) else rows
-        shard, n_bytes = None, 0
-        if missing.num_rows:
-            missing = stored_rows(missing)
-            shard, n_bytes = write_shard(lake.location, missing, recipe)
+    def present() -> list[pa.Array]:
+        return [_present(lake, recipe_id, part.rows) for recipe_id, part in zip(ids, parts, strict=True)]
+
+    def attempt() -> list[Receipt]:
+        before = present()
+        staged = [_staged(lake, part, known) for part, known in zip(parts, before, strict=True)]
         with lake.transaction() as transaction:
-            if len(_present(lake, recipe_id, rows)) != len(present):
+            if list(map(len, present())) != list(map(len, before)):
                 raise LostRaceError("some documents of this unit were committed meanwhile")
             insert_sightings(transaction, run_id, sources, rejects)
-            if shard is not None:
-                register_shard(transaction, shard, missing)
-                _note_commit(transaction, _receipt(transaction.number, missing, n_bytes), missing, run_id, seconds)
-        return _receipt(transaction.number, missing, n_bytes)
+            receipts, unnoted = [], seconds
+            for rows, shard, n_bytes in staged:
+                receipts.append(_receipt(transaction.number, rows, n_bytes))
+                if shard is not None:
+                    register_shard(transaction, shard, rows)
+                    _note_commit(transaction, receipts[-1], rows, run_id, unnoted)
+                    unnoted = 0.0
+        return receipts
 
     return lake.in_turn(attempt, "the work unit was not committed")
+
+
+def _staged(lake: Lake, part: RecipeRows, known: pa.Array) -> tuple[pa.Table, str | None, int]:
+    """The rows of documents that are not known, their shard and its bytes; no shard if there are none."""
+    rows = part.rows.filter(pc.invert(pc.is_in(part.rows["doc_id"], value_set=known))) if len(known) else part.rows
+    if not rows.num_rows:
+        return rows, None, 0
+    rows = stored_rows(rows)
+    shard, n_bytes = write_shard(lake.location, rows, part.recipe)
+    return rows, shard, n_bytes
 
 
 def last_data_commit(lake: Lake) -> int:

@@ -1,6 +1,6 @@
 """Which documents a lake already holds under a recipe: the anti-join that makes increments cheap."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -33,6 +33,11 @@ class KnownDocuments:
         positions = np.minimum(np.searchsorted(self._ids, packed), len(self._ids) - 1)
         hits = np.flatnonzero(self._ids[positions] == packed).tolist()
         return {doc_ids[hit] for hit in hits}
+
+
+def known_to_all(recipes: Sequence[KnownDocuments]) -> Callable[[Sequence[str]], set[str]]:
+    """A lookup of the documents that every one of several recipes needs no teacher for."""
+    return lambda doc_ids: set.intersection(*(known(doc_ids) for known in recipes))
 
 
 def _packed(doc_ids: Sequence[str]) -> np.ndarray:

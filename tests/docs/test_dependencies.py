@@ -68,6 +68,9 @@ NOT_IMPORTED = {
     "types-pyyaml": "read by mypy",
 }
 
+# Imported by programs that run in an environment of their own, which `make vllm` makes or the user names.
+ELSEWHERE = {"vllm"}
+
 
 def licences(found: Distribution) -> set[str]:
     """The SPDX identifiers in the expression, the classifiers or the licence text of a distribution."""
@@ -87,7 +90,7 @@ def imported(*roots: str) -> set[str]:
     files = [file for root in roots for file in Path(root).rglob("*.py")]
     assert files
     names = {name for file in files for name in _imported_by(file)}
-    return names - sys.stdlib_module_names - {"logitlake", "tests", "benchmarks"}
+    return names - sys.stdlib_module_names - ELSEWHERE - {"logitlake", "tests", "benchmarks"}
 
 
 def _imported_by(file: Path) -> Iterator[str]:

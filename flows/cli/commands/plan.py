@@ -14,7 +14,7 @@ from logitlake.pipeline.settings.models import Config
 from logitlake.storage.answers.history import earlier_estimates
 from logitlake.storage.errors import CorpusError, LakeMissingError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.writing.known_documents import KnownDocuments
+from logitlake.storage.writing.known_documents import KnownDocuments, known_to_all
 
 if TYPE_CHECKING:
     from logitlake.pipeline.capture.planning import WorkUnit
@@ -77,7 +77,8 @@ def _plan(config: Config, tokens_per_second: float | None) -> dict[str, Any]:
             if recipe_id is not None:
                 if warning := other_tokenizer(prepared, lake):
                     say(warning)
-                plan = prepared.plan(KnownDocuments(lake, recipe_id), guards)
+                known = known_to_all([KnownDocuments(lake, recipe.recipe_id) for recipe in prepared.recipes])
+                plan = prepared.plan(known, guards)
     except LakeMissingError:
         say("there is no lake yet, so every document is new")
         rates = expected_rates(prepared, None, given_speed=tokens_per_second)

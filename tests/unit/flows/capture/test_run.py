@@ -17,10 +17,10 @@ from logitlake.flows.reports import CaptureReport
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.answers.listings import listing
-from logitlake.storage.errors import LakeBusyError
+from logitlake.storage.errors import LakeBusyError, SettingsError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.sql.session import query
-from logitlake.storage.writing.commits import commit_unit
+from logitlake.storage.writing.commits import commit_units
 
 CaptureCall = Callable[[Config], CaptureReport]
 
@@ -99,9 +99,9 @@ def test_a_commit_under_way_in_another_thread_ends_before_the_lake_is_closed(
     def slow_commit(*given: Any, **named: Any) -> Any:
         begun.set()
         time.sleep(0.3)
-        return commit_unit(*given, **named)
+        return commit_units(*given, **named)
 
-    monkeypatch.setattr("logitlake.flows.capture.run.commit_unit", slow_commit)
+    monkeypatch.setattr("logitlake.flows.capture.run.commit_units", slow_commit)
     with pytest.raises(KeyboardInterrupt), CaptureRun(config) as run:
         number = run.compute(next(run.units()))
         committing = threading.Thread(target=lambda: receipts.append(run.commit(number)))
@@ -166,3 +166,25 @@ def test_a_probe_is_asked_once_and_its_answer_is_the_recipe_from_then_on(
     assert first.n_documents == 30
     assert (again.n_documents, again.recipe_id) == (0, first.recipe_id)
     assert len(list((config.lake.path / "data" / "probes").iterdir())) == 1
+
+
+def test_a_target_that_is_added_later_costs_one_pass_and_stores_no_row_of_the_first_again(
+    config: Config, captured: CaptureReport, run_capture: CaptureCall
+) -> None:
+    wider = Config.model_validate({**config.model_dump(), "targets": [{"sparsifier": "top_k", "k": 4}, {"seed": 5}]})
+    report = run_capture(wider)
+    assert (report.documents_known, report.n_documents, report.n_tokens) == (0, 30, captured.n_tokens)
+    rows = query(
+        location_of(config),
+        "SELECT recipe_id, count(*) AS n, count(DISTINCT doc_id) AS d FROM documents GROUP BY 1",
+    ).to_pylist()
+    assert sorted((row["n"], row["d"]) for row in rows) == [(30, 30)] * 3
+    assert captured.recipe_id in {row["recipe_id"] for row in rows}
+    assert run_capture(wider).n_tokens == 0
+    assert run_capture(config).n_tokens == 0
+
+
+def test_targets_that_are_the_same_are_refused(config: Config, run_capture: CaptureCall) -> None:
+    twice = Config.model_validate({**config.model_dump(), "targets": [config.target.model_dump()]})
+    with pytest.raises(SettingsError, match="expected targets that differ"):
+        run_capture(twice)

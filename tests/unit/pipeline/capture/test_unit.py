@@ -18,6 +18,9 @@ from logitlake.pipeline.capture.unit import CapturedUnit, capture_unit
 from logitlake.pipeline.corpus.document import Document
 from logitlake.pipeline.model_files.files import TeacherFiles
 from logitlake.pipeline.settings.models import CaptureSettings, TargetSettings, TeacherSettings, TokenizationSettings
+from logitlake.pipeline.targets.sparsifiers.random_draws import RandomSettings
+from logitlake.pipeline.targets.sparsifiers.top_k import TopKSettings
+from logitlake.pipeline.targets.sparsifiers.varopt import VarOptSettings
 from logitlake.pipeline.teachers.engines.transformers_engine import TransformersEngine
 from logitlake.pipeline.tokens.sequences import TokenizedDocument, tokenize_documents
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
@@ -248,3 +251,20 @@ def test_an_engine_is_anything_that_gives_logits_of_the_wanted_positions(
 
     one, two = (run(engine=Uniform(), batch_tokens=n).rows for n in (40, 1000))
     assert one.equals(two)
+
+
+def test_targets_of_one_pass_are_those_that_each_recipe_would_draw_alone(run: Run, recipe: Recipe) -> None:
+    """Other thresholds, sparsifiers, temperatures, seeds and steps, from one forward."""
+    others = [
+        VarOptSettings(threshold=0.2),
+        VarOptSettings(seed=7, temperature=2.0),
+        TopKSettings(k=5, logprob_steps_per_nat=256),
+        RandomSettings(draws=9),
+    ]
+    further = [dataclasses.replace(recipe, target=target) for target in others]
+    together = run(further=further)
+    assert together.rows.equals(run().rows)
+    assert len(together.further_rows) == len(further)
+    for rows, other in zip(together.further_rows, further, strict=True):
+        assert rows.equals(run(recipe=other).rows)
+    assert len({rows["recipe_id"][0] for rows in (together.rows, *together.further_rows)}) == 5

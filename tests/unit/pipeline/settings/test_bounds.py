@@ -20,10 +20,14 @@ from logitlake.storage.errors import SettingsError
 AROUND: dict[str, Any] = {
     "corpora": [{"name": "c", "kind": "jsonl", "path": "x"}],
     "teacher": {"model": "x"},
+    "targets": [{}],
     "student": {"source": "checkpoint", "model": "x", "lora": {}},
 }
 # Numbers that may be anything, with the reason why.
-UNBOUNDED: dict[str, str] = {}
+UNBOUNDED: dict[str, str] = {
+    "teacher.transformers.device_map": "torch knows which devices there are",
+    "teacher.transformers.max_memory": "keys are numbers of devices",
+}
 BOUNDS = ("ge", "gt", "le", "lt")
 
 
@@ -61,7 +65,7 @@ class Setting:
 def settings_below(model: type[Settings], keys: tuple[str | int, ...] = ()) -> Iterator[Setting]:
     for name, field in model.model_fields.items():
         inner = inner_settings(field.annotation)
-        here = (*keys, name) if name != "corpora" else (name, 0)
+        here = (*keys, name) if name not in ("corpora", "targets") else (name, 0)
         if inner is None:
             yield Setting(model, here)
             continue

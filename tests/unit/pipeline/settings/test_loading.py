@@ -52,3 +52,13 @@ def test_a_mapping_survives_the_documented_file_and_one_entry_can_be_set(tmp_pat
 def test_what_logitlake_sets_is_refused_among_the_options_of_vllm(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is set by logitlake"):
         Config.model_validate({"teacher": {"model": "m", "vllm": {"options": {name: 1}}}})
+
+
+def test_further_targets_survive_the_documented_file_and_only_the_first_may_ask_for_a_size(tmp_path: Path) -> None:
+    targets = [{"sparsifier": "top_k", "k": 7}, {"threshold": 0.2, "temperature": 2.0}]
+    config = Config.model_validate({"targets": targets})
+    path = tmp_path / "logitlake.yaml"
+    path.write_text(documented_yaml(config), encoding="utf-8")
+    assert load_config(path) == config
+    with pytest.raises(ValueError, match="target_bytes is for `target` only"):
+        Config.model_validate({"targets": [{"target_bytes": 10}]})

@@ -12,14 +12,22 @@ import pyarrow as pa
 import pytest
 
 from logitlake.storage.errors import LakeBusyError, LakeError, LostRaceError
-from logitlake.storage.identity import document_id
+from logitlake.storage.identity import document_id, recipe_id
 from logitlake.storage.lake import locks
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.schema.sequences import CAPTURED, SEQUENCES, sequence_checksums
 from logitlake.storage.students.registry import find_student, register_student
 from logitlake.storage.upkeep.forgetting import forget
-from logitlake.storage.writing.commits import REJECTS, SOURCES, commit_unit, stored_rows, unit_id_of
+from logitlake.storage.writing.commits import (
+    REJECTS,
+    SOURCES,
+    RecipeRows,
+    commit_unit,
+    commit_units,
+    stored_rows,
+    unit_id_of,
+)
 from logitlake.storage.writing.known_documents import KnownDocuments
 from logitlake.storage.writing.recipes import find_recipe, register_recipe, register_vocabulary
 from logitlake.storage.writing.runs import note_run
@@ -260,3 +268,23 @@ def test_runs_and_students_show_their_last_state_and_lineage(lake, make_rows, re
     assert [row["ancestor_id"] for row in chain] == ["child", "parent"]
     assert find_student(lake, "chi")["settings"] == {"epochs": 1}
     assert find_student(lake, "nobody") == {}
+
+
+def test_rows_of_several_recipes_are_one_commit_and_each_recipe_gets_what_it_lacks(lake, make_rows, recipe):
+    other = {**recipe, "seed": 99}
+    of_other = make_rows("a", "b").set_column(
+        make_rows("a").schema.get_field_index("recipe_id"), "recipe_id", pa.array([recipe_id(other)] * 4)
+    )
+    _commit(lake, make_rows("a"), recipe)
+    register_recipe(lake, other)
+    before = lake.commit_number
+    parts = [RecipeRows(rows=make_rows("a", "b"), recipe=recipe), RecipeRows(rows=of_other, recipe=other)]
+    receipts = commit_units(lake, parts, run_id="run", seconds=3.0)
+    assert [receipt.n_documents for receipt in receipts] == [1, 2]
+    assert {receipt.commit_number for receipt in receipts} == {lake.commit_number} == {before + 1}
+    noted = lake.sql("SELECT recipe_id, seconds FROM store.commits WHERE commit_number = ?", [before + 1]).to_pylist()
+    assert sum(row["seconds"] for row in noted) == 3.0, "the teacher ran once"
+    held = lake.sql("SELECT recipe_id, count(*) AS n FROM documents GROUP BY 1").to_pylist()
+    assert {row["recipe_id"]: row["n"] for row in held} == {recipe_id(recipe): 2, recipe_id(other): 2}
+    again = commit_units(lake, parts, run_id="run", seconds=3.0)
+    assert [receipt.n_documents for receipt in again] == [0, 0]
