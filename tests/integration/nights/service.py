@@ -100,6 +100,7 @@ class Service:
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.api}/{path}", data, {"Content-Type": "application/json"})
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
                 with urllib.request.urlopen(request, timeout=60) as answer:
@@ -108,6 +109,9 @@ class Service:
                 if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE:  # its database is busy
                     raise
                 time.sleep(1)
+            except TimeoutError:
+                # Its database was busy for a minute: SQLite lets a writer wait for as long.
+                assert time.monotonic() < deadline, f"waited for an answer to {path}:\n{self.log().decode()}"
 
     def deployments(self) -> list[dict[str, Any]]:
         return list(self.ask("deployments/filter", {}))
