@@ -18,6 +18,7 @@ from logitlake.pipeline.model_files.files import TeacherFiles, TeacherSource, re
 from logitlake.pipeline.model_files.older_reading import older_reading, same_rows
 from logitlake.pipeline.model_files.tokenizer import load_tokenizer
 from logitlake.pipeline.settings.models import Config, TeacherSettings
+from logitlake.pipeline.teachers.registry import check_engine
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.writing.target_size_answers import kept_probe
@@ -78,6 +79,7 @@ def prepare(config: Config, files: TeacherFiles | None = None) -> Prepared:
     is taken from the lake's data path.
     """
     assert config.teacher is not None
+    check_engine(config.teacher, config.target)
     files = files or resolve_teacher(config.teacher)
     tokenizer = load_tokenizer(
         files.directory,

@@ -14,6 +14,7 @@ from logitlake.pipeline.settings.base import Settings as Settings
 from logitlake.pipeline.settings.corpus import CorpusSettings as CorpusSettings
 from logitlake.pipeline.settings.paths import PathSetting, PathText
 from logitlake.pipeline.settings.registry import ENGINES, LOSSES, NameIn
+from logitlake.pipeline.settings.server import ServerSettings as ServerSettings
 from logitlake.pipeline.settings.target import TargetSettings as TargetSettings
 from logitlake.storage.connection.location import catalog_address
 from logitlake.storage.redaction import without_secrets
@@ -68,6 +69,19 @@ class TeacherSettings(Settings):
     attention: str | None = Field(None, description="name of the attention kernel in transformers; none: its default")
     trust_remote_code: bool = False
     allow_pickle: bool = Field(False, description="load weights that are not safetensors: they can run code")
+    server: ServerSettings | None = None
+
+    @model_validator(mode="after")
+    def _server_has_an_address(self) -> "TeacherSettings":
+        if self.is_served and self.server is None:
+            raise ValueError("engine server needs the section `server`: set teacher.server.url")
+        return self
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a server runs the model: then its dtype and speed are not known here, and its weights need not lie
+        here."""
+        return self.engine == "server"
 
 
 class TokenizationSettings(Settings):

@@ -112,7 +112,10 @@ SPARSIFIERS = Registry(
 ENGINES = Registry(
     "engine",
     group="logitlake.engines",
-    built_in={"transformers": "logitlake.pipeline.teachers.engines:TRANSFORMERS"},
+    built_in={
+        "transformers": "logitlake.pipeline.teachers.engines:TRANSFORMERS",
+        "server": "logitlake.pipeline.teachers.engines:SERVER",
+    },
 )
 
 # Subclasses of CorpusSettings: settings and reading of one kind of corpus.

@@ -8,3 +8,4 @@ from logitlake.pipeline.teachers.engine import EngineKind
 TRANSFORMERS = EngineKind(
     gives="distribution", load="logitlake.pipeline.teachers.engines.transformers_engine:load_teacher"
 )
+SERVER = EngineKind(gives="top_k", load="logitlake.pipeline.teachers.engines.server_engine:load_teacher")
