@@ -9,6 +9,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -30,68 +31,76 @@ _PROBE_TOKENS = 8
 _AHEAD = 2
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServedModel:
+    """A model on a server, and the form in which it gives log-probs. Threads hold this, and none the engine."""
+
+    transport: Transport
+    form: Form
+    name: str
+    vocab_size: int
+
+    def ask(self, wanted: WantedLogprobs, k: int) -> TopLogprobs:
+        """One request. Raises as ServerEngine.top_logprobs does."""
+        if not wanted.has_target.any():
+            return TopLogprobs(ids=np.zeros((0, k), np.int64), logprobs=np.zeros((0, k)), next_logprobs=np.zeros(0))
+        try:
+            answer = self.transport.post("/completions", self.form.request(self.name, prompt_of(wanted), k))
+        except RefusedError as error:
+            if "logprobs" in error.reason:
+                raise SettingsError(
+                    f"target.k {k}: the teacher's server {self.transport.url} gives no {k} log-probs: {error.reason}; "
+                    "lower target.k, or let the server give more (vLLM: --max-logprobs)"
+                ) from None
+            raise
+        return read_answer(self.form, answer, wanted, k=k, vocab_size=self.vocab_size)
+
+
 class ServerEngine:
     """A teacher on a server; see TopKEngine."""
 
-    def __init__(
-        self, transport: Transport, form: Form, *, model: str, vocab_size: int, concurrency: int, about: dict[str, str]
-    ) -> None:
-        self._transport = transport
-        self._form = form
+    def __init__(self, model: ServedModel, *, concurrency: int, about: dict[str, str]) -> None:
+        """`about` is what the run records of the server."""
         self._model = model
-        self._vocab_size = vocab_size
         self._about = about
         self._ahead = concurrency * _AHEAD
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="teacher-server")
-        self._end = weakref.finalize(self, _end, transport, self._pool)
+        self._end = weakref.finalize(self, _end, model.transport, self._pool)
 
     @property
     def vocab_size(self) -> int:
-        return self._vocab_size
+        return self._model.vocab_size
 
     @property
     def description(self) -> dict[str, str]:
-        return {"engine": "server", "form": self._form.name, **self._about}
+        return {"engine": "server", "form": self._model.form.name, **self._about}
 
     def top_logprobs(self, sequences: Iterable[WantedLogprobs], *, k: int) -> Iterator[TopLogprobs]:
         """One TopLogprobs for each sequence, in order; some requests ahead of what is taken."""
-        k = min(k, self._vocab_size)
+        k = min(k, self.vocab_size)
         waiting = iter(sequences)
         under_way: deque[Future[TopLogprobs]] = deque()
         try:
             for wanted in islice(waiting, self._ahead):
-                under_way.append(self._pool.submit(self._ask, wanted, k))
+                under_way.append(self._pool.submit(self._model.ask, wanted, k))
             while under_way:
                 answer = under_way.popleft().result()
                 for wanted in islice(waiting, 1):
-                    under_way.append(self._pool.submit(self._ask, wanted, k))
+                    under_way.append(self._pool.submit(self._model.ask, wanted, k))
                 yield answer
         finally:
             for future in under_way:
                 future.cancel()
 
     def close(self) -> None:
-        """Let what is under way fail, and give the connections back."""
+        """Let what is under way end, and give the connections back."""
         self._end()
-
-    def _ask(self, wanted: WantedLogprobs, k: int) -> TopLogprobs:
-        if not wanted.has_target.any():
-            return TopLogprobs(ids=np.zeros((0, k), np.int64), logprobs=np.zeros((0, k)), next_logprobs=np.zeros(0))
-        prompt = prompt_of(wanted)
-        try:
-            answer = self._transport.post("/completions", self._form.request(self._model, prompt, k))
-        except RefusedError as error:
-            if "logprobs" in error.reason:
-                raise SettingsError(
-                    f"target.k {k}: the teacher's server {self._transport.url} gives no {k} log-probs: {error.reason}; "
-                    "lower target.k, or let the server give more (vLLM: --max-logprobs)"
-                ) from None
-            raise
-        return read_answer(self._form, answer, wanted, k=k, vocab_size=self._vocab_size)
 
 
 def _end(transport: Transport, pool: ThreadPoolExecutor) -> None:
-    pool.shutdown(wait=False, cancel_futures=True)
+    # In this order: a request that starts after the connections are given back would leave one open.
+    transport.stop()
+    pool.shutdown(wait=True, cancel_futures=True)
     transport.close()
 
 
@@ -113,9 +122,8 @@ def load_teacher(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: 
     except BaseException:
         transport.close()
         raise
-    return ServerEngine(
-        transport, form, model=model, vocab_size=vocab_size, concurrency=server.concurrency, about=about
-    )
+    served = ServedModel(transport=transport, form=form, name=model, vocab_size=vocab_size)
+    return ServerEngine(served, concurrency=server.concurrency, about=about)
 
 
 def _key(server: ServerSettings) -> str | None:

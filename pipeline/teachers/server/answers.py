@@ -21,9 +21,9 @@ _NEVER = -9000.0
 # float32 log-probs, written with fewer digits by some.
 _ROUNDING = 1e-3
 
-# Id and log-prob of the entries of a position whose id can be told; log-prob of the real token; number of entries that
-# the server gave.
-_Position = tuple[list[tuple[int, float]], float, int]
+# Id (None where it can't be told) and log-prob of each entry of a position; log-prob of the real token.
+_Entries = list[tuple[int | None, float]]
+_Position = tuple[_Entries, float]
 
 
 class Form(Protocol):
@@ -57,18 +57,18 @@ def read_answer(form: Form, answer: Any, wanted: WantedLogprobs, *, k: int, voca
     next_p = np.empty(len(at))
     labels = {int(position) + 1: row for row, position in enumerate(at)}
     needed = min(form.needed(k), vocab_size)
-    for label, (entries, next_logprob, n_given) in enumerate(form.positions(answer, prompt_of(wanted)), start=1):
+    for label, (entries, next_logprob) in enumerate(form.positions(answer, prompt_of(wanted)), start=1):
         row = labels.get(label)
         if row is None:
             continue
-        if n_given < needed:
+        if len(entries) < needed:
             raise MismatchError(
-                f"teacher server: expected {needed} log-probs for token {label} of a prompt, found {n_given}; lower "
-                "target.k to what the server gives"
+                f"teacher server: expected {needed} log-probs for token {label} of a prompt, found "
+                f"{len(entries)}; lower target.k to what the server gives"
             )
-        entries = sorted(((token, value) for token, value in entries if token < vocab_size), key=_descending)[:k]
-        ids_pk[row, : len(entries)] = [token for token, _ in entries]
-        logprobs_pk[row, : len(entries)] = [_logprob(value) for _, value in entries]
+        # The real token is an entry too where it is not among the k: cut first, so that it never stands for another.
+        for rank, (token, value) in enumerate(_told(sorted(entries, key=_descending)[:k], vocab_size)):
+            ids_pk[row, rank], logprobs_pk[row, rank] = token, _logprob(value)
         next_p[row] = _logprob(next_logprob)
     mass_p = np.exp(logprobs_pk).sum(axis=1)
     if not (mass_p <= 1 + _ROUNDING).all():
@@ -79,9 +79,15 @@ def read_answer(form: Form, answer: Any, wanted: WantedLogprobs, *, k: int, voca
     return TopLogprobs(ids=ids_pk, logprobs=logprobs_pk, next_logprobs=next_p)
 
 
-def _descending(entry: tuple[int, float]) -> tuple[float, int]:
+def _descending(entry: tuple[int | None, float]) -> tuple[float, int]:
     token, value = entry
-    return -value, token
+    return -value, -1 if token is None else token
+
+
+def _told(entries: _Entries, vocab_size: int) -> Iterator[tuple[int, float]]:
+    for token, value in entries:
+        if token is not None and token < vocab_size:
+            yield token, value
 
 
 def _logprob(value: float) -> float:
@@ -106,8 +112,8 @@ class PromptLogprobs:
             raise _unlike("choices[0].prompt_logprobs", f"a list of {len(prompt)} entries", listed)
         for token, entry in zip(prompt[1:], listed[1:], strict=True):
             try:
-                values = [(int(name), float(given["logprob"])) for name, given in entry.items()]
-                yield values, float(entry[str(token)]["logprob"]), len(values)
+                values: _Entries = [(int(name), float(given["logprob"])) for name, given in entry.items()]
+                yield values, float(entry[str(token)]["logprob"])
             except (AttributeError, KeyError, TypeError, ValueError):
                 raise _unlike(
                     "an entry of prompt_logprobs", f"log-probs by id, with the real token {token} among them", entry
@@ -148,17 +154,8 @@ class Echo:
                 raise _unlike("an entry of logprobs", "log-probs by token", tops[i]) from None
             if self._names.id_of(names[i]) not in (token, None):
                 raise _unlike(f"token {i} of the echoed prompt", f"the text of id {token}", names[i])
-            yield self._by_id(entries, names[i], token, value), value, len(entries)
-
-    def _by_id(
-        self, entries: list[tuple[str, float]], real_name: str, real: int, real_logprob: float
-    ) -> list[tuple[int, float]]:
-        by_id: dict[int, float] = {}
-        for name, value in entries:
-            token = real if name == real_name and value == real_logprob else self._names.id_of(name)
-            if token is not None:
-                by_id[token] = value
-        return list(by_id.items())
+            is_real = (names[i], value)
+            yield [(token if entry == is_real else self._names.id_of(entry[0]), entry[1]) for entry in entries], value
 
 
 def _choice(answer: Any) -> Mapping[str, Any]:

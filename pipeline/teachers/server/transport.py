@@ -18,6 +18,7 @@ from tenacity.stop import stop_after_attempt, stop_when_event_set
 
 from logitlake.pipeline.settings.models import ServerSettings
 from logitlake.storage.errors import LogitlakeError, MismatchError, SettingsError, TeacherUnavailableError
+from logitlake.storage.redaction import without_secrets
 
 # The server, or a proxy before it, is busy or away for a moment.
 BUSY = frozenset([408, 425, 429, 500, 502, 503, 504])
@@ -35,11 +36,11 @@ class RefusedError(SettingsError):
     def __init__(self, message: str, *, status: int, reason: str) -> None:
         super().__init__(message)
         self.status = status
-        self.reason = reason
+        self.reason = without_secrets(reason)
 
 
 class Transport:
-    """One endpoint. `close` ends what waits for a repetition."""
+    """One endpoint."""
 
     def __init__(self, settings: ServerSettings, *, key: str | None) -> None:
         self.url = settings.url
@@ -76,9 +77,13 @@ class Transport:
         """As `post`, by a GET."""
         return self._ask("GET", self.url + path, None)
 
-    def close(self) -> None:
-        """Let waiting requests fail now, and give the connections back."""
+    def stop(self) -> None:
+        """Start no more requests, and repeat none: what waits for that fails now."""
         self._closing.set()
+
+    def close(self) -> None:
+        """As `stop`, and give the connections back: no thread may use them any more."""
+        self.stop()
         self._client.close()
 
     def _ask(self, method: str, url: str, content: bytes | None) -> Any:
@@ -183,7 +188,7 @@ def _say(state: RetryCallState) -> None:
     words = str(error) if isinstance(error, _BusyError) else _words(error)
     seconds = state.next_action.sleep if state.next_action else 0.0
     level = logging.WARNING if state.attempt_number > 2 else logging.INFO
-    log.log(level, "teacher server: %s; repeating the request in %.1f s", words, seconds)
+    log.log(level, "teacher server: %s; repeating the request in %.1f s", without_secrets(words), seconds)
 
 
 def _times(retrying: Retrying) -> str:
