@@ -117,8 +117,9 @@ def load_teacher(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: 
     transport = Transport(server, key=_key(server))
     try:
         about = _check_model(transport, model, window)
-        form = find_form(transport, model, tokenizer)
+        # First: the ids of another tokenizer may be none of the server's.
         about["tokenizer"] = compare_tokenizers(transport, model, tokenizer)
+        form = find_form(transport, model, tokenizer)
     except BaseException:
         transport.close()
         raise

@@ -19,6 +19,7 @@ from logitlake.storage.errors import SettingsError, TeacherUnavailableError
 from logitlake.storage.lake.lake import Lake
 from tests.bigram_server import BigramServer, Reply
 from tests.tiny_lake import capture_all, tiny_settings
+from tests.tiny_models import write_served_teacher
 
 Command = Callable[..., Result]
 
@@ -242,3 +243,25 @@ def test_a_student_from_a_checkpoint_is_trained_and_measured_without_the_server(
     assert np.isfinite(after["cross_entropy"])
     # Neither the lake nor the server has what a KL needs.
     assert after["kl"] is None
+
+
+def test_check_compares_ids_and_says_that_only_the_server_has_the_weights(command: Command) -> None:
+    checked = command("check", "--documents", "2", "--format", "json")
+    assert checked.exit_code == 4
+    outcomes = {row["check"]: row for row in orjson.loads(checked.stdout)["checks"]}
+    assert [outcomes[name]["result"] for name in ("ids", "labels", "probabilities")] == ["pass", "pass", "not compared"]
+    assert "only the server of bigram has the weights" in outcomes["probabilities"]["detail"]
+
+
+def test_check_finds_that_the_server_has_other_weights_than_the_files(
+    raw_config: dict[str, Any], cli: Command, tmp_path: Path
+) -> None:
+    write_served_teacher(tmp_path / "teacher")
+    raw_config["teacher"]["model"] = str(tmp_path / "teacher")
+    path = tmp_path / "other.yaml"
+    path.write_bytes(orjson.dumps(raw_config))
+    checked = cli("check", "--documents", "2", "--format", "json", "--config", path)
+    assert checked.exit_code == 4
+    outcomes = {row["check"]: row for row in orjson.loads(checked.stdout)["checks"]}
+    assert outcomes["probabilities"]["result"] == "differs"
+    assert "other probabilities than plain transformers" in outcomes["probabilities"]["detail"]
