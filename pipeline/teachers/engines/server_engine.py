@@ -4,6 +4,7 @@ vLLM gives them by `prompt_logprobs`, others by `echo` and `logprobs`; a probe f
 way at once, one for each sequence, and answers are taken in their order.
 """
 
+import logging
 import os
 import weakref
 from collections import deque
@@ -25,6 +26,8 @@ from logitlake.pipeline.teachers.server.transport import RefusedError, Transport
 from logitlake.pipeline.teachers.top_k_engine import TopLogprobs, WantedLogprobs
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import MismatchError, SettingsError
+
+log = logging.getLogger(__name__)
 
 _PROBE_TOKENS = 8
 # Answers that may wait for the one before them, for each request under way: few, to bound memory.
@@ -177,7 +180,8 @@ def find_form(transport: Transport, model: str, tokenizer: TextTokenizer) -> For
     ids = [*tokenizer.encode_texts(["Hello, World! 12"])[0], *range(_PROBE_TOKENS)][:_PROBE_TOKENS]
     probe = WantedLogprobs(input_ids=np.array(ids, np.int32), has_target=np.arange(len(ids)) < len(ids) - 1)
     reasons = []
-    forms: tuple[Form, ...] = (PromptLogprobs(), Echo(TokenNames(tokenizer)))
+    names = TokenNames(tokenizer)
+    forms: tuple[Form, ...] = (PromptLogprobs(), Echo(names))
     for form in forms:
         try:
             answer = transport.post("/completions", form.request(model, prompt_of(probe), 1))
@@ -189,6 +193,12 @@ def find_form(transport: Transport, model: str, tokenizer: TextTokenizer) -> For
         except MismatchError as error:
             reasons.append(f"{form.name}: {error}")
         else:
+            if isinstance(form, Echo):
+                log.warning(
+                    "teacher server %s: names tokens by their text alone, which tells %d of %d ids; the others are "
+                    "left out of targets, and their mass counts as residual",
+                    *(transport.url, names.told, tokenizer.vocab_size),
+                )
             return form
     raise SettingsError(
         f"teacher server {transport.url}: expected log-probs of prompt tokens, by prompt_logprobs (vLLM) or by echo "

@@ -16,6 +16,11 @@ class TokenNames:
         # vLLM writes these where it is told to.
         self._numbers = {f"token_id:{i}": i for i in ids}
 
+    @property
+    def told(self) -> int:
+        """How many ids a text of their own tells."""
+        return sum(token is not None for token in self._texts.values())
+
     def id_of(self, name: str) -> int | None:
         """The id, or None if several have this name, or none."""
         for names in (self._texts, self._pieces, self._numbers):

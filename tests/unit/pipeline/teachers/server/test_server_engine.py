@@ -1,5 +1,6 @@
 """The engine against a server whose teacher is a known table."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -173,6 +174,16 @@ def test_a_server_without_log_probs_of_prompts_is_refused_with_what_it_said(
     bigram.form = "none"
     with pytest.raises(SettingsError, match=r"prompt_logprobs \(vLLM\) or by echo.*found neither"):
         connect(settings(), len(bigram.logits_VV))
+
+
+def test_a_server_that_names_tokens_by_their_text_is_a_warning_with_the_ids_that_this_tells(
+    bigram: BigramServer, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    bigram.form = "echo"
+    with caplog.at_level("WARNING"), closing(connect(settings(), len(bigram.logits_VV))):
+        pass
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert re.search(r"tells \d+ of 63 ids", message)
 
 
 def test_a_server_without_the_model_is_refused_with_the_models_that_it_has(
