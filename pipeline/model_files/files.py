@@ -67,11 +67,11 @@ def resolve_teacher(settings: TeacherSettings) -> TeacherFiles:
     loaded.
     """
     directory = _directory(settings)
-    if settings.is_served and (is_on_hub(settings) or not _has_weights(directory)):
-        return _served(settings, directory)
-    _refuse_adapter_beside(directory)
     if settings.trust_remote_code:
         refuse_foreign_code(directory)
+    if settings.is_served and (_is_on_hub(settings) or not _has_weights(directory)):
+        return _served(settings, directory)
+    _refuse_adapter_beside(directory)
     weights = _weight_files(directory, settings)
     teacher_hash, n_parameters = hash_weights(weights)
     adapter = None if settings.adapter is None else _adapter(settings)
@@ -105,8 +105,7 @@ def check_same_teacher(files: TeacherFiles, recipe: Mapping[str, Any]) -> None:
         )
 
 
-def is_on_hub(settings: TeacherSettings) -> bool:
-    """Whether `teacher.model` is a hub id, not a path."""
+def _is_on_hub(settings: TeacherSettings) -> bool:
     return not Path(settings.model).expanduser().exists()
 
 
