@@ -172,6 +172,12 @@ def _check_model(transport: Transport, model: str, window: int) -> dict[str, str
     return {**about, **said}
 
 
+def _forms(tokenizer: TextTokenizer) -> Iterator[Form]:
+    """The best first. The names of all tokens are made only if they are needed."""
+    yield PromptLogprobs()
+    yield Echo(TokenNames(tokenizer))
+
+
 def find_form(transport: Transport, model: str, tokenizer: TextTokenizer) -> Form:
     """The form in which the server gives the log-probs of prompt tokens, by a probe of each.
 
@@ -180,9 +186,7 @@ def find_form(transport: Transport, model: str, tokenizer: TextTokenizer) -> For
     ids = [*tokenizer.encode_texts(["Hello, World! 12"])[0], *range(_PROBE_TOKENS)][:_PROBE_TOKENS]
     probe = WantedLogprobs(input_ids=np.array(ids, np.int32), has_target=np.arange(len(ids)) < len(ids) - 1)
     reasons = []
-    names = TokenNames(tokenizer)
-    forms: tuple[Form, ...] = (PromptLogprobs(), Echo(names))
-    for form in forms:
+    for form in _forms(tokenizer):
         try:
             answer = transport.post("/completions", form.request(model, prompt_of(probe), 1))
             read_answer(form, answer, probe, k=1, vocab_size=tokenizer.vocab_size)
@@ -197,7 +201,7 @@ def find_form(transport: Transport, model: str, tokenizer: TextTokenizer) -> For
                 log.warning(
                     "teacher server %s: names tokens by their text alone, which tells %d of %d ids; the others are "
                     "left out of targets, and their mass counts as residual",
-                    *(transport.url, names.told, tokenizer.vocab_size),
+                    *(transport.url, form.names.told, tokenizer.vocab_size),
                 )
             return form
     raise SettingsError(

@@ -126,7 +126,7 @@ class Echo:
     name = "echo"
 
     def __init__(self, names: TokenNames) -> None:
-        self._names = names
+        self.names = names
 
     def request(self, model: str, prompt: Sequence[int], k: int) -> dict[str, Any]:
         asked = {"echo": True, "logprobs": k}
@@ -152,10 +152,10 @@ class Echo:
                 entries = [(name, float(given)) for name, given in tops[i].items()]
             except (AttributeError, TypeError, ValueError):
                 raise _unlike("an entry of logprobs", "log-probs by token", tops[i]) from None
-            if self._names.id_of(names[i]) not in (token, None):
+            if self.names.id_of(names[i]) not in (token, None):
                 raise _unlike(f"token {i} of the echoed prompt", f"the text of id {token}", names[i])
             is_real = (names[i], value)
-            yield [(token if entry == is_real else self._names.id_of(entry[0]), entry[1]) for entry in entries], value
+            yield [(token if entry == is_real else self.names.id_of(entry[0]), entry[1]) for entry in entries], value
 
 
 def _choice(answer: Any) -> Mapping[str, Any]:
