@@ -35,6 +35,12 @@ class MismatchError(LogitlakeError):
     exit_code = 4
 
 
+class TeacherUnavailableError(LogitlakeError):
+    """The server that runs the teacher did not answer, or was too busy. What was committed before stays: call again."""
+
+    exit_code = 8
+
+
 class LakeError(LogitlakeError):
     """The lake can't do what was asked. What was committed before stays."""
 

@@ -21,12 +21,19 @@ _QUOTED = re.compile(r'"([^"]+)"')
 _VARIABLES = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
     *("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING", "PGPASSWORD"),
-    *("PREFECT_SERVER_DATABASE_PASSWORD", "PREFECT_API_DATABASE_PASSWORD"),
+    *("PREFECT_SERVER_DATABASE_PASSWORD", "PREFECT_API_DATABASE_PASSWORD", "OPENAI_API_KEY"),
 )
+# Variables that settings name.
+_named_by_settings: set[str] = set()
 # A shorter value would hide parts of ordinary words.
 _MIN_LENGTH = 6
 # As a secret it is none, and hiding it would hide the commands that messages advise.
 _PROGRAM = "logitlake"
+
+
+def hide_variable(name: str) -> None:
+    """From now on, the value of this environment variable is a secret too."""
+    _named_by_settings.add(name)
 
 
 def without_secrets(text: str) -> str:
@@ -62,7 +69,7 @@ def has_password(text: str) -> bool:
 
 def _secrets_of_environment() -> Iterator[str]:
     """Values of the variables that hold a secret, and passwords in URLs, such as those of proxies; longest first."""
-    found = {value for name in _VARIABLES if (value := os.environ.get(name))}
+    found = {value for name in (*_VARIABLES, *sorted(_named_by_settings)) if (value := os.environ.get(name))}
     for value in os.environ.values():
         if "://" in value and (match := re.search(r"://[^:/\s]*:(\S*)@", value)):
             found.add(match[1])

@@ -49,3 +49,13 @@ def write_tiny_tokenizer(directory: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=special[0], eos_token=special[1]).save_pretrained(
         directory
     )
+
+
+def write_served_teacher(directory: Path) -> None:
+    """Write a teacher that vLLM runs on a CPU: heads of 32, and an output layer of the tokenizer's ids, none beyond."""
+    from tokenizers import Tokenizer
+
+    write_tiny_tokenizer(directory)
+    vocabulary = Tokenizer.from_file(str(directory / "tokenizer.json")).get_vocab_size()
+    shape = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 0.2}
+    make_tiny_llama(vocab_size=vocabulary, **shape).save_pretrained(directory)

@@ -29,6 +29,10 @@ _ACCELERATOR_FLOPS = 1e14
 _CORE_FLOPS = 2e11
 
 
+# Of a server nothing is known before the first capture.
+_SERVER_TOKENS_PER_SECOND = 2000.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Basis:
     """A number and its source."""
@@ -91,6 +95,14 @@ def assumed_speed(n_parameters: int, *, accelerator: bool, n_cores: int) -> Basi
     )
 
 
+def assumed_server_speed() -> Basis:
+    """Tokens per second of a teacher behind a server that this lake has never run."""
+    return Basis(
+        value=_SERVER_TOKENS_PER_SECOND,
+        source=f"assumed: {_SERVER_TOKENS_PER_SECOND:,.0f} a second of any server; --tokens-per-second sets it",
+    )
+
+
 def assumed_bytes(target: TargetSettings) -> Basis:
     """Bytes per token of a target that this lake has never stored."""
     if target.target_bytes is not None:
@@ -138,6 +150,8 @@ def _speed(prepared: Prepared, given: float | None, measured: tuple[float, int] 
             value=measured[0],
             source=f"measured in {measured[1]:,} earlier run{'s' * (measured[1] > 1)} of this teacher in the lake",
         )
+    if prepared.teacher.is_served:
+        return assumed_server_speed()
     return assumed_speed(
         prepared.files.n_parameters, accelerator=_accelerator(prepared.teacher.device), n_cores=os.cpu_count() or 1
     )

@@ -18,6 +18,7 @@ from logitlake.pipeline.model_files.files import TeacherFiles, TeacherSource, re
 from logitlake.pipeline.model_files.older_reading import older_reading, same_rows
 from logitlake.pipeline.model_files.tokenizer import load_tokenizer
 from logitlake.pipeline.settings.models import Config, TargetSettings, TeacherSettings
+from logitlake.pipeline.teachers.registry import check_engine
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.errors import SettingsError
@@ -86,6 +87,11 @@ def prepare(config: Config, files: TeacherFiles | None = None) -> Prepared:
     is taken from the lake's data path.
     """
     assert config.teacher is not None
+    if check_engine(config.teacher, config.target).gives == "top_k" and config.targets:
+        raise SettingsError(
+            f"targets: teacher.engine {config.teacher.engine} gives only the most probable ids: one target; "
+            "remove `targets`, or choose an engine that gives the distribution"
+        )
     files = files or resolve_teacher(config.teacher)
     tokenizer = load_tokenizer(
         files.directory,

@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from logitlake.pipeline.teachers.engine import Engine
+    from logitlake.pipeline.teachers.top_k_engine import TopKEngine
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -232,10 +233,13 @@ class CaptureRun:
     def _probed(self, prepared: Prepared, question: str) -> Prepared:
         """Probe the teacher for the value that gives `target.target_bytes`, and store it beside the data."""
         from logitlake.pipeline.capture.target_size import probe
+        from logitlake.pipeline.teachers.top_k_engine import TopKEngine
 
+        engine = self._load(prepared)
+        assert not isinstance(engine, TopKEngine), "prepare refuses target_bytes with such an engine"
         first = next(prepared.plan(lambda doc_ids: set()), None)
         documents = first.documents if first else ()
-        result = probe(documents, engine=self._load(prepared), target=self.config.target, settings=self.config.capture)
+        result = probe(documents, engine=engine, target=self.config.target, settings=self.config.capture)
         keep_probe(self.location, question, {"setting": result.setting, "value": result.value})
         return prepared.answered(result.value)
 
@@ -253,7 +257,7 @@ class CaptureRun:
                     register_vocabulary(self._lake, recipe.tokenizer, tokens, special)
             self._introduced = True
 
-    def _load(self, prepared: Prepared) -> "Engine":
+    def _load(self, prepared: Prepared) -> "Engine | TopKEngine":
         """The teacher, loaded once; unloaded when the run ends."""
         from logitlake.pipeline.capture.compute import loaded_teacher, unload_teacher
 

@@ -5,11 +5,13 @@ from functools import lru_cache
 
 from logitlake.pipeline.capture.planning import WorkUnit
 from logitlake.pipeline.capture.recipe import Recipe
+from logitlake.pipeline.capture.top_k_unit import capture_top_k_unit
 from logitlake.pipeline.capture.unit import CapturedUnit, capture_unit
 from logitlake.pipeline.model_files.files import TeacherSource
 from logitlake.pipeline.settings.models import CaptureSettings
 from logitlake.pipeline.teachers.engine import Engine
-from logitlake.pipeline.teachers.registry import load_engine
+from logitlake.pipeline.teachers.registry import load_any_engine
+from logitlake.pipeline.teachers.top_k_engine import TopKEngine
 
 
 def compute_unit(
@@ -23,13 +25,15 @@ def compute_unit(
 ) -> CapturedUnit:
     """Run the teacher over a unit. The first call of a process loads the teacher. See `capture_unit` for errors."""
     engine = loaded_teacher(source)
+    if isinstance(engine, TopKEngine):
+        return capture_top_k_unit(unit, engine=engine, recipe=recipe, settings=settings, on_progress=on_progress)
     return capture_unit(unit, engine=engine, recipe=recipe, further=further, settings=settings, on_progress=on_progress)
 
 
 @lru_cache(maxsize=1)
-def loaded_teacher(source: TeacherSource) -> Engine:
+def loaded_teacher(source: TeacherSource) -> Engine | TopKEngine:
     """The teacher of this process; kept until another one is loaded, or until `unload_teacher`."""
-    return load_engine(source.settings, source.files, vocab_size=source.vocabulary, window=source.window)
+    return load_any_engine(source.settings, source.files, vocab_size=source.vocabulary, window=source.window)
 
 
 def unload_teacher() -> None:

@@ -57,6 +57,7 @@ class Recipe:
             "teacher": {
                 "name": self.teacher.name,
                 "weights": self.teacher.teacher_hash,
+                **self._served_as(),
                 "adapter": self.teacher.adapter_hash,
                 **self._teacher_config(),
                 "engine": self.engine,
@@ -81,6 +82,10 @@ class Recipe:
 
     def _origin(self) -> dict[str, Any]:
         return {} if self.teacher.origin is None else {"teacher": self.teacher.origin.to_dict()}
+
+    def _served_as(self) -> dict[str, Any]:
+        """A teacher whose weights only a server has: `weights` is then the hash of this name."""
+        return {} if self.teacher.served_as is None else {"served_as": self.teacher.served_as}
 
     def _teacher_config(self) -> dict[str, Any]:
         """Recipes of an older logitlake have none, and keep their ids."""
@@ -107,8 +112,8 @@ def make_recipe(
 ) -> Recipe:
     """The recipe of these settings; needs no torch unless the dtype is `auto` and an accelerator is in the machine.
 
-    Raises SettingsError while `target_bytes` is set (the probe must have chosen a value in its place first), and for
-    windows longer than the teacher's positions.
+    Raises SettingsError while `target_bytes` is set (the probe must have chosen a value in its place first), for
+    windows longer than the teacher's positions, and for targets that the engine does not give enough for.
     """
     check_window(files.directory, tokenization.window, "the teacher")
     if target.target_bytes is not None:
@@ -116,11 +121,11 @@ def make_recipe(
             f"target.target_bytes {target.target_bytes}: the recipe needs the value that the probe chooses for "
             f"target.{target.size_knob.setting}; run the probe first, or set target.{target.size_knob.setting} yourself"
         )
-    kind = check_engine(teacher)
+    kind = check_engine(teacher, target)
     return Recipe(
         teacher=files,
         engine=teacher.engine,
-        dtype=resolve_dtype(teacher.dtype, teacher.device),
+        dtype=_dtype(teacher),
         tokenizer=tokenizer.fingerprint,
         vocabulary=tokenizer.vocab_size,
         chat_template=tokenizer.template_hash,
@@ -133,6 +138,16 @@ def make_recipe(
         teacher_gives=kind.gives,
         engine_options=kind.options(teacher),
     )
+
+
+# The dtype of a teacher that a server runs, unless the settings name it: the server does not say.
+DTYPE_OF_THE_SERVER = "as served"
+
+
+def _dtype(teacher: TeacherSettings) -> str:
+    if teacher.is_served and teacher.dtype == "auto":
+        return DTYPE_OF_THE_SERVER
+    return resolve_dtype(teacher.dtype, teacher.device)
 
 
 def _bos(tokenizer: TextTokenizer, tokenization: TokenizationSettings) -> str:

@@ -6,7 +6,7 @@ Needs torch only to convert a GGUF file, once. Code after planning reads `Teache
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from logitlake.pipeline.model_files.fingerprints import hash_adapter, hash_weigh
 from logitlake.pipeline.model_files.origin import CARD, TeacherOrigin, find_origin
 from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.storage.errors import MismatchError, SettingsError
-from logitlake.storage.identity import FACTS
+from logitlake.storage.identity import FACTS, canonical_json, digest
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
@@ -31,6 +31,8 @@ class TeacherFiles:
     """A teacher on this disk: `directory` holds its weights and tokenizer, `name` is its family and size.
 
     `config_hash` covers what its config decides beside the tensors; None in recipes of an older logitlake.
+    `served_as`: the name of a teacher whose weights only a server has. `teacher_hash` is then the hash of that name:
+    nothing here can tell whether the server still has the same weights.
     """
 
     directory: Path
@@ -40,6 +42,7 @@ class TeacherFiles:
     adapter_directory: Path | None = None
     adapter_hash: str | None = None
     config_hash: str | None = None
+    served_as: str | None = None
     origin: TeacherOrigin | None = field(default=None, compare=False)
 
 
@@ -59,12 +62,16 @@ class TeacherSource:
 def resolve_teacher(settings: TeacherSettings) -> TeacherFiles:
     """Find, fetch or convert the teacher's files, and hash them.
 
-    Raises SettingsError that says what was tried when there is no such teacher, or no weights that may be loaded.
+    Of a teacher behind a server only the tokenizer is needed: a hub id is not asked for more, and a directory may hold
+    no weights. Raises SettingsError that says what was tried when there is no such teacher, or no weights that may be
+    loaded.
     """
     directory = _directory(settings)
-    _refuse_adapter_beside(directory)
     if settings.trust_remote_code:
         refuse_foreign_code(directory)
+    if settings.is_served and (_is_on_hub(settings) or not _has_weights(directory)):
+        return _served(settings, directory)
+    _refuse_adapter_beside(directory)
     weights = _weight_files(directory, settings)
     teacher_hash, n_parameters = hash_weights(weights)
     adapter = None if settings.adapter is None else _adapter(settings)
@@ -96,6 +103,33 @@ def check_same_teacher(files: TeacherFiles, recipe: Mapping[str, Any]) -> None:
             + ", ".join(f"expected {name} {expected[name]} as in the recipe, found {found[name]}" for name in other)
             + "; set the teacher that made the cache"
         )
+
+
+def _is_on_hub(settings: TeacherSettings) -> bool:
+    return not Path(settings.model).expanduser().exists()
+
+
+def _has_weights(directory: Path) -> bool:
+    return any(next(directory.glob(kind), None) is not None for kind in ("*.safetensors", *_PICKLES))
+
+
+def _served(settings: TeacherSettings, directory: Path) -> TeacherFiles:
+    """A teacher that is known by its name on the server, and by `teacher.revision` where somebody set one."""
+    assert settings.server is not None
+    if settings.adapter is not None:
+        raise SettingsError(
+            f"teacher.adapter {settings.adapter}: this teacher's weights are on the server alone; name the served "
+            "adapter by teacher.server.model, and leave teacher.adapter out"
+        )
+    name = settings.server.model or settings.model
+    origin = find_origin(name, settings.revision, directory)
+    return TeacherFiles(
+        directory=directory,
+        teacher_hash=digest(b"served", canonical_json([name, settings.revision])),
+        served_as=name,
+        origin=replace(origin, revision=settings.revision),
+        name=name.rstrip("/").rpartition("/")[2],
+    )
 
 
 def _directory(settings: TeacherSettings) -> Path:
@@ -156,6 +190,8 @@ def _local_or_hub(name: str, revision: str | None, setting: str, patterns: list[
 
 def _patterns(settings: TeacherSettings) -> list[str]:
     code = ["*.py"] if settings.trust_remote_code else []
+    if settings.is_served:
+        return [*_SMALL_FILES, *code]
     return [*_SMALL_FILES, "*.safetensors", *(_PICKLES if settings.allow_pickle else ()), *code]
 
 

@@ -15,7 +15,7 @@ from logitlake.pipeline.settings.yaml_text import NotYamlError, parse_yaml, read
 from logitlake.storage.errors import SettingsError
 
 # Settings whose value may hold a password, in whatever form it was written.
-_HIDDEN_VALUES = {"catalog", "notify"}
+_HIDDEN_VALUES = {"catalog", "notify", "url", "api_key_env"}
 _MESSAGE_SAYS_IT_ALL = ("missing", "unknown_name", "setting_of_another")
 
 

@@ -15,6 +15,7 @@ from logitlake.pipeline.settings.corpus import CorpusSettings as CorpusSettings
 from logitlake.pipeline.settings.engines import TransformersSettings, VllmSettings
 from logitlake.pipeline.settings.paths import PathSetting, PathText
 from logitlake.pipeline.settings.registry import ENGINES, LOSSES, NameIn
+from logitlake.pipeline.settings.server import ServerSettings as ServerSettings
 from logitlake.pipeline.settings.target import TargetSettings as TargetSettings
 from logitlake.storage.connection.location import catalog_address
 from logitlake.storage.redaction import without_secrets
@@ -71,6 +72,19 @@ class TeacherSettings(Settings):
     allow_pickle: bool = Field(False, description="load weights that are not safetensors: they can run code")
     transformers: TransformersSettings = TransformersSettings()
     vllm: VllmSettings = VllmSettings()
+    server: ServerSettings | None = None
+
+    @model_validator(mode="after")
+    def _server_has_an_address(self) -> "TeacherSettings":
+        if self.is_served and self.server is None:
+            raise ValueError("engine server needs the section `server`: set teacher.server.url")
+        return self
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a server runs the model: then its dtype and speed are not known here, and its weights need not lie
+        here."""
+        return self.engine == "server"
 
 
 class TokenizationSettings(Settings):

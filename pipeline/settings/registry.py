@@ -115,6 +115,7 @@ ENGINES = Registry(
     built_in={
         "transformers": "logitlake.pipeline.teachers.engines:TRANSFORMERS",
         "vllm": "logitlake.pipeline.teachers.engines:VLLM",
+        "server": "logitlake.pipeline.teachers.engines:SERVER",
     },
 )
 

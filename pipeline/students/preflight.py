@@ -42,6 +42,12 @@ def check_training(
             f"training.output {str(output)!r}: found bytes that are not UTF-8, which safetensors can't write to; "
             "choose another path"
         ) from None
+    if student.source == "teacher" and teacher is not None and teacher.served_as is not None:
+        raise SettingsError(
+            f"student.source teacher: the student is cut from the teacher's weights, which only the server of "
+            f"{teacher.served_as} has; set teacher.model to a directory with the weights, or start from a checkpoint "
+            "(student.source checkpoint)"
+        )
     existing_facts(output, student_id)
     _check_can_be_written(output)
     if student.source == "teacher" and student.layers is not None and teacher is not None:

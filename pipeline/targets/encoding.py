@@ -35,14 +35,16 @@ def encode_rows(
 ) -> pa.Table:
     """One row per sequence. The P positions of `targets` and `statistics` are those with `has_target`, in order.
 
-    Positions without a target get empty lists and null statistics; the columns of a generated trace are null.
+    Positions without a target get empty lists and null statistics; an entropy that is not known is null everywhere. The
+    columns of a generated trace are null.
     ValueError if the counts do not agree.
     """
     wanted_L = np.concatenate([sequence.has_target for sequence in sequences])
     counts_S = np.array([int(sequence.has_target.sum()) for sequence in sequences])
     n_targets = len(targets.id_offsets) - 1
-    if not counts_S.sum() == n_targets == len(statistics.entropy):
+    if not counts_S.sum() == n_targets == len(statistics.nll):
         raise ValueError(f"positions: expected {counts_S.sum()} targets, found {n_targets}")
+    entropy_P = statistics.entropy
     lengths_S = np.array([len(sequence.input_ids) for sequence in sequences])
     bounds_S1 = _offset_array(offsets_of(lengths_S))
     input_ids_L = np.concatenate([sequence.input_ids for sequence in sequences]).astype(np.int32, copy=False)
@@ -59,9 +61,9 @@ def encode_rows(
         "input_ids": pa.ListArray.from_arrays(bounds_S1, pa.array(input_ids_L)),
         "target_ids": pa.ListArray.from_arrays(bounds_S1, _lists(wanted_L, targets.id_offsets, targets.ids)),
         "head_codes": pa.ListArray.from_arrays(bounds_S1, _lists(wanted_L, targets.code_offsets, targets.codes)),
-        "entropy_codes": pa.ListArray.from_arrays(bounds_S1, _nullable(wanted_L, statistics.entropy, STEPS_PER_NAT)),
+        "entropy_codes": pa.ListArray.from_arrays(bounds_S1, _nullable(wanted_L, entropy_P, STEPS_PER_NAT)),
         "nll_codes": pa.ListArray.from_arrays(bounds_S1, _nullable(wanted_L, statistics.nll, nll_steps_per_nat)),
-        "mean_entropy": _means(statistics.entropy, counts_S),
+        "mean_entropy": _means(entropy_P, counts_S),
         "mean_nll": _means(statistics.nll, counts_S),
     }
     if nll_steps_per_nat != STEPS_PER_NAT:
@@ -82,13 +84,17 @@ def _offset_array(offsets: NDArray[np.int64]) -> pa.Array:
     return pa.array(offsets.astype(np.int32))
 
 
-def _nullable(wanted_L: NDArray[np.bool_], nats_P: NDArray[np.float64], steps_per_nat: int) -> pa.Array:
+def _nullable(wanted_L: NDArray[np.bool_], nats_P: NDArray[np.float64] | None, steps_per_nat: int) -> pa.Array:
+    if nats_P is None:
+        return pa.nulls(len(wanted_L), pa.uint16())
     codes_L = np.zeros(len(wanted_L), np.uint16)
     codes_L[wanted_L] = statistic_codes(nats_P, steps_per_nat)
     return pa.array(codes_L, mask=~wanted_L)
 
 
-def _means(nats_P: NDArray[np.float64], counts_S: NDArray[np.int64]) -> pa.Array:
+def _means(nats_P: NDArray[np.float64] | None, counts_S: NDArray[np.int64]) -> pa.Array:
+    if nats_P is None:
+        return pa.nulls(len(counts_S), pa.float32())
     return pa.array(segment_means(nats_P, counts_S).astype(np.float32), mask=counts_S == 0)
 
 

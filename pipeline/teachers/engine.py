@@ -72,7 +72,8 @@ def _none(settings: TeacherSettings) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineKind:
-    """An entry of the registry: what the engine gives, and `load`, the `module:function` (a LoadTeacher) that loads it.
+    """An entry of the registry: what the engine gives, and `load`, the `module:function` that loads it: a
+    LoadTeacher, or a LoadTopKTeacher of an engine that gives the top k.
 
     `load` is text, so that planning knows what an engine gives without importing the library that runs it.
     `options` are those of the engine's own settings that decide its numbers: they are part of the recipe. Where the

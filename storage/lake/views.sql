@@ -64,6 +64,8 @@ SELECT
     (facts ->> 'unbiased')::BOOLEAN AS unbiased,
     (facts ->> 'cuts_mass')::BOOLEAN AS cuts_mass,
     facts ->> 'heads' AS heads,
+    facts ->> 'teacher_gives' AS teacher_gives,
+    recipe ->> '$.teacher.served_as' AS served_as,
     (recipe ->> '$.temperature')::DOUBLE AS temperature,
     created_at, c.n_commits, c.n_documents, c.n_sequences, c.n_tokens, c.n_targets, c.n_bytes,
     c.n_bytes / c.n_tokens AS bytes_per_token,
@@ -95,7 +97,7 @@ FROM (
         $held_out AS held_out, unnest(range(1, n_tokens)) AS i
     FROM store.visible_sequences AS s
 )
-WHERE entropy_codes[i] IS NOT NULL;
+WHERE nll_codes[i] IS NOT NULL;
 
 -- `statistics` with the text of the real token at `position` of the document.
 CREATE OR REPLACE VIEW positions AS

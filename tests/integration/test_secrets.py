@@ -28,6 +28,7 @@ SECRETS = {
     "PREFECT_API_KEY": "planted-prefect-key",
     "PREFECT_API_AUTH_STRING": "admin:planted-auth-string",
     "PGPASSWORD": "planted-pgpassword",
+    "OPENAI_API_KEY": "planted-openai-key",
 }
 PROXY, SERVER, HUB = "planted-proxy-password", "planted-server-password", "planted-hub-password"
 ALL = [CATALOG, *SECRETS.values(), PROXY, SERVER, HUB]

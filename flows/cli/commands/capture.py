@@ -57,8 +57,10 @@ def find_cheap_mistakes(config: Config) -> None:
     """Raise the flow's errors about a missing teacher or corpus before a Prefect server is started."""
     # Imported here: the hub client is slow to import.
     from logitlake.pipeline.model_files.files import resolve_teacher
+    from logitlake.pipeline.teachers.registry import check_engine
 
     assert config.teacher is not None
+    check_engine(config.teacher, config.target)
     for corpus in config.corpora:
         if corpus.is_local:
             next(corpus.read(), None)

@@ -76,12 +76,17 @@ def _checked(prepared: "Prepared", documents: "list[TokenizedDocument]") -> "Che
         tokenizer=prepared.tokenizer,
         tokenization=prepared.config.tokenization,
     )
-    probabilities = check_probabilities(
-        documents,
-        source=prepared.source,
-        recipe=prepared.recipe,
-        batch_tokens=prepared.config.capture.batch_tokens,
-    )
+    if prepared.recipe.teacher_gives == "top_k":
+        from logitlake.pipeline.checks.top_k_teacher import check_top_k
+
+        probabilities = check_top_k(documents, source=prepared.source, recipe=prepared.recipe)
+    else:
+        probabilities = check_probabilities(
+            documents,
+            source=prepared.source,
+            recipe=prepared.recipe,
+            batch_tokens=prepared.config.capture.batch_tokens,
+        )
     return CheckReport(
         outcomes=[*tokens.outcomes, *probabilities.outcomes],
         labelled=tokens.labelled,
@@ -114,8 +119,9 @@ def _print(report: "CheckReport", prepared: "Prepared", documents: "list[Tokeniz
     if report.measured:
         measured = dict(report.measured)
         speed = measured.pop("tokens_per_second")
-        memory = ", ".join(f"{name.replace('_', ' ')}: {bytes_text(value)}" for name, value in measured.items())
-        say(f"about {speed:,.0f} tokens per second, {memory}: `logitlake plan --tokens-per-second {speed:.0f}`")
+        memory = [f"{name.replace('_', ' ')}: {bytes_text(value)}" for name, value in measured.items()]
+        told = ", ".join([f"about {speed:,.0f} tokens per second", *memory])
+        say(f"{told}: `logitlake plan --tokens-per-second {speed:.0f}`")
 
 
 def _beginning(text: str) -> str:

@@ -59,6 +59,7 @@ def plan(options: PlanOptions) -> None:
 
 def _plan(config: Config, tokens_per_second: float | None) -> dict[str, Any]:
     # Imported here: the tokenizer and the hub client are slow to import.
+    from logitlake.flows.capture.engine_notes import engine_notes
     from logitlake.flows.capture.estimate import expected_rates
     from logitlake.flows.capture.other_tokenizer import other_tokenizer
     from logitlake.flows.capture.preparation import guards_of, prepare
@@ -66,6 +67,8 @@ def _plan(config: Config, tokens_per_second: float | None) -> dict[str, Any]:
     from logitlake.pipeline.corpus.rejects import RejectTally
 
     prepared = prepare(config)
+    for line in engine_notes(prepared):
+        say(line)
     recipe_id = None if prepared.question else prepared.recipe.recipe_id
     earlier: list[dict[str, Any]] = []
     guards, tally = guards_of(config, stops=False), RejectTally()

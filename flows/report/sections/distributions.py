@@ -23,7 +23,8 @@ def distributions_section(findings: Findings) -> Section | None:
         "token; where entropy is high, the distribution adds much. If the teacher fits the text, mean surprise equals "
         f"mean entropy. {about_the_sample(findings.sample)}"
     )
-    blocks = [_chart(findings, measure, title) for measure, title in _MEASURES.items()]
+    measured = {row["measure"] for row in findings.histograms}
+    blocks = [_chart(findings, measure, title) for measure, title in _MEASURES.items() if measure in measured]
     return Section(key="distributions", title="Entropy and surprise", lead=lead, blocks=blocks)
 
 

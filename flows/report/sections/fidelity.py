@@ -26,6 +26,11 @@ def fidelity_section(findings: Findings) -> Section | None:
         "draws. Where the tail was cut off the lost mass is a bias, which does not average out. "
         f"{about_the_sample(findings.sample)}"
     )
+    if served := [row for row in findings.entries if row["served_as"] is not None]:
+        named = ", ".join(f"{findings.names[row['recipe_id']]} ({row['served_as']})" for row in served)
+        lead += (
+            f" Known only by a name on a server, which may have changed the weights behind it: the teacher of {named}."
+        )
     blocks: list[Chart | Table] = [_table(findings), _entries(findings)]
     if findings.calibration:
         blocks.append(_calibration(findings))
@@ -38,7 +43,7 @@ def _table(findings: Findings) -> Table:
         Row(
             cells=[
                 findings.names[row["recipe_id"]],
-                {True: "yes", False: "no", None: "not known"}[row["unbiased"]],
+                _unbiased(row),
                 *(row[name] for name in names),
             ],
             recipes=(row["recipe_id"],),
@@ -50,6 +55,12 @@ def _table(findings: Findings) -> Table:
         *("levels", "residual mass", "E‖p̂ − p‖²"),
     ]
     return Table(caption="Means per position, by recipe", columns=columns, rows=rows)
+
+
+def _unbiased(row: dict[str, Any]) -> str:
+    if row["teacher_gives"] == "top_k":
+        return "no: the engine gives only the most probable ids"
+    return {True: "yes", False: "no", None: "not known"}[row["unbiased"]]
 
 
 def _entries(findings: Findings) -> Chart:

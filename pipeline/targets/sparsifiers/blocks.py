@@ -29,9 +29,12 @@ _WORTH_THREADS = 1 << 22
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Statistics:
-    """Of P positions, in nats at temperature 1: entropy, and -logprob of the real next token (both float64[P])."""
+    """Of P positions, in nats at temperature 1: entropy, and -logprob of the real next token (both float64[P]).
 
-    entropy: NDArray[np.float64]
+    `entropy` is None where the teacher gives only its most probable ids.
+    """
+
+    entropy: NDArray[np.float64] | None
     nll: NDArray[np.float64]
 
 

@@ -60,9 +60,21 @@ def coded_heads(
     levels: int,
 ) -> CodedTargets:
     """Targets without tails: the ids that are heads, with dithered codes; an id whose code is 0 is dropped."""
-    rows_H = np.repeat(np.arange(blocks.n_positions), is_head_Pk.sum(axis=1))
-    offsets_P1 = offsets_of(is_head_Pk.sum(axis=1))
-    ids_H, weights_H = ids_Pk[is_head_Pk], weights_Pk[is_head_Pk]
-    codes_H = systematic_codes(weights_H, offsets_P1, blocks.rest(rows_H, ids_H), uniforms_P, levels)
-    none_P = np.zeros(blocks.n_positions, np.int64)
-    return join(*only_coded(rows_H, ids_H, codes_H, blocks.n_positions), none_P, none_P[:0], levels)
+    rest_P = blocks.rest(np.repeat(np.arange(len(ids_Pk)), is_head_Pk.sum(axis=1)), ids_Pk[is_head_Pk])
+    return coded_beside(rest_P, ids_Pk, weights_Pk, is_head_Pk, uniforms_P, levels)
+
+
+def coded_beside(
+    rest_P: NDArray[np.float64],
+    ids_Pk: NDArray[np.int64],
+    weights_Pk: NDArray[np.float64],
+    is_head_Pk: NDArray[np.bool_],
+    uniforms_P: NDArray[np.float64],
+    levels: int,
+) -> CodedTargets:
+    """As coded_heads, where `rest_P` is the weight of every id that is not a head."""
+    counts_P = is_head_Pk.sum(axis=1)
+    rows_H, offsets_P1 = np.repeat(np.arange(len(ids_Pk)), counts_P), offsets_of(counts_P)
+    codes_H = systematic_codes(weights_Pk[is_head_Pk], offsets_P1, rest_P, uniforms_P, levels)
+    none_P = np.zeros(len(ids_Pk), np.int64)
+    return join(*only_coded(rows_H, ids_Pk[is_head_Pk], codes_H, len(ids_Pk)), none_P, none_P[:0], levels)

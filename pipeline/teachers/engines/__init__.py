@@ -32,3 +32,4 @@ VLLM = EngineKind(
     load="logitlake.pipeline.teachers.engines.vllm.engine:load_teacher",
     options=_vllm_options,
 )
+SERVER = EngineKind(gives="top_k", load="logitlake.pipeline.teachers.engines.server_engine:load_teacher")

@@ -20,6 +20,7 @@ def histograms(lake: Lake) -> pa.Table:
             SELECT sequence, unnest(['entropy', 'surprise']) AS measure, unnest([entropy, surprise]) AS nats
             FROM sampled
         ) JOIN sampled_sequences USING (sequence)
+        WHERE nats IS NOT NULL
         GROUP BY ALL ORDER BY ALL
         """,
         {"bin": BIN_NATS, "last": LAST_BIN_NATS},
@@ -37,6 +38,7 @@ def quantiles(lake: Lake) -> pa.Table:
             SELECT sequence, unnest(['entropy', 'surprise']) AS measure, unnest([entropy, surprise]) AS nats
             FROM sampled
         ) JOIN sampled_sequences USING (sequence)
+        WHERE nats IS NOT NULL
         GROUP BY ALL ORDER BY ALL
         """
     )

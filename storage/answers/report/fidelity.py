@@ -21,7 +21,8 @@ def entries(lake: Lake) -> pa.Table:
     return lake.sql(
         """
         SELECT
-            recipe_id, any_value(unbiased) AS unbiased, count(*) AS n, any_value(levels) AS levels,
+            recipe_id, any_value(unbiased) AS unbiased, any_value(teacher_gives) AS teacher_gives,
+            any_value(served_as) AS served_as, count(*) AS n, any_value(levels) AS levels,
             avg(n_heads) AS heads, avg(n_tails) AS tails, avg(n_heads + n_tails) AS entries,
             quantile_cont(n_heads + n_tails, 0.99) AS entries_p99, avg(residual_mass) AS residual_mass,
             avg((n_heads = 0)::INTEGER) AS without_head,

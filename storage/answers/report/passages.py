@@ -3,7 +3,8 @@
 A passage is one of the stretches of SPAN labels that a sequence falls into. Its score is the sum of surprise minus
 entropy: text that nobody could foresee (digests, tables of numbers) is expected to surprise and scores about nothing,
 what a teacher was sure of and wrong about scores high. The beginning of a sequence, where a teacher knows little yet,
-comes after all others. Needs the temporary tables of `logitlake.storage.answers.report.sample`.
+comes after all others. Recipes whose engine gives no entropy have no passages. Needs the temporary tables of
+`logitlake.storage.answers.report.sample`.
 """
 
 from collections import Counter
@@ -92,7 +93,7 @@ def _named(passage: Passage) -> set[int]:
 _CHOSEN = """
 WITH spans AS (
     SELECT sequence, (label - 1) // $span AS span, sum(surprise - entropy) AS score
-    FROM sampled GROUP BY ALL
+    FROM sampled WHERE entropy IS NOT NULL GROUP BY ALL
 ), best AS (
     SELECT DISTINCT ON (recipe_id, doc_id) s.*, span, score
     FROM spans JOIN sampled_sequences AS s USING (sequence)

@@ -91,5 +91,5 @@ FROM (
         entropy_codes, nll_codes, nll_steps_per_nat, unnest(range(1, n_tokens)) AS label
     FROM store.sequences SEMI JOIN sampled_units USING (recipe_id, unit_id)
 )
-WHERE entropy_codes[label] IS NOT NULL
+WHERE nll_codes[label] IS NOT NULL
 """

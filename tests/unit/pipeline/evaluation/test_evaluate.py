@@ -210,6 +210,18 @@ def test_kl_is_not_made_up_where_mass_was_cut_off(models, make_rows):
     assert math.isfinite(metrics.cross_entropy)
 
 
+def test_kl_is_not_made_up_where_the_engine_gave_no_entropy(models, rows):
+    at = rows.schema.get_field_index("entropy_codes")
+    nulls = pa.array([[None] * len(row) for row in rows["input_ids"].to_pylist()], rows.schema.field(at).type)
+    with_entropy, without = (
+        evaluate({"s": models(1)}, [each], RECIPE, autocast=False).students["s"]
+        for each in (rows, rows.set_column(at, rows.schema.field(at), nulls))
+    )
+    assert with_entropy.kl is not None
+    assert without.kl is None
+    assert without.cross_entropy == with_entropy.cross_entropy
+
+
 def test_kl_is_not_made_up_for_another_temperature(models, rows):
     recipe = RECIPE | {"temperature": 2.0}
     assert evaluate({"s": models(1)}, [rows], recipe, autocast=False).students["s"].kl is None
