@@ -136,7 +136,11 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
             name="export",
             module="logitlake.flows.cli.commands.export",
             summary="write rows as a data set of Parquet files",
-            examples=("logitlake export dataset --student current", "logitlake export held --held-out"),
+            examples=(
+                "logitlake export dataset --student current",
+                "logitlake export dataset --as huggingface",
+                "logitlake export held --held-out",
+            ),
         ),
     ),
     "Upkeep": (
