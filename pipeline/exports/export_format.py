@@ -23,6 +23,10 @@ class ExportContext:
     split: str
 
 
+def _no_check(context: ExportContext) -> None:
+    return None
+
+
 def _no_files(context: ExportContext) -> Mapping[str, str]:
     return {}
 
@@ -31,13 +35,15 @@ def _no_files(context: ExportContext) -> Mapping[str, str]:
 class ExportFormat:
     """One format. `columns`: what it reads of the stored rows. `convert` turns such rows into those of a file.
 
-    `notes`: text of the card about the columns. `files`: what lies beside the data, by name. `file_tokens`: tokens of a
-    file at most, unless one work unit has more. `needs_max_entries`: whether `convert` needs that number.
+    `check` raises SettingsError for rows that the other program would misread. `notes`: text of the card about the
+    columns. `files`: what lies beside the data, by name. `file_tokens`: tokens of a file at most, unless one work unit
+    has more. `needs_max_entries`: whether `convert` needs that number.
     """
 
     columns: tuple[str, ...]
     convert: Callable[[pa.Table, ExportContext], pa.Table]
     notes: str
+    check: Callable[[ExportContext], None] = _no_check
     files: Callable[[ExportContext], Mapping[str, str]] = _no_files
     file_tokens: int = 4_000_000
     needs_max_entries: bool = False

@@ -1,6 +1,7 @@
 """Write a row set in an export format: a directory that is ready for the Hub, whole or not at all."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,11 @@ def export_in_format(
         note = write_lineage(lake, rows, staged, n_missing)
         files = list(_files(lake, rows, file_tokens or kind.file_tokens))
         context = ExportContext(
-            recipe=_shared_recipe(note["recipes"]),
-            max_entries=_max_entries(lake, rows, files) if kind.needs_max_entries else 0,
-            split="test" if rows.held_out else "train",
+            recipe=_shared_recipe(note["recipes"]), max_entries=0, split="test" if rows.held_out else "train"
         )
+        kind.check(context)
+        if kind.needs_max_entries:
+            context = replace(context, max_entries=_max_entries(lake, rows, files))
         (staged / "data").mkdir()
         schema: pa.Schema | None = None
         for number, unit_ids in enumerate(files):

@@ -143,5 +143,6 @@ EXPORTS = Registry(
     group="logitlake.exports",
     built_in={
         "huggingface": "logitlake.pipeline.exports.huggingface:HUGGING_FACE",
+        "distillkit": "logitlake.pipeline.exports.distillkit:DISTILLKIT",
     },
 )
