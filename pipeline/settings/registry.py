@@ -144,5 +144,6 @@ EXPORTS = Registry(
     built_in={
         "huggingface": "logitlake.pipeline.exports.huggingface:HUGGING_FACE",
         "distillkit": "logitlake.pipeline.exports.distillkit:DISTILLKIT",
+        "axolotl": "logitlake.pipeline.exports.axolotl:AXOLOTL",
     },
 )
