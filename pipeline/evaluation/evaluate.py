@@ -216,8 +216,8 @@ class _EvaluationSums:
         entropy_P = _nats(rows, "entropy_codes", at)
         self._teacher.add_loss(_nats(rows, "nll_codes", at, "nll_steps_per_nat"), positions.sequences)
         likeliest_P = _likeliest(ragged, at) if self._heads_are_likeliest else torch.full((len(at),), -1)
-        # A truncation that cut nothing in these rows stored the whole distribution.
-        unbiased = self._kl_in_cache and ragged.ghost is None
+        # A truncation that cut nothing in these rows stored the whole distribution. Some engines give no entropy.
+        unbiased = self._kl_in_cache and ragged.ghost is None and not bool(entropy_P.isnan().any())
         counts_P = torch.from_numpy(np.diff(ragged.offsets)[at])
         entry_offsets = torch.cat([torch.zeros(1, dtype=torch.long), counts_P.cumsum(0)])
         for name, tally in self._tallies.items():

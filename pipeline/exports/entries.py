@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from logitlake.pipeline.targets.arrow_lists import running_sums
 from logitlake.pipeline.targets.decoding import CutMass, decode_targets
+from logitlake.pipeline.targets.merging import merge_entries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,21 +41,5 @@ def merged_entries(rows: pa.Table, *, cut_mass: CutMass) -> MergedEntries:
     scales them to 1. Raises IntegrityError for rows that no capture can have written.
     """
     targets = decode_targets(rows, cut_mass=cut_mass)
-    positions_E = np.repeat(np.arange(len(targets.offsets) - 1), np.diff(targets.offsets))
-    keys_E = (positions_E << 32) | targets.ids.astype(np.int64)
-    order = np.argsort(keys_E, kind="stable")
-    sorted_E = keys_E[order]
-    first = np.flatnonzero(np.diff(sorted_E, prepend=-1))
-    probs = np.add.reduceat(targets.probs[order].astype(np.float64), first) if len(first) else np.zeros(0)
-    keys = sorted_E[first]
-    worth = probs > 0
-    keys, probs = keys[worth], probs[worth]
-    positions = keys >> 32
-    by_probability = np.lexsort((keys, -probs, positions))
-    counts_N = np.bincount(positions, minlength=len(targets.offsets) - 1)
-    return MergedEntries(
-        row_offsets=targets.row_offsets,
-        offsets=running_sums(counts_N),
-        ids=(keys[by_probability] & 0xFFFFFFFF).astype(np.int32),
-        probs=probs[by_probability],
-    )
+    offsets, ids, probs = merge_entries(targets.offsets, targets.ids, targets.probs)
+    return MergedEntries(row_offsets=targets.row_offsets, offsets=offsets, ids=ids, probs=probs)

@@ -1,4 +1,4 @@
-"""What a name can choose: sparsifiers, engines, corpus readers and losses in the settings, formats of an export.
+"""What a name can choose: sparsifiers, engines, corpus readers, losses, and formats of exports and imports.
 
 A built-in one is a line in a table here, a third party's an entry point of its distribution. Both are written
 `module:attribute` and imported when the name is used, so that listing and planning load no torch.
@@ -145,5 +145,15 @@ EXPORTS = Registry(
         "huggingface": "logitlake.pipeline.exports.huggingface:HUGGING_FACE",
         "distillkit": "logitlake.pipeline.exports.distillkit:DISTILLKIT",
         "axolotl": "logitlake.pipeline.exports.axolotl:AXOLOTL",
+    },
+)
+
+# ImportFormat objects: how targets that another program wrote are read.
+IMPORTS = Registry(
+    "import format",
+    group="logitlake.imports",
+    built_in={
+        "distillkit": "logitlake.pipeline.imports.distillkit:DISTILLKIT",
+        "axolotl": "logitlake.pipeline.imports.axolotl:AXOLOTL",
     },
 )
