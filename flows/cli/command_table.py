@@ -144,7 +144,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
             summary="write rows as a data set of Parquet files",
             examples=(
                 "logitlake export dataset --student current",
-                "logitlake export dataset --as huggingface",
+                "logitlake export dataset --as huggingface --push me/targets",
                 "logitlake export held --held-out",
             ),
         ),

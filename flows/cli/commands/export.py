@@ -50,6 +50,13 @@ class ExportOptions(ResultOptions):
             autocompletion=lambda incomplete: [name for name in _formats() if name.startswith(incomplete)],
         ),
     ] = LAKE
+    push: Annotated[
+        str | None,
+        option("--push", metavar="REPOSITORY", help="Upload the directory to this data set on the Hugging Face Hub."),
+    ] = None
+    public: Annotated[
+        bool, typer.Option("--public", help="With --push: a repository that is made is public, not private.")
+    ] = False
     held_out: Annotated[bool, typer.Option("--held-out", help="Export the held-out documents and no others.")] = False
 
 
@@ -63,6 +70,13 @@ def export(options: ExportOptions) -> None:
         raise SettingsError(f"--as {options.kind!r}: expected one of {', '.join(_formats())}")
     if student is not None and row_set is not None:
         raise SettingsError("export: expected --student or --row-set, found both")
+    if options.public and options.push is None:
+        raise SettingsError("--public: expected --push REPOSITORY, found none")
+    if options.push is not None:
+        # Imported here: the hub client is slow to import. Before the export, so that no time is lost.
+        from logitlake.pipeline.exports.push import check_push
+
+        check_push(options.push)
     with Lake.open(location_of(config)) as lake:
         if student is not None:
             row_set = named_student(lake, student)["row_set_id"]
@@ -83,7 +97,13 @@ def export(options: ExportOptions) -> None:
         written = _write(lake, again, options.directory.absolute(), options.kind)
     rows = again.rows
     counts = {"n_sequences": rows.n_sequences, "n_tokens": rows.n_tokens, "n_targets": rows.n_targets}
-    record = {"directory": str(written), "row_set_id": rows.row_set_id, **counts, "n_missing": again.n_missing}
+    record: dict[str, object] = {"directory": str(written), "row_set_id": rows.row_set_id, **counts}
+    record["n_missing"] = again.n_missing
+    if options.push is not None:
+        from logitlake.pipeline.exports.push import push
+
+        message = f"Rows of row set {rows.row_set_id[:12]}"
+        record["commit"] = push(written, options.push, public=options.public, message=message)
     print_record(record, options.form, title="Exported")
     if again.n_missing:
         say(f"{again.n_missing:,} sequences of this row set were forgotten since: they are missing in the export")
