@@ -135,5 +135,6 @@ DISTILLKIT = ExportFormat(
     notes=_NOTES,
     files=_files,
     file_tokens=250_000,
+    part_tokens=100_000,
     needs_max_entries=True,
 )

@@ -37,7 +37,7 @@ class ExportFormat:
 
     `check` raises SettingsError for rows that the other program would misread. `notes`: text of the card about the
     columns. `files`: what lies beside the data, by name. `file_tokens`: tokens of a file at most, unless one work unit
-    has more. `needs_max_entries`: whether `convert` needs that number.
+    has more; `part_tokens`: tokens that are converted at once. `needs_max_entries`: whether `convert` needs it.
     """
 
     columns: tuple[str, ...]
@@ -46,6 +46,7 @@ class ExportFormat:
     check: Callable[[ExportContext], None] = _no_check
     files: Callable[[ExportContext], Mapping[str, str]] = _no_files
     file_tokens: int = 4_000_000
+    part_tokens: int = 500_000
     needs_max_entries: bool = False
 
 

@@ -1,6 +1,7 @@
 """Write a row set in an export format: a directory that is ready for the Hub, whole or not at all."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,9 @@ def export_in_format(
     """Write the rows to `directory`, which must be new or empty.
 
     Files hold whole work units in the order of their commits, and their pages are cut by content: the files of an
-    export that was made again after an increment are the same but for the last one and new ones. Memory holds one file.
-    `file_tokens` overrides the format's. Raises MismatchError for recipes of several tokenizers or temperatures,
-    IntegrityError for rows that were changed on disk.
+    export that was made again after an increment are the same but for the last one and new ones. Memory holds the
+    stored rows of one file. `file_tokens` overrides the format's. Raises MismatchError for recipes of several
+    tokenizers or temperatures, IntegrityError for rows that were changed on disk.
     """
     with new_directory(directory) as staged:
         note = write_lineage(lake, rows, staged, n_missing)
@@ -44,12 +45,10 @@ def export_in_format(
         if kind.needs_max_entries:
             context = replace(context, max_entries=_max_entries(lake, rows, files))
         (staged / "data").mkdir()
-        schema: pa.Schema | None = None
         for number, unit_ids in enumerate(files):
-            table = kind.convert(_read(lake, rows, unit_ids, kind.columns), context)
-            schema = schema or table.schema
-            _write_file(staged / "data" / f"{context.split}-{number:05d}.parquet", table)
-        assert schema is not None, "a row set has a row"
+            stored = _read(lake, rows, unit_ids, kind.columns)
+            converted = (kind.convert(part, context) for part in _parts(stored, kind.part_tokens))
+            schema = _write_file(staged / "data" / f"{context.split}-{number:05d}.parquet", converted)
         for name, text in kind.files(context).items():
             (staged / name).write_text(text, encoding="utf-8")
         (staged / "README.md").write_text(card(note, kind, context, schema), encoding="utf-8")
@@ -85,6 +84,18 @@ def _read(lake: Lake, rows: RowSet, unit_ids: list[str], columns: tuple[str, ...
     return table.select([*columns, *(["weight"] if rows.weight else [])]).combine_chunks()
 
 
+def _parts(table: pa.Table, part_tokens: int) -> Iterator[pa.Table]:
+    """The rows in parts of so many tokens at most; a longer row is a part of its own."""
+    lengths = pc.list_value_length(table["input_ids"]).to_numpy()
+    begin, tokens = 0, 0
+    for row, length in enumerate(lengths.tolist()):
+        if row > begin and tokens + length > part_tokens:
+            yield table.slice(begin, row - begin)
+            begin, tokens = row, 0
+        tokens += length
+    yield table.slice(begin)
+
+
 def _max_entries(lake: Lake, rows: RowSet, files: list[list[str]]) -> int:
     counts = (
         merged_entries(_read(lake, rows, unit_ids, ("levels", "target_ids", "head_codes")), cut_mass="ghost").counts
@@ -93,19 +104,21 @@ def _max_entries(lake: Lake, rows: RowSet, files: list[list[str]]) -> int:
     return max(int(of_file.max(initial=0)) for of_file in counts)
 
 
-def _write_file(path: Path, table: pa.Table) -> None:
-    """Lists take no dictionary: a row less would renumber it, and with it every page of the column."""
-    flat = [field.name for field in table.schema if not pa.types.is_list(field.type)]
-    with path.open("wb") as file:
-        pq.write_table(
-            table,
-            file,
-            compression="zstd",
-            row_group_size=_GROUP_ROWS,
-            write_page_index=True,
-            use_dictionary=flat,
-            use_content_defined_chunking=True,
-        )
+def _write_file(path: Path, tables: Iterable[pa.Table]) -> pa.Schema:
+    """Write tables of one schema one after the other; returns the schema.
+
+    Lists take no dictionary: a row less would renumber it, and with it every page of the column.
+    """
+    with path.open("wb") as file, ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        for table in tables:
+            if writer is None:
+                flat = [field.name for field in table.schema if not pa.types.is_list(field.type)]
+                options = {"use_dictionary": flat, "use_content_defined_chunking": True, "write_page_index": True}
+                writer = stack.enter_context(pq.ParquetWriter(file, table.schema, compression="zstd", **options))
+            writer.write_table(table, row_group_size=_GROUP_ROWS)
+    assert writer is not None, "a file has a row"
+    return writer.schema
 
 
 def _shared_recipe(recipes: dict[str, dict[str, Any]]) -> dict[str, Any]:

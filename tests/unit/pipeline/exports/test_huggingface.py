@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 import logitlake.pipeline.api as api
-from logitlake.pipeline.exports.write import _shared_recipe, _write_file
+from logitlake.pipeline.exports.export_format import find_export_format
+from logitlake.pipeline.exports.write import _shared_recipe, _write_file, export_in_format
 from logitlake.storage.errors import IntegrityError, MismatchError, SettingsError
 
 
@@ -82,11 +84,20 @@ def test_a_row_that_vanishes_leaves_most_pages_of_its_file_as_they_are(tmp_path)
     values = np.random.default_rng(0).integers(0, 50_000, (3000, 800)).astype(np.int32)
     contents = []
     for kept in (values, np.delete(values, 10, axis=0)):
-        _write_file(tmp_path / "file", pa.table({"input_ids": pa.array(list(kept), pa.list_(pa.int32()))}))
+        _write_file(tmp_path / "file", [pa.table({"input_ids": pa.array(list(kept), pa.list_(pa.int32()))})])
         contents.append((tmp_path / "file").read_bytes())
     before, after = contents
     blocks = [before[at : at + 2048] for at in range(0, len(before), 16384)]
     assert sum(block in after for block in blocks) / len(blocks) > 0.8
+
+
+def test_the_size_of_the_parts_that_are_converted_at_once_changes_no_row(any_lake, tmp_path):
+    kind, tables = find_export_format("huggingface"), []
+    for tokens in (1, 25, 10_000):
+        parts = replace(kind, part_tokens=tokens)
+        export_in_format(any_lake.lake, any_lake.rows(), tmp_path / str(tokens), parts)
+        tables.append(pq.read_table(tmp_path / str(tokens) / "data"))
+    assert tables[0].equals(tables[1]) and tables[1].equals(tables[2])
 
 
 def test_a_sampling_weight_becomes_a_column(any_lake, tmp_path):
