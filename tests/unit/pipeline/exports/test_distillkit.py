@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import yaml
 
-from logitlake.pipeline.exports.distillkit import index_bits
-from logitlake.pipeline.exports.entries import merged_entries
+from logitlake.pipeline.exports.distillkit import _filled, index_bits
+from logitlake.pipeline.exports.entries import MergedEntries, merged_entries
 from logitlake.pipeline.exports.export_format import ExportContext, find_export_format
 from logitlake.storage.errors import SettingsError
 
@@ -53,6 +53,20 @@ def test_ids_of_a_position_differ_and_their_log_probabilities_fall(exported):
         for ids, logprobs in decoded(row, compressor):
             assert len(set(ids)) == compressor["k"] and max(ids) < compressor["d"]
             assert (np.diff(logprobs) <= 0).all() and np.isfinite(logprobs).all()
+
+
+def test_an_id_that_fills_a_position_up_is_none_of_its_own():
+    entries = MergedEntries(
+        row_offsets=np.array([0, 4]),
+        offsets=np.array([0, 2, 3, 3, 7]),
+        ids=np.array([2, 0, 9, 3, 1, 2, 0], np.int32),
+        probs=np.array([0.5, 0.25, 1.0, 0.4, 0.3, 0.2, 0.1]),
+    )
+    ids, logprobs = _filled(entries, slice(0, 16), 4)
+    assert ids.tolist() == [[2, 0, 1, 3], [9, 0, 1, 2], [0, 1, 2, 3], [3, 1, 2, 0]]
+    assert np.exp(logprobs[:, 0]) == pytest.approx([0.5, 1.0, 0.0, 0.4])
+    later, _ = _filled(entries, slice(1, 17), 4)
+    assert later.tolist() == ids.tolist()[1:]
 
 
 def test_a_position_is_masked_exactly_where_it_has_no_target(exported):
