@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         TargetBatch,
         attach_loss,
         batch_inputs,
+        collate_rows,
         decode_targets,
         detach_loss,
         lake_fetch,
@@ -57,6 +58,7 @@ __all__ = [
     "TargetBatch",
     "attach_loss",
     "batch_inputs",
+    "collate_rows",
     "decode_targets",
     "detach_loss",
     "lake_fetch",
@@ -73,6 +75,7 @@ __all__ = [
 _READING = {
     "Rows": "logitlake.pipeline.reading.open_rows",
     "RowSetReader": "logitlake.pipeline.reading.reader",
+    "collate_rows": "logitlake.pipeline.reading.plain_rows",
     "open_rows": "logitlake.pipeline.reading.open_rows",
 }
 

@@ -3,6 +3,7 @@
 from logitlake.pipeline.reading.batches import SparseTargets, TargetBatch, make_batch
 from logitlake.pipeline.reading.blocks import Fetch, lake_fetch
 from logitlake.pipeline.reading.open_rows import Rows, open_rows
+from logitlake.pipeline.reading.plain_rows import collate_rows
 from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.targets.decoding import decode_targets
 from logitlake.pipeline.training.losses import sparse_divergence, sparse_divergence_of_logits, sparse_divergence_through
@@ -21,6 +22,7 @@ __all__ = [
     "TargetBatch",
     "attach_loss",
     "batch_inputs",
+    "collate_rows",
     "decode_targets",
     "detach_loss",
     "lake_fetch",

@@ -63,6 +63,10 @@ class ServerLostError(LogitlakeError):
     """The server that shows a flow went away during the run. What was committed before stays: call again."""
 
 
+class UploadError(LogitlakeError):
+    """The Hub was not reached, or did not take what was to be uploaded. The files on disk stay: upload them again."""
+
+
 class OutOfMemoryError(LogitlakeError):
     """The process may have no more memory: give it more and call again. No file is to blame."""
 

@@ -5,13 +5,14 @@ Kept apart from the commands, so that help and completion import none of them.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from keyword import iskeyword
 
 import typer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One command. `module` holds a function of the command's name (dashes as underscores).
+    """One command. `module` holds its function.
 
     `light`: it only queries the lake and should end within a second (see logitlake.flows.cli.lazy_imports).
     """
@@ -21,6 +22,11 @@ class Entry:
     summary: str
     examples: tuple[str, ...]
     light: bool = False
+
+    @property
+    def function(self) -> str:
+        """The command's function; the name of one that is a word of Python ends in an underscore."""
+        return f"{self.name}_" if iskeyword(self.name) else self.name.replace("-", "_")
 
     def load(self, options: dict[str, object]) -> typer.core.TyperCommand:
         """Import the command. `options` are the program's own Typer settings."""
@@ -32,7 +38,7 @@ class Entry:
         single = typer.Typer(add_completion=False, **options)  # type: ignore[arg-type]
         # \b keeps the lines below as they are.
         epilog = "\n".join(["\b", "Examples:", *(f"  {line}" for line in self.examples)])
-        function = getattr(import_module(self.module), self.name.replace("-", "_"))
+        function = getattr(import_module(self.module), self.function)
         single.command(name=self.name, epilog=epilog)(with_options(function))
         return typer.main.get_command(single)  # type: ignore[return-value]
 
@@ -136,7 +142,19 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
             name="export",
             module="logitlake.flows.cli.commands.export",
             summary="write rows as a data set of Parquet files",
-            examples=("logitlake export dataset --student current", "logitlake export held --held-out"),
+            examples=(
+                "logitlake export dataset --student current",
+                "logitlake export dataset --as huggingface --push me/targets",
+                "logitlake export held --held-out",
+            ),
+        ),
+    ),
+    "Other programs": (
+        Entry(
+            name="import",
+            module="logitlake.flows.cli.commands.import_targets",
+            summary="read targets that another program wrote",
+            examples=("logitlake import kd --from distillkit --teacher Qwen3 --tokenizer qwen3",),
         ),
     ),
     "Upkeep": (

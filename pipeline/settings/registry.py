@@ -1,4 +1,4 @@
-"""What a name in the settings can choose: sparsifiers, engines, corpus readers and losses.
+"""What a name can choose: sparsifiers, engines, corpus readers, losses, and formats of exports and imports.
 
 A built-in one is a line in a table here, a third party's an entry point of its distribution. Both are written
 `module:attribute` and imported when the name is used, so that listing and planning load no torch.
@@ -138,5 +138,26 @@ LOSSES = Registry(
     built_in={
         "divergence": "logitlake.pipeline.training.objectives.divergence:divergence",
         "cross_entropy": "logitlake.pipeline.training.objectives.cross_entropy:cross_entropy",
+    },
+)
+
+# ExportFormat objects: how rows are written for other programs.
+EXPORTS = Registry(
+    "export format",
+    group="logitlake.exports",
+    built_in={
+        "huggingface": "logitlake.pipeline.exports.huggingface:HUGGING_FACE",
+        "distillkit": "logitlake.pipeline.exports.distillkit:DISTILLKIT",
+        "axolotl": "logitlake.pipeline.exports.axolotl:AXOLOTL",
+    },
+)
+
+# ImportFormat objects: how targets that another program wrote are read.
+IMPORTS = Registry(
+    "import format",
+    group="logitlake.imports",
+    built_in={
+        "distillkit": "logitlake.pipeline.imports.distillkit:DISTILLKIT",
+        "axolotl": "logitlake.pipeline.imports.axolotl:AXOLOTL",
     },
 )

@@ -164,6 +164,11 @@ def _teacher_as_parent(recipe: Mapping[str, Any], teacher: TeacherFiles | None) 
     if teacher is not None:
         check_same_teacher(teacher, recipe)
     weights, adapter, config = (recipe["teacher"].get(name) for name in ("weights", "adapter", "config"))
+    if weights is None:
+        raise SettingsError(
+            "student.source teacher: the rows were imported, so the weights of their teacher are not known; set "
+            "student.source to checkpoint or config, and student.model"
+        )
     content_id = weights if adapter is None else digest(b"adapted", weights.encode(), adapter.encode())
     if config is not None:
         content_id = digest(b"configured", content_id.encode(), config.encode())

@@ -7,6 +7,7 @@ of which recipes they are.
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,36 +46,53 @@ def export_rows(lake: Lake, rows: RowSet, directory: Path, *, n_missing: int = 0
 
     Files hold whole work units, in the order of their ids; memory holds one file.
     """
+    with new_directory(directory) as staged:
+        _write(lake, rows, staged, n_missing)
+    return directory
+
+
+@contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """A staging directory that becomes `directory` at the end of the block, or vanishes if the block raises.
+
+    Raises SettingsError if `directory` holds something.
+    """
     if directory.exists() and any(directory.iterdir()):
         raise SettingsError(f"export {directory}: holds something already; name a directory that is empty or new")
     staged = staged_beside(directory)
     shutil.rmtree(staged, ignore_errors=True)
     try:
         with errors_name(directory):
-            _write(lake, rows, staged, n_missing)
+            staged.mkdir(parents=True)
+            yield staged
         if directory.exists():
             directory.rmdir()
         staged.rename(directory)
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)  # on a full disk the leftovers would keep it full
         raise
-    return directory
 
 
 def _write(lake: Lake, rows: RowSet, staged: Path, n_missing: int) -> None:
-    (staged / "data").mkdir(parents=True)
+    (staged / "data").mkdir()
     for number, unit_ids in enumerate(_files(rows)):
         table = fetch(lake, rows, unit_ids, SEQUENCES.names)
         with (staged / "data" / f"part-{number:05d}.parquet").open("wb") as file:
             pq.write_table(_plain(table), file, compression="zstd")
+    write_lineage(lake, rows, staged, n_missing)
+    (staged / "README.md").write_text(_CARD.format(note=NOTE, **_described(rows)), encoding="utf-8")
+
+
+def write_lineage(lake: Lake, rows: RowSet, directory: Path, n_missing: int) -> dict[str, Any]:
+    """Write the note about the origin of the rows into `directory`; returns what it says."""
     note = {
         **_described(rows),
         "n_missing": n_missing,
         "format_version": FORMAT_VERSION,
         "recipes": _recipes(lake, rows),
     }
-    (staged / NOTE).write_text(json.dumps(note, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (staged / "README.md").write_text(_CARD.format(note=NOTE, **_described(rows)), encoding="utf-8")
+    (directory / NOTE).write_text(json.dumps(note, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return note
 
 
 def _files(rows: RowSet) -> Iterator[list[str]]:

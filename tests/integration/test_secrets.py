@@ -48,6 +48,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "sql": [["SELECT count(*) FROM documents"], ["SELECT nothing"], ["--init"], ["SELECT getenv('AWS_SESSION_TOKEN')"]],
     "show": [[], ["config"], ["config", "--format", "json"], ["runs"], ["run", "last"], ["recipe", "nothing"]],
     "export": [["exported"]],
+    "import": [["nothing", "--from", "axolotl", "--teacher", "somebody", "--tokenizer", "nowhere"]],
     "verify": [[]],
     "maintain": [[]],
     "forget": [["nothing"]],

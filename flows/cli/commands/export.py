@@ -10,6 +10,7 @@ from logitlake.flows.cli.completion import offer
 from logitlake.flows.cli.options import RecipeName, ResultOptions, Where, option
 from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.output import print_record, say
+from logitlake.pipeline.settings.registry import EXPORTS
 from logitlake.storage.errors import SettingsError
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.row_sets.export import export_rows
@@ -17,6 +18,12 @@ from logitlake.storage.row_sets.registered import Reread, read_again
 from logitlake.storage.row_sets.row_set import resolve_row_set
 from logitlake.storage.students.registry import named_student
 from logitlake.storage.writing.recipes import find_recipe
+
+LAKE = "lake"
+
+
+def _formats() -> list[str]:
+    return [LAKE, *EXPORTS.names()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +41,22 @@ class ExportOptions(ResultOptions):
     ] = None
     where: Where = None
     recipe: RecipeName = None
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--as",
+            metavar="FORMAT",
+            help="Columns: lake (as stored), or those that another program reads (docs/exports.md).",
+            autocompletion=lambda incomplete: [name for name in _formats() if name.startswith(incomplete)],
+        ),
+    ] = LAKE
+    push: Annotated[
+        str | None,
+        option("--push", metavar="REPOSITORY", help="Upload the directory to this data set on the Hugging Face Hub."),
+    ] = None
+    public: Annotated[
+        bool, typer.Option("--public", help="With --push: a repository that is made is public, not private.")
+    ] = False
     held_out: Annotated[bool, typer.Option("--held-out", help="Export the held-out documents and no others.")] = False
 
 
@@ -43,8 +66,17 @@ def export(options: ExportOptions) -> None:
     Rows that were forgotten since a student saw them are missing; the command counts them.
     """
     config, student, row_set = options.config(), options.student, options.row_set
+    if options.kind not in _formats():
+        raise SettingsError(f"--as {options.kind!r}: expected one of {', '.join(_formats())}")
     if student is not None and row_set is not None:
         raise SettingsError("export: expected --student or --row-set, found both")
+    if options.public and options.push is None:
+        raise SettingsError("--public: expected --push REPOSITORY, found none")
+    if options.push is not None:
+        # Imported here: the hub client is slow to import. Before the export, so that no time is lost.
+        from logitlake.pipeline.exports.push import check_push
+
+        check_push(options.push)
     with Lake.open(location_of(config)) as lake:
         if student is not None:
             row_set = named_student(lake, student)["row_set_id"]
@@ -62,10 +94,26 @@ def export(options: ExportOptions) -> None:
                 up_to_commit=training.up_to_commit,
             )
             again = Reread(rows=rows, n_missing=0)
-        written = export_rows(lake, again.rows, options.directory.absolute(), n_missing=again.n_missing)
+        written = _write(lake, again, options.directory.absolute(), options.kind)
     rows = again.rows
     counts = {"n_sequences": rows.n_sequences, "n_tokens": rows.n_tokens, "n_targets": rows.n_targets}
-    record = {"directory": str(written), "row_set_id": rows.row_set_id, **counts, "n_missing": again.n_missing}
+    record: dict[str, object] = {"directory": str(written), "row_set_id": rows.row_set_id, **counts}
+    record["n_missing"] = again.n_missing
+    if options.push is not None:
+        from logitlake.pipeline.exports.push import push
+
+        message = f"Rows of row set {rows.row_set_id[:12]}"
+        record["commit"] = push(written, options.push, public=options.public, message=message)
     print_record(record, options.form, title="Exported")
     if again.n_missing:
         say(f"{again.n_missing:,} sequences of this row set were forgotten since: they are missing in the export")
+
+
+def _write(lake: Lake, again: Reread, directory: Path, kind: str) -> Path:
+    if kind == LAKE:
+        return export_rows(lake, again.rows, directory, n_missing=again.n_missing)
+    # Imported here: the card of a format needs `datasets`.
+    from logitlake.pipeline.exports.export_format import find_export_format
+    from logitlake.pipeline.exports.write import export_in_format
+
+    return export_in_format(lake, again.rows, directory, find_export_format(kind), n_missing=again.n_missing)

@@ -92,6 +92,7 @@ def test_a_path_in_the_settings_is_one_that_can_be(cli: Any, setting: str, value
         ("sql", "--output", "", "SELECT 1"),
         ("sql", "--file", ""),
         ("export", ""),
+        ("import", "", "--from", "axolotl", "--teacher", "t", "--tokenizer", "t"),
         ("train", "--output", ""),
         ("train", "--query", ""),
         ("demo", "--directory", ""),

@@ -1,0 +1,1 @@
+"""Targets of other programs into the lake."""
