@@ -270,5 +270,5 @@ def test_check_finds_that_the_server_has_other_weights_than_the_files(
 
 def test_several_targets_are_refused_where_the_engine_gives_only_the_most_probable_ids(config: Config) -> None:
     several = Config.model_validate({**config.model_dump(), "targets": [{"sparsifier": "top_k", "k": 2}]})
-    with pytest.raises(SettingsError, match="targets: teacher.engine server gives only the most probable ids"):
+    with pytest.raises(SettingsError, match=r"targets: teacher\.engine server gives only the most probable ids"):
         prepare(several)
