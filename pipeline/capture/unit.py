@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from logitlake.pipeline.capture.planning import WorkUnit, make_batches
 from logitlake.pipeline.capture.recipe import Recipe
+from logitlake.pipeline.capture.trace_columns import with_trace_columns
 from logitlake.pipeline.settings.models import CaptureSettings
 from logitlake.pipeline.targets.counter_random import document_keys, uniforms
 from logitlake.pipeline.targets.encoding import RowOrigin, encode_rows
@@ -87,7 +88,7 @@ def capture_unit(
             tables.extend(future.result() for future in waiting)
         finally:
             encoder.shutdown(wait=True, cancel_futures=True)
-    rows = _in_order(tables, [i for indices in batches for i in indices])
+    rows = with_trace_columns(_in_order(tables, [i for indices in batches for i in indices]), unit)
     return CapturedUnit(
         rows=rows,
         n_tokens=unit.n_tokens,

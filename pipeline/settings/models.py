@@ -12,6 +12,7 @@ from pydantic import Field, SerializeAsAny, field_serializer, field_validator, m
 
 from logitlake.pipeline.settings.base import Settings as Settings
 from logitlake.pipeline.settings.corpus import CorpusSettings as CorpusSettings
+from logitlake.pipeline.settings.generate import GenerateSettings as GenerateSettings
 from logitlake.pipeline.settings.paths import PathSetting, PathText
 from logitlake.pipeline.settings.registry import ENGINES, LOSSES, NameIn
 from logitlake.pipeline.settings.target import TargetSettings as TargetSettings
@@ -274,6 +275,7 @@ class Config(Settings):
     tokenization: TokenizationSettings = TokenizationSettings()
     target: SerializeAsAny[TargetSettings] = Field(default_factory=TargetSettings)
     capture: CaptureSettings = CaptureSettings()
+    generate: GenerateSettings = Field(default_factory=GenerateSettings)
     student: StudentSettings | None = None
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -286,4 +288,6 @@ class Config(Settings):
         names = [corpus.name for corpus in self.corpora]
         if len(set(names)) != len(names):
             raise ValueError(f"corpora must have different names, found {names}")
+        for corpus in self.corpora:
+            corpus.bind_lake(self.lake.path, self.lake.catalog, self.lake.data)
         return self
