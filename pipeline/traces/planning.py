@@ -1,6 +1,6 @@
 """Plans the writing of traces: prompts that lack a sample or a verdict → work units.
 
-Memory is one work unit, and about 100 bytes for each prompt.
+Memory is one look-up of prompts, one work unit, and about 100 bytes for each prompt.
 """
 
 from collections import Counter
@@ -11,6 +11,10 @@ from logitlake.pipeline.corpus.document import Reject
 from logitlake.pipeline.traces.prompts import Prompt
 from logitlake.pipeline.traces.writer import Request
 from logitlake.storage.writing.traces import Sample
+
+# One look-up in the lake, whatever the size of a unit: a run with nothing to do takes seconds.
+_LOOKUP_PROMPTS = 1000
+_REJECTS_PER_UNIT = 10_000
 
 # The stored samples of these prompts by (prompt, number).
 StoredSamples = Callable[[Sequence[str]], dict[tuple[str, int], Sample]]
@@ -77,11 +81,15 @@ class TracePlan(Iterator[TraceUnit]):
         return TracePlanSummary(**self._counts)
 
     def _make_units(self, prompts: Iterable[Prompt | Reject], unit_prompts: int) -> Iterator[TraceUnit]:
-        for items in _groups(self._until_full(prompts), unit_prompts):
-            unit = self._unit(items)
-            if unit.requests or unit.unjudged or unit.rejects:
-                self._counts["units"] += bool(unit.requests or unit.unjudged)
-                yield unit
+        unit = _OpenUnit()
+        for items in _groups(self._until_full(prompts), _LOOKUP_PROMPTS):
+            for part in self._parts(items):
+                unit.add(part)
+                if len(unit.prompts) >= unit_prompts or len(unit.rejects) >= _REJECTS_PER_UNIT:
+                    yield self._closed(unit)
+                    unit = _OpenUnit()
+        if unit.prompts or unit.rejects:
+            yield self._closed(unit)
 
     def _until_full(self, prompts: Iterable[Prompt | Reject]) -> Iterator[Prompt | Reject]:
         """Each prompt once, up to `max_prompts`."""
@@ -97,37 +105,78 @@ class TracePlan(Iterator[TraceUnit]):
             self._seen.add(item.prompt_id)
             yield item
 
-    def _unit(self, items: Sequence[Prompt | Reject]) -> TraceUnit:
-        rejects = tuple(item for item in items if isinstance(item, Reject))
+    def _parts(self, items: Sequence[Prompt | Reject]) -> Iterator["_Part | Reject"]:
+        """The rejects, and the prompts with something to do; one look-up for all of them."""
         found = [item for item in items if isinstance(item, Prompt)]
         forgotten = self._forgotten([name for prompt in found for name in (prompt.prompt_id, prompt.doc_id)])
-        prompts = [prompt for prompt in found if not {prompt.prompt_id, prompt.doc_id} & forgotten]
-        stored = self._stored([prompt.prompt_id for prompt in prompts])
-        requests = [
-            Request(prompt_id=prompt.prompt_id, number=number, prompt_ids=prompt.ids)
-            for prompt in prompts
-            for number in range(self._n_samples)
-            if (prompt.prompt_id, number) not in stored
-        ]
-        samples = [sample for (_, number), sample in stored.items() if number < self._n_samples]
-        unjudged = tuple(sorted({sample.doc_id for sample in samples if not sample.is_judged}))
-        n_prompt_tokens = sum(len(request.prompt_ids) for request in requests)
+        stored = self._stored([prompt.prompt_id for prompt in found])
+        for item in items:
+            if isinstance(item, Reject):
+                self._counts["rejected"] += 1
+                yield item
+                continue
+            self._counts["prompts"] += 1
+            if {item.prompt_id, item.doc_id} & forgotten:
+                self._counts["forgotten"] += 1
+                continue
+            samples = {number: stored.get((item.prompt_id, number)) for number in range(self._n_samples)}
+            part = _Part(
+                item,
+                missing=tuple(number for number, sample in samples.items() if sample is None),
+                unjudged=tuple({sample.doc_id for sample in samples.values() if sample and not sample.is_judged}),
+            )
+            self._count(part)
+            if part.missing or part.unjudged:
+                yield part
+
+    def _count(self, part: "_Part") -> None:
+        n_prompt_tokens = len(part.prompt.ids) * len(part.missing)
         self._counts.update(
-            prompts=len(found),
-            forgotten=len(found) - len(prompts),
-            rejected=len(rejects),
-            samples_stored=len(samples),
-            samples_new=len(requests),
-            unjudged=len(unjudged),
+            samples_stored=self._n_samples - len(part.missing),
+            samples_new=len(part.missing),
+            unjudged=len(part.unjudged),
             prompt_tokens=n_prompt_tokens,
-            tokens_at_most=n_prompt_tokens + self._max_new_tokens * len(requests),
+            tokens_at_most=n_prompt_tokens + self._max_new_tokens * len(part.missing),
         )
+
+    def _closed(self, unit: "_OpenUnit") -> TraceUnit:
+        self._counts["units"] += bool(unit.prompts)
         return TraceUnit(
-            prompts={prompt.prompt_id: prompt for prompt in prompts},
-            requests=tuple(requests),
-            unjudged=unjudged,
-            rejects=rejects,
+            prompts=unit.prompts,
+            requests=tuple(unit.requests),
+            unjudged=tuple(unit.unjudged),
+            rejects=tuple(unit.rejects),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A prompt, the numbers of its missing samples, and its traces that wait for a verdict."""
+
+    prompt: Prompt
+    missing: tuple[int, ...]
+    unjudged: tuple[str, ...]
+
+
+class _OpenUnit:
+    """A unit that is being filled."""
+
+    def __init__(self) -> None:
+        self.prompts: dict[str, Prompt] = {}
+        self.requests: list[Request] = []
+        self.unjudged: list[str] = []
+        self.rejects: list[Reject] = []
+
+    def add(self, part: _Part | Reject) -> None:
+        if isinstance(part, Reject):
+            self.rejects.append(part)
+            return
+        prompt = part.prompt
+        self.prompts[prompt.prompt_id] = prompt
+        self.requests += [
+            Request(prompt_id=prompt.prompt_id, number=number, prompt_ids=prompt.ids) for number in part.missing
+        ]
+        self.unjudged += part.unjudged
 
 
 def _groups(items: Iterable[Prompt | Reject], most: int) -> Iterator[list[Prompt | Reject]]:
