@@ -48,7 +48,7 @@ def stored_samples(
             t.prompt_id, t.sample_number, min(t.doc_id) AS doc_id,
             bool_or(EXISTS (FROM store.verdicts AS v WHERE v.doc_id = t.doc_id AND v.verifier_id = $verifier)) AS judged
         FROM store.traces AS t
-        WHERE t.sampling_id = $sampling AND list_contains($prompts, t.prompt_id) GROUP BY ALL
+        WHERE t.sampling_id = $sampling AND t.prompt_id IN (SELECT unnest($prompts)) GROUP BY ALL
         """,
         {"verifier": verifier_id, "sampling": sampling_id, "prompts": list(prompt_ids)},
     )
@@ -59,19 +59,29 @@ def stored_samples(
 
 
 def stored_traces(lake: Lake, doc_ids: Sequence[str]) -> pa.Table:
-    """The rows of the view `traces` of these ids, one for each id."""
+    """The traces of these ids, one row for each id (TRACES), with `score` and `reason` of the last verdict.
+
+    Reads the tables and not the view `traces`, which would sort every trace of the lake for each call.
+    """
+    columns = ", ".join(f't."{name}"' for name in TRACES.names)
     return lake.sql(
-        """
-        SELECT DISTINCT ON (doc_id) * FROM traces WHERE list_contains(?, doc_id)
-        ORDER BY doc_id, commit_number, sampling_id, sample_number
+        f"""
+        SELECT DISTINCT ON (t.doc_id) {columns}, v.score, v.reason
+        FROM store.traces AS t
+        LEFT JOIN (
+            SELECT DISTINCT ON (doc_id) doc_id, score, reason FROM store.verdicts
+            WHERE doc_id IN (SELECT unnest($ids)) ORDER BY doc_id, commit_number DESC, judged_at DESC
+        ) AS v ON v.doc_id = t.doc_id
+        WHERE t.doc_id IN (SELECT unnest($ids))
+        ORDER BY t.doc_id, t.commit_number, t.sampling_id, t.sample_number
         """,
-        [list(doc_ids)],
+        {"ids": list(doc_ids)},
     )
 
 
 def forgotten_among(lake: Lake, doc_ids: Sequence[str]) -> set[str]:
     """Those of these documents that are forgotten."""
-    rows = lake.sql("SELECT DISTINCT doc_id FROM store.tombstones WHERE list_contains(?, doc_id)", [list(doc_ids)])
+    rows = lake.sql("SELECT DISTINCT doc_id FROM store.tombstones WHERE doc_id IN (SELECT unnest(?))", [list(doc_ids)])
     return set(rows["doc_id"].to_pylist())
 
 

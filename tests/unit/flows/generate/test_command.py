@@ -97,6 +97,8 @@ def test_from_prompts_to_a_student_by_the_commands_of_the_page(config_file: Path
         done = run(config_file, command, "--format", "json")
         assert done.returncode == 0, (command, done.stderr)
         reports[command] = json.loads(done.stdout)
+    checked = run(config_file, "check")
+    assert checked.returncode == 0, checked.stderr
     kept = {row["doc_id"] for row in samples(tmp_path / "lake") if row["is_kept"]}
     assert reports["capture"]["n_documents"] == len(kept) == reports["generate"]["n_kept"]
     assert 0 < reports["train"]["n_targets"] < reports["capture"]["n_targets"], "held-out prompts are left out"

@@ -1,6 +1,7 @@
 """Traces from prompts to the lake, to targets and to a student, on tiny models."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from logitlake.storage.errors import MismatchError, SettingsError
 from logitlake.storage.identity import document_id, held_out
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.upkeep.forgetting import forget
-from tests.tiny_lake import capture_all, text_of
+from tests.tiny_lake import capture_all, text_of, tiny_settings
 
 N_PROMPTS = 12
 
@@ -31,17 +32,38 @@ def generate_all(config: Config) -> GenerateReport:
 
 @pytest.fixture
 def settings(raw_config: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    return settings_in(tmp_path, raw_config)
+
+
+def settings_in(directory: Path, raw_config: dict[str, Any]) -> dict[str, Any]:
     """Questions with answers, two samples for each."""
-    path = tmp_path / "questions.jsonl"
+    path = directory / "questions.jsonl"
     lines = [{"question": f"{text_of(number)}?", "answer": str(number)} for number in range(N_PROMPTS)]
     path.write_bytes(b"\n".join(map(orjson.dumps, [*lines, lines[0], {"question": "", "answer": ""}])) + b"\n")
     prompts = {"name": "questions", "kind": "jsonl", "path": str(path)}
     prompts |= {"prompt_field": "question", "completion_field": "answer"}
     return raw_config | {
-        "generate": {"prompts": prompts, "samples": 2, "max_new_tokens": 6, "unit_prompts": 5, "batch_sequences": 4},
+        "generate": {"prompts": prompts, "samples": 2, "max_new_tokens": 6, "unit_prompts": 5, "batch_sequences": 16},
         "corpora": [{"name": "traces", "kind": "traces"}],
         "target": {"logprob_steps_per_nat": 1024},
     }
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, corpus_file: Path, _own_cache: None) -> Path:
+    """A lake with every sample of `settings`, made once."""
+    directory = tmp_path_factory.mktemp("generated")
+    config = changed(settings_in(directory, tiny_settings(directory, tiny_teacher, corpus_file)))
+    generate_all(config)
+    return config.lake.path
+
+
+@pytest.fixture
+def generated(settings: dict[str, Any], template: Path) -> Config:
+    """The settings, and a copy of the lake that they give."""
+    config = changed(settings)
+    shutil.copytree(template, config.lake.path)
+    return config
 
 
 def changed(settings: dict[str, Any], **generate: Any) -> Config:
@@ -73,6 +95,7 @@ def test_more_samples_and_more_prompts_cost_only_the_new_ones(settings: dict[str
     assert all(row in now for row in some)
 
 
+@pytest.mark.slow
 def test_other_unit_and_batch_sizes_write_the_same_traces(settings: dict[str, Any], tmp_path: Path) -> None:
     written = []
     for number, (unit, batch) in enumerate(((5, 4), (3, 1), (100, 24))):
@@ -83,16 +106,14 @@ def test_other_unit_and_batch_sizes_write_the_same_traces(settings: dict[str, An
     assert written[0] == written[1] == written[2]
 
 
-def test_another_sampling_is_written_beside_the_first(settings: dict[str, Any]) -> None:
-    generate_all(changed(settings))
+def test_another_sampling_is_written_beside_the_first(settings: dict[str, Any], generated: Config) -> None:
     assert generate_all(changed(settings, temperature=0.5)).n_traces == 2 * N_PROMPTS
     assert len(rows(changed(settings), "SELECT DISTINCT sampling_id FROM traces")) == 2
 
 
 def test_another_verifier_judges_the_same_traces_again_without_the_writer(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], generated: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generate_all(changed(settings))
     monkeypatch.setattr(GenerateRun, "_loaded", lambda run: pytest.fail("the writer was loaded"))
     config = changed(settings, verifier={"name": "regex", "pattern": "cat|a|t"})
     report = generate_all(config)
@@ -103,10 +124,9 @@ def test_another_verifier_judges_the_same_traces_again_without_the_writer(
     assert generate_all(config).n_units == 0
 
 
-def test_the_ids_and_logprobs_in_the_cache_are_those_that_the_writer_gave(settings: dict[str, Any]) -> None:
+def test_the_ids_and_logprobs_in_the_cache_are_those_that_the_writer_gave(generated: Config) -> None:
     """The writer is the teacher, so that both log-probabilities of a token are the same."""
-    config = changed(settings)
-    generate_all(config)
+    config = generated
     report = capture_all(config)
     traces = {row["doc_id"]: row for row in rows(config, "SELECT * FROM traces")}
     assert report.n_documents == len(traces)
@@ -139,7 +159,9 @@ def test_a_long_trace_is_cut_into_windows_with_each_writer_logprob_once(settings
         np.testing.assert_allclose([-code / 1024 for code in codes], trace["logprobs"], atol=0.6 / 1024)
 
 
-def test_only_what_the_verifier_keeps_is_captured_unless_told_otherwise(settings: dict[str, Any]) -> None:
+def test_only_what_the_verifier_keeps_is_captured_unless_told_otherwise(
+    settings: dict[str, Any], generated: Config
+) -> None:
     config = changed(settings, verifier={"name": "function", "call": "tests.unit.flows.generate.test_run:even_length"})
     generate_all(config)
     kept = {row["doc_id"] for row in rows(config, "SELECT doc_id FROM traces WHERE is_kept")}
@@ -156,9 +178,8 @@ def even_length(case: Any) -> float:
     return float(len(case.completion) % 2 == 0)
 
 
-def test_no_prompt_is_on_both_sides_of_the_held_out_split(settings: dict[str, Any]) -> None:
-    config = changed(settings, samples=3)
-    generate_all(config)
+def test_no_prompt_is_on_both_sides_of_the_held_out_split(generated: Config) -> None:
+    config = generated
     capture_all(config)
     sides = {
         (row["prompt"], row["held_out"])
@@ -170,9 +191,8 @@ def test_no_prompt_is_on_both_sides_of_the_held_out_split(settings: dict[str, An
         assert (prompt, held_out(prompt, salt="logitlake", share=0.2)) in sides
 
 
-def test_a_forgotten_prompt_is_not_answered_again(settings: dict[str, Any]) -> None:
-    config = changed(settings)
-    generate_all(config)
+def test_a_forgotten_prompt_is_not_answered_again(settings: dict[str, Any], generated: Config) -> None:
+    config = generated
     capture_all(config)
     prompt = document_id(f"{text_of(3)}?")
     with Lake.open(LakeLocation.resolve(config.lake.path), read_only=False) as lake:
@@ -185,8 +205,9 @@ def test_a_forgotten_prompt_is_not_answered_again(settings: dict[str, Any]) -> N
         assert rows(config, f"SELECT doc_id FROM {table} WHERE starts_with(doc_id, '{prompt}')") == []
 
 
-def test_rewards_from_a_file_are_verdicts_and_the_others_wait(settings: dict[str, Any], tmp_path: Path) -> None:
-    generate_all(changed(settings))
+def test_rewards_from_a_file_are_verdicts_and_the_others_wait(
+    settings: dict[str, Any], generated: Config, tmp_path: Path
+) -> None:
     doc_ids = sorted({row["doc_id"] for row in rows(changed(settings), "SELECT doc_id FROM traces")})
     path = tmp_path / "rewards.jsonl"
     verifier = {"name": "reward", "file": str(path), "min_score": 0.5}
@@ -222,9 +243,8 @@ def reference_is_sat(case: Any) -> float:
     return float(case.reference == "sat")
 
 
-def test_traces_of_another_tokenizer_are_refused(settings: dict[str, Any]) -> None:
-    config = changed(settings)
-    generate_all(config)
+def test_traces_of_another_tokenizer_are_refused(generated: Config) -> None:
+    config = generated
     with Lake.open(LakeLocation.resolve(config.lake.path), read_only=False) as lake, lake.transaction() as transaction:
         transaction.connection.execute("UPDATE store.traces SET tokenizer_id = 'other'")
     with pytest.raises(MismatchError, match="tokenizer"):
@@ -251,7 +271,7 @@ def test_an_error_leaves_what_was_committed_and_the_next_run_goes_on(settings: d
 
 
 def test_the_record_of_a_trace_names_everything_that_decided_it(settings: dict[str, Any]) -> None:
-    config = changed(settings, top_k=7)
+    config = changed(settings, top_k=7, max_prompts=1)
     report = generate_all(config)
     record = json.loads(rows(config, "SELECT sampling FROM traces LIMIT 1")[0]["sampling"])
     assert record["top_k"] == 7 and record["stop_ids"] == [1] and record["writer"]["dtype"] == "float32"
