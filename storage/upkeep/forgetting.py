@@ -102,7 +102,7 @@ def forget(lake: Lake, doc_ids: Sequence[str], *, reason: str) -> Forgotten:
 
     Idempotent: an id that the lake never held gets its tombstone too.
     """
-    ids = sorted({*doc_ids, *_traces_of(lake, doc_ids)})
+    ids = with_traces(lake, doc_ids)
     students = students_that_saw(lake, ids)
     now = datetime.now(UTC)
     for doc_id in ids:
@@ -124,8 +124,11 @@ def forget(lake: Lake, doc_ids: Sequence[str], *, reason: str) -> Forgotten:
     return Forgotten(doc_ids=tuple(ids), n_sequences=lake.change(delete), student_ids=tuple(students))
 
 
-def _traces_of(lake: Lake, doc_ids: Sequence[str]) -> list[str]:
-    """The traces of these prompts: each gets a tombstone of its own, so that every file can be searched for it."""
+def with_traces(lake: Lake, doc_ids: Sequence[str]) -> list[str]:
+    """These documents and the traces that were written for them, captured or not.
+
+    Each trace gets a tombstone of its own, so that every file can be searched for it.
+    """
     rows = lake.sql(
         """
         SELECT doc_id FROM store.traces
@@ -136,7 +139,7 @@ def _traces_of(lake: Lake, doc_ids: Sequence[str]) -> list[str]:
         """,
         {"ids": list(doc_ids), "length": ID_LENGTH},
     )
-    return [str(doc_id) for doc_id in rows["doc_id"].to_pylist()]
+    return sorted({*doc_ids, *rows["doc_id"].to_pylist()})
 
 
 def forget_again(lake: Lake) -> tuple[str, ...]:

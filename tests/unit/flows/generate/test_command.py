@@ -15,7 +15,7 @@ from logitlake.flows.settings import settings
 from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.failpoints import ENVIRONMENT_VARIABLE
 from logitlake.storage.lake.lake import Lake
-from tests.tiny_lake import text_of
+from tests.tiny_lake import capture_all, text_of
 from tests.unit.flows.generate.test_run import generate_all
 
 N_PROMPTS = 20
@@ -136,3 +136,23 @@ def test_from_prompts_to_a_student_by_the_commands_of_the_page(config_file: Path
     assert json.loads(by_student.stdout)["n_traces"] == N_PROMPTS * SAMPLES
     again = run(config_file, "generate", "--format", "json")
     assert json.loads(again.stdout)["n_units"] == 0
+
+
+def test_forget_names_the_traces_of_a_prompt_before_and_removes_them(cli: Any, config_file: Path) -> None:
+    config = settings(config_file, ["generate.max_prompts=2"])
+    generate_all(config)
+    prompt = samples(config.lake.path)[0]["prompt_id"]
+    call = ("forget", prompt[:10], "--config", config_file, "--format", "json")
+    would = json.loads(cli(*call, "--dry-run").stdout)
+    done = json.loads(cli(*call).stdout)
+    assert would["doc_ids"] == done["doc_ids"] and prompt in done["doc_ids"] and len(done["doc_ids"]) == 1 + SAMPLES
+    assert prompt not in {row["prompt_id"] for row in samples(config.lake.path)}
+
+
+def test_a_trace_is_shown_by_the_beginning_of_its_id(cli: Any, config_file: Path) -> None:
+    config = settings(config_file, ["generate.max_prompts=1"])
+    generate_all(config)
+    capture_all(config)
+    trace = next(row["doc_id"] for row in samples(config.lake.path) if row["is_kept"])
+    shown = cli("show", "document", trace[:44], "--config", config_file)
+    assert shown.exit_code == 0 and trace in shown.stdout
