@@ -62,7 +62,8 @@ class CaptureReport:
 class GenerateReport:
     """What a run of the flow `generate` did. `n_tokens` are those that the writer wrote.
 
-    `samples_stored`: those that were in the lake before; `n_verdicts` may be on them too.
+    `samples_stored`: those that were in the lake before; `n_verdicts` may be on them too. `n_waiting`: traces that the
+    verifier could not judge yet.
     """
 
     run_id: str
@@ -82,6 +83,7 @@ class GenerateReport:
     prompts_forgotten: int = 0
     prompts_rejected: int = 0
     samples_stored: int = 0
+    n_waiting: int = 0
 
     @property
     def tokens_per_second(self) -> float | None:

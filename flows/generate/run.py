@@ -138,10 +138,12 @@ class GenerateRun:
     def commit(self, number: int) -> int:
         """Commit a computed unit and its rejects; returns its number. May be called again after an error."""
         unit, written = self._units[number], self._written[number]
+        n_waiting = len(set(written.traces["doc_id"].to_pylist()).union(unit.unjudged)) - written.verdicts.num_rows
         note_sightings(self._lake, self.run_id, SOURCES.empty_table(), rejects_table(unit.rejects))
         if written.traces.num_rows or written.verdicts.num_rows:
             receipt = commit_traces(self._lake, written.traces, written.verdicts, run_id=self.run_id)
             self._count(receipt, written.seconds)
+        self.report = replace(self.report, n_waiting=self.report.n_waiting + n_waiting)
         del self._units[number], self._written[number]
         return number
 

@@ -38,6 +38,8 @@ class VerifierSettings(SettingsByName):
     name_field: ClassVar = "name"
     # Raise it when the same settings would judge otherwise than before: every trace is then judged anew.
     version: ClassVar[int] = 1
+    # Settings that change no judgement: no part of the id.
+    only_how: ClassVar[frozenset[str]] = frozenset()
 
     name: str = "none"
     min_score: float | None = Field(
@@ -59,8 +61,8 @@ class VerifierSettings(SettingsByName):
         return self.min_score is None or judgement.score >= self.min_score
 
     def record(self) -> dict[str, object]:
-        """The settings, JSON-able, and the version."""
-        return {**self.model_dump(mode="json"), "version": self.version}
+        """What decides a judgement, JSON-able, and the version."""
+        return {**self.model_dump(mode="json", exclude=set(self.only_how)), "version": self.version}
 
     @property
     def verifier_id(self) -> str:

@@ -58,7 +58,10 @@ def print_generated(report: "GenerateReport", form: Format) -> None:
         record = {name: named_text(name, value) or value for name, value in record.items()}
     print_record(record, form, title="Generated")
     if not report.n_units:
-        say("nothing to do: the lake holds every sample of the prompts, with a verdict of this verifier")
+        waiting = (
+            f"; {report.n_waiting:,} wait for a verdict" if report.n_waiting else ", with a verdict of this verifier"
+        )
+        say(f"nothing to do: the lake holds every sample of the prompts{waiting}")
     if report.n_verdicts:
         dropped = report.n_verdicts - report.n_kept
         say(f"{report.n_kept:,} kept, {dropped:,} dropped: the view `traces` has the reasons")

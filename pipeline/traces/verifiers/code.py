@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,8 @@ class CodeVerifier(VerifierSettings):
     """Score 1 if the completion's Python code runs with the reference behind it, which holds tests, else 0."""
 
     name: Literal["code"] = "code"
+    only_how: ClassVar[frozenset[str]] = frozenset({"workers", "isolation"})
+
     with_prompt: bool = Field(
         False, description="the completion goes on with the prompt's code: run both, if it holds no block of code"
     )

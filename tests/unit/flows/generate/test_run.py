@@ -214,7 +214,7 @@ def test_rewards_from_a_file_are_verdicts_and_the_others_wait(
     for n_scored in (3, 5):
         path.write_bytes(b"\n".join(orjson.dumps({"doc_id": d, "reward": 0.7}) for d in doc_ids[:n_scored]))
         report = generate_all(changed(settings, verifier=verifier))
-    assert (report.n_traces, report.n_verdicts) == (0, 2)
+    assert (report.n_traces, report.n_verdicts, report.n_waiting) == (0, 2, len(doc_ids) - 5)
 
 
 def test_chats_get_the_template_and_its_generation_prompt(settings: dict[str, Any], tmp_path: Path) -> None:

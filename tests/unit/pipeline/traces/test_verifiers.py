@@ -119,3 +119,8 @@ def test_another_setting_is_another_verifier() -> None:
         for score in (0.0, 1.0)
     }
     assert len(ids) == 4
+
+
+def test_how_many_programs_run_at_once_makes_no_other_verifier() -> None:
+    one, two = (VerifierSettings(name="code", workers=workers) for workers in (1, 2))
+    assert one.verifier_id == two.verifier_id != VerifierSettings(name="code", seconds=1).verifier_id
