@@ -19,7 +19,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 check test test-slow bench: export HF_HUB_OFFLINE = 1
 check test test-slow bench: export HF_DATASETS_OFFLINE = 1
 
-.PHONY: help venv vllm demo nightly questions check audit test test-slow test-all bench clean
+.PHONY: help venv vllm demo nightly traces questions check audit test test-slow test-all bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -57,6 +57,9 @@ demo: $(INSTALLED) ## the main job on a real teacher and real text: capture, tra
 
 nightly: $(INSTALLED) ## three nights of new data with server, worker and schedule, on a copy of the demo's lake
 	$(BIN)/python -m benchmarks.nightly
+
+traces: $(INSTALLED) ## prompts, verified traces, targets and a student, with the demo's teacher
+	$(BIN)/python -m benchmarks.traces
 
 questions: $(INSTALLED) ## every question of docs/sql.md in DuckDB's own command line, on a copy of the demo's lake
 	$(BIN)/python -m benchmarks.questions

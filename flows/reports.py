@@ -59,6 +59,48 @@ class CaptureReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateReport:
+    """What a run of the flow `generate` did. `n_tokens` are those that the writer wrote.
+
+    `samples_stored`: those that were in the lake before; `n_verdicts` may be on them too. `n_waiting`: traces that the
+    verifier could not judge yet.
+    """
+
+    run_id: str
+    sampling_id: str
+    verifier_id: str
+    writer: str
+    n_units: int = 0
+    n_traces: int = 0
+    n_tokens: int = 0
+    n_verdicts: int = 0
+    n_kept: int = 0
+    writer_seconds: float = 0.0
+    seconds: float = 0.0
+    commit_number: int | None = None
+    prompts: int = 0
+    prompts_repeated: int = 0
+    prompts_forgotten: int = 0
+    prompts_rejected: int = 0
+    samples_stored: int = 0
+    n_waiting: int = 0
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Speed of the writer; None if it was not run."""
+        return self.n_tokens / self.writer_seconds if self.writer_seconds and self.n_tokens else None
+
+    def line(self) -> str:
+        """One log line of `name=value`: what is committed."""
+        names = ("n_units", "n_traces", "n_tokens", "n_verdicts", "n_kept")
+        return "committed " + " ".join(f"{name.removeprefix('n_')}={getattr(self, name)}" for name in names)
+
+    def as_record(self) -> dict[str, Any]:
+        """The fields and the speed by name."""
+        return {**asdict(self), "tokens_per_second": self.tokens_per_second}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DistillReport:
     """What a run of the student flow did. `trained` is False if the student existed.
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 ID_LENGTH = 32
+TRACE_ID_LENGTH = 2 * ID_LENGTH
 
 # The part of a recipe that describes its targets to readers and is not hashed; see target_facts.
 FACTS = "facts"
@@ -46,12 +47,26 @@ def recipe_id(recipe: Mapping[str, Any]) -> str:
     return digest(b"recipe", canonical_json({key: value for key, value in recipe.items() if key != FACTS}))
 
 
+def trace_id(prompt_id: str, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> str:
+    """Id of a trace: the id of its prompt, then a hash of all token ids. 64 hex characters.
+
+    So the prompt alone decides whether a trace is held out, in every client: see `held_out`.
+    """
+    return prompt_id + digest(b"trace", canonical_json([[*prompt_ids], [*completion_ids]]))
+
+
+def prompt_of(doc_id: str) -> str:
+    """The id that decides whether a document is held out: its prompt's if it is a trace, else its own."""
+    return doc_id[:ID_LENGTH]
+
+
 def held_out(doc_id: str, *, salt: str, share: float) -> bool:
     """Whether a document is held out: a salted hash of its id falls below `share` of the range of 32-bit numbers.
 
-    The view `documents` computes the same in SQL, so that any client sees the same split.
+    A trace is held out if its prompt is. The view `documents` computes the same in SQL, so that any client sees the
+    same split.
     """
-    head = hashlib.sha256(f"{salt}:{doc_id}".encode()).hexdigest()[:_HELD_OUT_DIGITS]
+    head = hashlib.sha256(f"{salt}:{prompt_of(doc_id)}".encode()).hexdigest()[:_HELD_OUT_DIGITS]
     return int(head, 16) < held_out_bound(share)
 
 

@@ -1,10 +1,12 @@
 """What the commit of a work unit records beside its rows: the sources of its documents, and its rejects."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
 
 from logitlake.pipeline.capture.planning import WorkUnit
+from logitlake.pipeline.corpus.document import Reject
 from logitlake.storage.writing.commits import REJECTS, SOURCES
 
 
@@ -18,7 +20,12 @@ def sources_of(unit: WorkUnit) -> pa.Table:
 
 def rejects_of(unit: WorkUnit) -> pa.Table:
     """The unit's rejects (REJECTS)."""
-    return _table([(r.corpus, r.source, r.line, str(r.reason), r.detail) for r in unit.rejects], REJECTS)
+    return rejects_table(unit.rejects)
+
+
+def rejects_table(rejects: Iterable[Reject]) -> pa.Table:
+    """Rejects as rows (REJECTS)."""
+    return _table([(r.corpus, r.source, r.line, str(r.reason), r.detail) for r in rejects], REJECTS)
 
 
 def _table(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:

@@ -58,6 +58,12 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
             examples=("logitlake check", "logitlake check --documents 20 --format json"),
         ),
         Entry(
+            name="generate",
+            module="logitlake.flows.cli.commands.generate",
+            summary="let a model write completions for prompts",
+            examples=("logitlake generate --plan", "logitlake generate --samples 4 --writer current"),
+        ),
+        Entry(
             name="capture",
             module="logitlake.flows.cli.commands.capture",
             summary="run the teacher over new documents",

@@ -48,6 +48,8 @@ def short(name: str, value: Any) -> str:
         return ", ".join(short(name.removesuffix("s"), item) for item in value)
     if isinstance(value, str) and name.endswith("_id") and len(value) == 32:
         return value[:_ID_LENGTH]
+    if isinstance(value, str) and name == "doc_id" and len(value) == 64:
+        return value[: 32 + _ID_LENGTH]  # a trace's id begins with that of its prompt
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
     return named_text(name, value) or readable(value)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from logitlake.pipeline.corpus.document import Chat, Document, Pair, Reject
+from logitlake.pipeline.corpus.document import Chat, Document, Pair, Reject, Trace
 from logitlake.pipeline.settings.models import TokenizationSettings
 from logitlake.pipeline.tokens.sequences import TokenizedDocument, tokenize_documents
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
@@ -18,6 +18,8 @@ StoredDocuments = Callable[[list[str]], set[str]]
 
 _LOOKUP_DOCUMENTS = 1000
 _LOOKUP_CHARACTERS = 16 * 2**20
+# Of a trace, whose ids are there already, for the bound above.
+_CHARACTERS_PER_TOKEN = 4
 # A unit closes early at this number of rejects and sightings, to bound memory.
 _NOTES_PER_UNIT = 50_000
 
@@ -227,5 +229,7 @@ def _characters(document: Document) -> int:
         return len(content)
     if isinstance(content, Pair):
         return len(content.prompt) + len(content.completion)
+    if isinstance(content, Trace):
+        return _CHARACTERS_PER_TOKEN * (len(content.prompt_ids) + len(content.completion_ids))
     assert isinstance(content, Chat)
     return sum(len(str(message.get("content", ""))) for message in content.messages)

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from logitlake.pipeline.capture.planning import WorkUnit
 from logitlake.pipeline.capture.recipe import Recipe
+from logitlake.pipeline.capture.trace_columns import with_trace_columns
 from logitlake.pipeline.capture.unit import CapturedUnit
 from logitlake.pipeline.settings.models import CaptureSettings
 from logitlake.pipeline.targets.counter_random import document_keys, uniforms
@@ -64,7 +65,7 @@ def capture_top_k_unit(
         if on_progress is not None:
             on_progress(sum(len(sequence.input_ids) for sequence in batch))
     return CapturedUnit(
-        rows=pa.concat_tables(tables).combine_chunks(),
+        rows=with_trace_columns(pa.concat_tables(tables).combine_chunks(), unit),
         n_tokens=unit.n_tokens,
         n_targets=sum(int(sequence.has_target.sum()) for sequence in sequences),
         seconds=time.perf_counter() - begin,

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from logitlake.pipeline.capture.planning import WorkUnit, make_batches
 from logitlake.pipeline.capture.recipe import Recipe
+from logitlake.pipeline.capture.trace_columns import with_trace_columns
 from logitlake.pipeline.settings.models import CaptureSettings
 from logitlake.pipeline.targets.counter_random import document_keys, uniforms
 from logitlake.pipeline.targets.encoding import RowOrigin, encode_rows
@@ -100,7 +101,8 @@ def capture_unit(
         finally:
             encoder.shutdown(wait=True, cancel_futures=True)
     order = [i for indices in batches for i in indices]
-    rows, *further_rows = (_in_order([batch[number] for batch in tables], order) for number in range(len(recipes)))
+    in_order = [_in_order([batch[number] for batch in tables], order) for number in range(len(recipes))]
+    rows, *further_rows = (with_trace_columns(part, unit) for part in in_order)
     return CapturedUnit(
         rows=rows,
         further_rows=tuple(further_rows),

@@ -11,7 +11,7 @@ import numpy as np
 
 from logitlake.pipeline.checks.chat_reference import ChatReference, ShownChat
 from logitlake.pipeline.checks.outcome import Outcome, judged, name_of
-from logitlake.pipeline.corpus.document import Chat, Document, Pair
+from logitlake.pipeline.corpus.document import Chat, Document, Pair, Trace
 from logitlake.pipeline.settings.models import TokenizationSettings
 from logitlake.pipeline.tokens.sequences import TokenizedDocument, TokenSequence, tokenize_documents
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
@@ -93,8 +93,12 @@ def expected_ids(
 def _compared_text(
     document: Document, sequence: TokenSequence, reference: Any, settings: TokenizationSettings
 ) -> ComparedText:
-    assert isinstance(document.content, str | Pair)
+    assert isinstance(document.content, str | Pair | Trace)
     found = sequence.input_ids.tolist()
+    if isinstance(document.content, Trace):
+        # Its ids are those that the writer wrote: transformers is not asked.
+        first_label = max(len(document.content.prompt_ids), 1)
+        return ComparedText(document=document, ids=sequence, problem="", first_label=first_label)
     expected, first_label = expected_ids(document.content, found, reference, settings)
     problem = "" if found == expected else f"{name_of(document)}: {_first_difference(found, expected, reference)}"
     return ComparedText(document=document, ids=sequence, problem=problem, first_label=first_label)

@@ -27,12 +27,36 @@ class Chat:
     tools: tuple[dict[str, Any], ...] = ()
 
 
-Content = str | Pair | Chat
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A completion that a model wrote for a prompt: token ids as written, and the writer's log-probability of each.
+
+    `sampling` is the writer and its settings as JSON; `score` and `reason` are those of the last verdict.
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    tokenizer_id: str
+    writer: str
+    sampling: str
+    seed: int
+    sample_number: int
+    score: float | None
+    reason: str | None
+
+
+# What a record of a file can hold.
+RecordContent = str | Pair | Chat
+Content = RecordContent | Trace
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text, pair or chat. `source` is relative to the corpus root; `line` counts from 1, None for a whole file."""
+    """One text, pair, chat or trace.
+
+    `source` is relative to the corpus root; `line` counts from 1, None for a whole file.
+    """
 
     doc_id: str
     content: Content
@@ -91,7 +115,7 @@ def _shortened(detail: str) -> str:
     return detail if len(detail) <= _MAX_DETAIL else f"{detail[:_MAX_DETAIL]} …"
 
 
-def _identity(content: Content) -> str:
+def _identity(content: RecordContent) -> str:
     """The document id; raises UnusableError for a chat that holds what JSON can't (dates, bytes, NaN)."""
     try:
         if isinstance(content, str):
@@ -105,7 +129,7 @@ def _identity(content: Content) -> str:
         raise UnusableError(RejectReason.WRONG_TYPE, f"messages are not plain JSON: {error}") from None
 
 
-def _content_reader(settings: CorpusSettings) -> Callable[[Mapping[str, Any]], Content]:
+def _content_reader(settings: CorpusSettings) -> Callable[[Mapping[str, Any]], RecordContent]:
     fields = fields_of(settings)
     check_length = _length_check(settings)
 

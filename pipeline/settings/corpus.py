@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -45,6 +46,10 @@ class CorpusSettings(SettingsByName):
 
         Raises CorpusError, at the first item or later, if the corpus can't be read.
         """
+
+    def bind_lake(self, path: Path, catalog: str | None, data: str | None) -> None:
+        """Tell a corpus that lies in the lake where the lake of the settings is; others need not know."""
+        return
 
     @model_validator(mode="after")
     def _one_shape(self) -> "CorpusSettings":

@@ -13,6 +13,7 @@ from pydantic import Field, SerializeAsAny, field_serializer, field_validator, m
 from logitlake.pipeline.settings.base import Settings as Settings
 from logitlake.pipeline.settings.corpus import CorpusSettings as CorpusSettings
 from logitlake.pipeline.settings.engines import TransformersSettings, VllmSettings
+from logitlake.pipeline.settings.generate import GenerateSettings as GenerateSettings
 from logitlake.pipeline.settings.paths import PathSetting, PathText
 from logitlake.pipeline.settings.registry import ENGINES, LOSSES, NameIn
 from logitlake.pipeline.settings.server import ServerSettings as ServerSettings
@@ -292,6 +293,7 @@ class Config(Settings):
     target: SerializeAsAny[TargetSettings] = Field(default_factory=TargetSettings)
     targets: Annotated[tuple[SerializeAsAny[TargetSettings], ...], Field(default=())]
     capture: CaptureSettings = CaptureSettings()
+    generate: GenerateSettings = Field(default_factory=GenerateSettings)
     student: StudentSettings | None = None
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -304,6 +306,8 @@ class Config(Settings):
         names = [corpus.name for corpus in self.corpora]
         if len(set(names)) != len(names):
             raise ValueError(f"corpora must have different names, found {names}")
+        for corpus in self.corpora:
+            corpus.bind_lake(self.lake.path, self.lake.catalog, self.lake.data)
         return self
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from logitlake.pipeline.settings.by_name import SettingsByName
-from logitlake.pipeline.settings.models import Config, Settings
+from logitlake.pipeline.settings.models import Config, CorpusSettings, Settings
 from logitlake.pipeline.settings.yaml_file import LISTS, choices_of, inner_settings, scalar
 
 BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
@@ -46,7 +46,7 @@ def _rows(prefix: str, model: type[Settings]) -> Iterator[tuple[str, str, str]]:
     for name, field in model.model_fields.items():
         key = f"{prefix}.{name}"
         inner = inner_settings(field.annotation)
-        if inner is None:
+        if inner is None or (inner is CorpusSettings and prefix != "corpora"):
             yield key, _default(field), _meaning(model, name)
         else:
             yield from _rows(key, inner)

@@ -1,4 +1,4 @@
-"""What a name can choose: sparsifiers, engines, corpus readers, losses, and formats of exports and imports.
+"""What a name can choose: sparsifiers, engines, corpus readers, verifiers, losses, and formats of exports and imports.
 
 A built-in one is a line in a table here, a third party's an entry point of its distribution. Both are written
 `module:attribute` and imported when the name is used, so that listing and planning load no torch.
@@ -128,6 +128,21 @@ CORPORA = Registry(
         "parquet": "logitlake.pipeline.corpus.readers.parquet:ParquetCorpus",
         "text": "logitlake.pipeline.corpus.readers.text:TextCorpus",
         "huggingface": "logitlake.pipeline.corpus.readers.huggingface:HuggingfaceCorpus",
+        "traces": "logitlake.pipeline.corpus.readers.traces:TracesCorpus",
+    },
+)
+
+# Subclasses of VerifierSettings: settings and judgement of one way to verify a trace.
+VERIFIERS = Registry(
+    "verifier",
+    group="logitlake.verifiers",
+    built_in={
+        "none": "logitlake.pipeline.traces.verifiers.none:NoVerifier",
+        "exact_answer": "logitlake.pipeline.traces.verifiers.exact_answer:ExactAnswer",
+        "regex": "logitlake.pipeline.traces.verifiers.regex:RegexVerifier",
+        "code": "logitlake.pipeline.traces.verifiers.code:CodeVerifier",
+        "reward": "logitlake.pipeline.traces.verifiers.reward:RewardVerifier",
+        "function": "logitlake.pipeline.traces.verifiers.function:FunctionVerifier",
     },
 )
 

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from logitlake.pipeline.corpus.document import Chat, Document, Pair, Reject, RejectReason
+from logitlake.pipeline.corpus.document import Chat, Document, Pair, Reject, RejectReason, Trace
 from logitlake.pipeline.settings.models import TokenizationSettings
 from logitlake.pipeline.tokens.chat_template import RenderedChat, UnusableChatError
 from logitlake.pipeline.tokens.chat_turns import chat_views, whole_text
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
-from logitlake.storage.errors import SettingsError
+from logitlake.storage.errors import MismatchError, SettingsError
 
 Int32Array = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
@@ -59,13 +59,15 @@ def tokenize_documents(
 ) -> list[TokenizedDocument | Reject]:
     """The sequences of each document, or a reject with the reason; in the order of `documents`.
 
-    Labels are all tokens of a text, the completion's tokens of a pair, and the assistant's tokens of a chat (all tokens
-    if `chat_targets` is `all`). Windows without a target are left out. The result for one document does not depend on
-    the others. Raises MismatchError for a chat without a usable template, SettingsError if the settings ask for a BOS
+    Labels are all tokens of a text, the completion's tokens of a pair or a trace, and the assistant's tokens of a chat
+    (all tokens if `chat_targets` is `all`). Windows without a target are left out. The result for one document does not
+    depend on the others. Raises MismatchError for a chat without a usable template and a trace of another tokenizer,
+    SettingsError if the settings ask for a BOS
     or EOS that the tokenizer does not have.
     """
     labelled: list[_LabelledTexts | Reject | None] = [None] * len(documents)
-    for kind, encode in ((str, _encode_texts), (Pair, _encode_pairs), (Chat, _encode_chats)):
+    kinds = ((str, _encode_texts), (Pair, _encode_pairs), (Chat, _encode_chats), (Trace, _encode_traces))
+    for kind, encode in kinds:
         indices = [i for i, document in enumerate(documents) if isinstance(document.content, kind)]
         if indices:
             encoded = encode([documents[i] for i in indices], tokenizer, settings)
@@ -121,6 +123,33 @@ def _encode_chats(
             continue
         results.append([_encode_view(view, tokenizer, special_ids, settings) for view in views])
     return results
+
+
+def _encode_traces(
+    documents: Sequence[Document], tokenizer: TextTokenizer, settings: TokenizationSettings
+) -> list[_LabelledTexts | Reject]:
+    """The ids as they were written. Raises MismatchError if they are those of another tokenizer."""
+    results: list[_LabelledTexts | Reject] = []
+    for document in documents:
+        trace = document.content
+        assert isinstance(trace, Trace)
+        if trace.tokenizer_id != tokenizer.fingerprint:
+            raise MismatchError(
+                f"trace {document.doc_id}: expected ids of the teacher's tokenizer {tokenizer.fingerprint}, found "
+                f"those of {trace.tokenizer_id}, which its writer {trace.writer} used; choose other traces by the "
+                f"corpus' `where`, such as tokenizer_id = '{tokenizer.fingerprint}'"
+            )
+        ids_L = np.array([*trace.prompt_ids, *trace.completion_ids], np.int32)
+        results.append([(ids_L, np.arange(len(ids_L)) >= max(len(trace.prompt_ids), 1))])
+    return results
+
+
+def prompt_ids(text: str, tokenizer: TextTokenizer, settings: TokenizationSettings, *, is_chat: bool) -> list[int]:
+    """Ids of a text that a model goes on with, as capture would begin it: a BOS as the settings ask, and no EOS."""
+    add_bos = settings.bos == "always" if is_chat else None
+    (ids,) = tokenizer.encode_texts([text])
+    ids_L, _ = _labelled(ids, 0, tokenizer, settings, add_eos=False, add_bos=add_bos)
+    return [int(token_id) for token_id in ids_L]
 
 
 def _encode_view(

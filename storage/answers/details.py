@@ -12,7 +12,7 @@ from logitlake.storage.lake.lake import Lake
 _CANDIDATES = 8
 
 
-_ID = re.compile(r"[0-9a-f]{1,32}")
+_ID = re.compile(r"[0-9a-f]{1,64}")
 
 
 def find_document(lake: Lake, name: str) -> str:

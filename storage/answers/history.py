@@ -21,6 +21,19 @@ def teacher_speed(lake: Lake, weights: str) -> tuple[float, int] | None:
     return (float(row["speed"]), int(row["n_runs"])) if row.get("speed") else None
 
 
+def writer_speed(lake: Lake, sampling_id: str) -> float | None:
+    """Tokens per second that a writer wrote over all earlier runs with this sampling; None if there is none."""
+    row = lake.row(
+        """
+        SELECT sum((detail ->> '$.report.n_tokens')::BIGINT)
+            / nullif(sum((detail ->> '$.report.writer_seconds')::DOUBLE), 0) AS speed
+        FROM runs WHERE kind = 'generate' AND (detail ->> '$.report.sampling_id') = ?
+        """,
+        [sampling_id],
+    )
+    return row.get("speed") or None
+
+
 def stored_bytes_per_token(lake: Lake, recipe_id: str) -> tuple[float, int] | None:
     """Bytes on disk per token of this recipe, and how many tokens that is over; None if nothing of it is stored."""
     row = lake.row(

@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from logitlake.storage.connection.catalog_changes import catalog_transaction
-from logitlake.storage.identity import canonical_json, digest, held_out_bound
+from logitlake.storage.identity import ID_LENGTH, canonical_json, digest, held_out_bound
 from logitlake.storage.lake.lake_settings import read_lake_settings
 from logitlake.storage.schema.row_hash import insert_rows
 from logitlake.storage.schema.tables import NAME
@@ -86,9 +86,10 @@ def statements(name: str) -> list[str]:
 
 
 def held_out_rule(settings: Mapping[str, str], doc_id: str) -> str:
-    """Whether a document is held out, as SQL over its id."""
+    """Whether a document is held out, as SQL over its id; a trace's id begins with that of its prompt."""
+    prompt = f"substr({doc_id}, 1, {ID_LENGTH})"
     salt, bound = settings["held_out_salt"], held_out_bound(float(settings["held_out_share"]))
-    return f"(('0x' || substr(sha256({_quoted(salt)} || ':' || {doc_id}), 1, 8))::BIGINT < {bound})"
+    return f"(('0x' || substr(sha256({_quoted(salt)} || ':' || {prompt}), 1, 8))::BIGINT < {bound})"
 
 
 def _quoted(text: str) -> str:

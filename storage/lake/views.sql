@@ -36,6 +36,23 @@ LEFT JOIN (
 -- Where each document was seen: the same content may come from many files.
 CREATE OR REPLACE VIEW sources AS SELECT DISTINCT doc_id, corpus, source, line FROM store.document_sources;
 
+-- Completions that a model wrote for prompts, with the last verdict on each. A sample is there once, also if two processes
+-- wrote it.
+CREATE OR REPLACE VIEW traces AS
+SELECT
+    s.doc_id, s.prompt_id, s.sampling_id, s.sample_number, s.writer, s.completion, v.score, v.is_kept, v.reason,
+    s.finished, len(s.prompt_ids) AS n_prompt_tokens, len(s.completion_ids) AS n_completion_tokens,
+    list_avg(s.logprobs) AS mean_logprob, $held_out AS held_out, s.commit_number, s.prompt_ids, s.completion_ids,
+    s.logprobs, s.sampling, s.tokenizer_id, v.verifier_id, v.verifier, s.prompt_doc_id, s.corpus, s.source, s.line,
+    s.run_id, s.written_at
+FROM (
+    SELECT DISTINCT ON (prompt_id, sampling_id, sample_number) * FROM store.traces
+    ORDER BY prompt_id, sampling_id, sample_number, commit_number
+) AS s
+LEFT JOIN (
+    SELECT DISTINCT ON (doc_id) * FROM store.verdicts ORDER BY doc_id, commit_number DESC, judged_at DESC
+) AS v ON v.doc_id = s.doc_id;
+
 CREATE OR REPLACE VIEW commits AS
 SELECT
     commit_number, unit_id, recipe_id, run_id, committed_at, n_documents, n_sequences, n_tokens, n_targets, n_bytes, seconds

@@ -243,6 +243,8 @@ def _finish(transaction: Transaction, location: LakeLocation, forgotten: pa.Arra
             SELECT coalesce(max(number), 0) FROM (
                 SELECT max(commit_number) AS number FROM store.commits
                 UNION ALL SELECT max(commit_number) FROM store.promotions
+                UNION ALL SELECT max(commit_number) FROM store.traces
+                UNION ALL SELECT max(commit_number) FROM store.verdicts
                 UNION ALL SELECT max(up_to_commit) FROM store.row_sets
             )
         ))
@@ -252,7 +254,9 @@ def _finish(transaction: Transaction, location: LakeLocation, forgotten: pa.Arra
     connection.register("forgotten_documents", pa.table({"doc_id": forgotten}))
     for name, table in TABLES.items():
         if table.forget and table.rebuild is Rebuild.FROM_FILES:
-            connection.execute(f"DELETE FROM store.{name} WHERE doc_id IN (SELECT doc_id FROM forgotten_documents)")
+            for column in table.forgotten_by:
+                condition = f"{column} IN (SELECT doc_id FROM forgotten_documents)"
+                connection.execute(f"DELETE FROM store.{name} WHERE {condition}")
     connection.unregister("forgotten_documents")
     # The files do not tell that a recipe was retired; its shards are gone, and so must be its commits.
     connection.execute("DELETE FROM store.commits WHERE unit_id NOT IN (SELECT unit_id FROM store.documents)")

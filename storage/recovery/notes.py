@@ -8,12 +8,12 @@ from typing import Any
 from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.connection.object_store import connect, list_paths, read_all
 from logitlake.storage.errors import FormatVersionError, LakeError
+from logitlake.storage.identity import ID_LENGTH, TRACE_ID_LENGTH
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.migration import LAKE_NOTES
 from logitlake.storage.schema.sequences import FORMAT_VERSION
 
 _NOTED: dict[str, Callable[[Any], object]] = {"format_version": int, "held_out_salt": str, "held_out_share": float}
-_DOC_ID_LENGTH = 32
 
 Damage = dict[str, str]
 
@@ -56,7 +56,7 @@ def forgotten_documents(location: LakeLocation, damage: Damage) -> set[str]:
             doc_ids.add(str(json.loads(note)["doc_id"]))
         except (ValueError, KeyError, TypeError):
             damage[path] = f"the tombstone can't be read; document {doc_id} stays forgotten"
-        if len(doc_id) == _DOC_ID_LENGTH:
+        if len(doc_id) in (ID_LENGTH, TRACE_ID_LENGTH):
             doc_ids.add(doc_id)
     return doc_ids
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 import duckdb
 import pyarrow as pa
 
-# By table, the rows that are taken: a unit has one commit; an alias is never promoted, or rolled back, to the student
-# that it points to already; and a student is rejected once.
+# By table, the rows that are taken: a unit has one commit; a sample is written once, and judged once by a verifier; an
+# alias is never promoted, or rolled back, to the student that it points to already; and a student is rejected once.
 _TAKEN = {
     "commits": """
         SELECT * FROM records
@@ -25,6 +25,16 @@ _TAKEN = {
         UNION ALL BY NAME
         SELECT * FROM records WHERE decision = 'rejected'
         QUALIFY row_number() OVER (PARTITION BY alias, student_id ORDER BY commit_number DESC, decided_at DESC) = 1
+    """,
+    "traces": """
+        SELECT * FROM records
+        QUALIFY row_number() OVER (
+            PARTITION BY prompt_id, sampling_id, sample_number ORDER BY commit_number DESC, written_at DESC
+        ) = 1
+    """,
+    "verdicts": """
+        SELECT * FROM records
+        QUALIFY row_number() OVER (PARTITION BY doc_id, verifier_id ORDER BY commit_number DESC, judged_at DESC) = 1
     """,
 }
 
@@ -64,6 +74,8 @@ _REPEATS = {
             )
         )
     """,
+    "traces": "(prompt_id, sampling_id, sample_number) IN (SELECT (prompt_id, sampling_id, sample_number) FROM intact)",
+    "verdicts": "(doc_id, verifier_id) IN (SELECT (doc_id, verifier_id) FROM intact)",
 }
 
 

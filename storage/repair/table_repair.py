@@ -65,5 +65,6 @@ def _insert(transaction: Transaction, damage: TableDamage, states: list[FileStat
     if TABLES[damage.table].forget:
         # A document may have been forgotten since its rows were read.
         forgotten = transaction.connection.execute("SELECT DISTINCT doc_id FROM store.tombstones").to_arrow_table()
-        rows = rows.filter(pc.invert(pc.is_in(rows["doc_id"], value_set=forgotten["doc_id"].combine_chunks())))
+        for column in TABLES[damage.table].forgotten_by:
+            rows = rows.filter(pc.invert(pc.is_in(rows[column], value_set=forgotten["doc_id"].combine_chunks())))
     transaction.insert(damage.table, rows)

@@ -58,6 +58,7 @@ class Table:
 
     `key`: the columns that name a row to a person. `as_of`: SQL condition for the rows that were there at a commit.
     `of_documents`: the rows belong to one document each (`doc_id`), so a view without held-out documents hides theirs.
+    `forgotten_by`: the columns of which one names the forgotten document; a trace goes with its prompt.
     `forget` and `retire`: forgetting a document, or retiring a recipe, deletes its rows. `hashed`: the rows have a
     `row_hash`. `partition`: the column that files are partitioned by.
     """
@@ -68,6 +69,7 @@ class Table:
     as_of: str = "true"
     of_documents: bool = False
     forget: bool = False
+    forgotten_by: tuple[str, ...] = ("doc_id",)
     retire: bool = False
     hashed: bool = True
     partition: str | None = None
@@ -164,6 +166,53 @@ TABLES: dict[str, Table] = {
         retire=True,
         hashed=False,
         partition="recipe_id",
+    ),
+    # Completions that a model wrote for prompts. Each is a document; its id begins with the id of its prompt.
+    "traces": Table(
+        columns=_schema(
+            doc_id=_TEXT,
+            prompt_id=_TEXT,
+            prompt_doc_id=_TEXT,
+            sampling_id=_TEXT,
+            sample_number=pa.int32(),
+            writer=_TEXT,
+            sampling=_TEXT,
+            tokenizer_id=_TEXT,
+            prompt_ids=pa.list_(pa.int32()),
+            completion_ids=pa.list_(pa.int32()),
+            logprobs=pa.list_(pa.float32()),
+            finished=_FLAG,
+            completion=_TEXT,
+            corpus=_TEXT,
+            source=_TEXT,
+            line_or_null=_NUMBER,
+            commit_number=_NUMBER,
+            run_id=_TEXT,
+            written_at=_TIME,
+        ),
+        key=("prompt_id", "sampling_id", "sample_number"),
+        as_of="commit_number <= $n",
+        of_documents=True,
+        forget=True,
+        forgotten_by=("doc_id", "prompt_id", "prompt_doc_id"),
+    ),
+    # What verifiers said of traces.
+    "verdicts": Table(
+        columns=_schema(
+            doc_id=_TEXT,
+            verifier_id=_TEXT,
+            verifier=_TEXT,
+            score=_REAL,
+            is_kept=_FLAG,
+            reason=_TEXT,
+            commit_number=_NUMBER,
+            run_id=_TEXT,
+            judged_at=_TIME,
+        ),
+        key=("doc_id", "verifier_id"),
+        as_of="commit_number <= $n",
+        of_documents=True,
+        forget=True,
     ),
     "vocabulary": Table(
         columns=_schema(tokenizer_id=_TEXT, token_id=pa.int32(), token=_TEXT, is_special=_FLAG),

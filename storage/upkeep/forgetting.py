@@ -16,13 +16,13 @@ import pyarrow as pa
 
 from logitlake.storage.connection.object_store import list_paths, read_all, write_note
 from logitlake.storage.errors import LakeError, SettingsError
+from logitlake.storage.identity import ID_LENGTH, TRACE_ID_LENGTH
 from logitlake.storage.lake.lake import Lake, Transaction
 from logitlake.storage.schema.tables import TABLES
 from logitlake.storage.sql.session import query
 from logitlake.storage.writing.runs import RETIRE_KIND, note_run
 
 _REMOVED = "forgotten rows removed"
-_ID_LENGTH = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,11 @@ def find_documents(lake: Lake, *, source: str | None = None, where: str | None =
     if source is not None:
         rows = lake.sql(
             """
-            SELECT DISTINCT doc_id FROM sources
+            SELECT DISTINCT doc_id FROM (
+                SELECT doc_id, corpus, source FROM sources
+                UNION ALL SELECT prompt_doc_id, corpus, source FROM store.traces
+                UNION ALL SELECT doc_id, corpus, source FROM store.traces
+            )
             WHERE corpus || '/' || source = ? OR (suffix(?, '/') AND starts_with(corpus || '/' || source, ?))
             """,
             [source, source, source],
@@ -57,12 +61,22 @@ def whole_id(lake: Lake, name: str) -> str:
 
     Raises SettingsError if `name` is not an id, or the beginning of none or several ids in the lake.
     """
-    if not name or not set(name) <= set("0123456789abcdef") or len(name) > _ID_LENGTH:
-        raise SettingsError(f"document {name!r}: expected an id of {_ID_LENGTH} hex characters, or its beginning")
-    if len(name) == _ID_LENGTH:
+    if not name or not set(name) <= set("0123456789abcdef") or len(name) > TRACE_ID_LENGTH:
+        raise SettingsError(
+            f"document {name!r}: expected an id of {ID_LENGTH} hex characters ({TRACE_ID_LENGTH} of a trace), or its "
+            "beginning"
+        )
+    if len(name) in (ID_LENGTH, TRACE_ID_LENGTH):
         return name
     matches = lake.sql(
-        "SELECT DISTINCT doc_id FROM store.documents WHERE starts_with(doc_id, ?) ORDER BY doc_id LIMIT 6", [name]
+        """
+        SELECT DISTINCT doc_id FROM (
+            SELECT doc_id FROM store.documents
+            UNION ALL SELECT unnest([doc_id, prompt_doc_id, prompt_id]) FROM store.traces
+        )
+        WHERE starts_with(doc_id, ?) AND (len(doc_id) = ? OR len(?) > ?) ORDER BY doc_id LIMIT 6
+        """,
+        [name, ID_LENGTH, name, ID_LENGTH],
     )["doc_id"].to_pylist()
     if len(matches) != 1:
         several = f"{', '.join(matches[:5])}{' …' if len(matches) > 5 else ''}: give more of the id"
@@ -84,8 +98,11 @@ def sources_of(lake: Lake, doc_ids: Sequence[str]) -> dict[str, list[str]]:
 
 
 def forget(lake: Lake, doc_ids: Sequence[str], *, reason: str) -> Forgotten:
-    """Forget documents under every recipe. Idempotent: an id that the lake never held gets its tombstone too."""
-    ids = sorted(set(doc_ids))
+    """Forget documents under every recipe, and with a prompt every trace that was written for it.
+
+    Idempotent: an id that the lake never held gets its tombstone too.
+    """
+    ids = with_traces(lake, doc_ids)
     students = students_that_saw(lake, ids)
     now = datetime.now(UTC)
     for doc_id in ids:
@@ -99,12 +116,30 @@ def forget(lake: Lake, doc_ids: Sequence[str], *, reason: str) -> Forgotten:
             "SELECT count(*) FROM store.sequences WHERE list_contains(?, doc_id)", [ids]
         ).fetchone()
         for name, table in TABLES.items():
-            if table.forget:
-                connection.execute(f"DELETE FROM store.{name} WHERE list_contains(?, doc_id)", [ids])
+            for column in table.forgotten_by if table.forget else ():
+                connection.execute(f"DELETE FROM store.{name} WHERE list_contains(?, {column})", [ids])
         transaction.insert("tombstones", rows)
         return int(count[0]) if count else 0
 
     return Forgotten(doc_ids=tuple(ids), n_sequences=lake.change(delete), student_ids=tuple(students))
+
+
+def with_traces(lake: Lake, doc_ids: Sequence[str]) -> list[str]:
+    """These documents and the traces that were written for them, captured or not.
+
+    Each trace gets a tombstone of its own, so that every file can be searched for it.
+    """
+    rows = lake.sql(
+        """
+        SELECT doc_id FROM store.traces
+        WHERE list_contains($ids, prompt_id) OR list_contains($ids, prompt_doc_id)
+        UNION
+        SELECT doc_id FROM store.documents
+        WHERE len(doc_id) > $length AND list_contains($ids, substr(doc_id, 1, $length))
+        """,
+        {"ids": list(doc_ids), "length": ID_LENGTH},
+    )
+    return sorted({*doc_ids, *rows["doc_id"].to_pylist()})
 
 
 def forget_again(lake: Lake) -> tuple[str, ...]:

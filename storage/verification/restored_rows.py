@@ -34,6 +34,8 @@ ADVICE = {
     "document_sources": "the next `logitlake capture` that reads the files notes them again",
     "rejects": "the next `logitlake capture` that reads the files notes them again",
     "vocabulary": "the next `logitlake capture` that loads the teacher writes them again",
+    "traces": "`logitlake generate` writes them again, with the same seed",
+    "verdicts": "`logitlake generate` judges the traces again",
     "student_losses": "`logitlake evaluate` measures them again",
     "damage": "`logitlake verify` finds again what is damaged",
 }
@@ -102,7 +104,9 @@ def _from_unnamed_files(lake: Lake, name: str, present: np.ndarray) -> pa.Table:
     _, first = np.unique(rows[ROW_HASH].to_numpy(), return_index=True)
     rows = rows.take(pa.array(np.sort(first), pa.int64()))
     if table.forget:
-        rows = rows.filter(pc.invert(pc.is_in(rows["doc_id"], value_set=_forgotten(lake))))
+        forgotten = _forgotten(lake)
+        for column in table.forgotten_by:
+            rows = rows.filter(pc.invert(pc.is_in(rows[column], value_set=forgotten)))
     if table.retire:
         units = lake.sql("SELECT DISTINCT unit_id FROM store.documents")["unit_id"].combine_chunks()
         rows = rows.filter(pc.is_in(rows["unit_id"], value_set=units))

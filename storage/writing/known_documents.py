@@ -4,15 +4,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from logitlake.storage.identity import TRACE_ID_LENGTH
 from logitlake.storage.lake.lake import Lake
 
-_ID_BYTES = 16
+_ID_BYTES = TRACE_ID_LENGTH // 2
 
 
 class KnownDocuments:
     """Ids of the documents that need no teacher: cached under `recipe_id`, or forgotten.
 
-    A snapshot of the moment of its creation: 16 bytes a document, looked up by binary search, so that a night over a
+    A snapshot of the moment of its creation: 32 bytes a document, looked up by binary search, so that a night over a
     million known documents costs megabytes and seconds. Call it with a batch of ids; it returns the known ones.
     """
 
@@ -41,5 +42,9 @@ def known_to_all(recipes: Sequence[KnownDocuments]) -> Callable[[Sequence[str]],
 
 
 def _packed(doc_ids: Sequence[str]) -> np.ndarray:
-    """Hex ids as fixed-width byte strings, which NumPy sorts and compares without a Python object each."""
-    return np.frombuffer(bytes.fromhex("".join(doc_ids)), dtype=f"S{_ID_BYTES}")
+    """Hex ids as fixed-width byte strings, which NumPy sorts and compares without a Python object each.
+
+    An id that is not a trace's ends in zeros here: it meets no trace's id, whose second half is a hash.
+    """
+    digits = "".join(doc_id.ljust(TRACE_ID_LENGTH, "0") for doc_id in doc_ids)
+    return np.frombuffer(bytes.fromhex(digits), dtype=f"S{_ID_BYTES}")

@@ -12,7 +12,14 @@ from logitlake.flows.terminal.output import Format, Row, print_record, print_row
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import LakeError, SettingsError
 from logitlake.storage.lake.lake import Lake
-from logitlake.storage.upkeep.forgetting import find_documents, retire_recipe, sources_of, students_that_saw, whole_id
+from logitlake.storage.upkeep.forgetting import (
+    find_documents,
+    retire_recipe,
+    sources_of,
+    students_that_saw,
+    whole_id,
+    with_traces,
+)
 from logitlake.storage.upkeep.forgetting import forget as forget_documents
 from logitlake.storage.writing.recipes import find_recipe
 
@@ -57,6 +64,7 @@ def forget(options: ForgetOptions) -> None:
             raise LakeError(
                 f"forget: the lake holds no document of {options.source or options.where}; nothing was forgotten"
             )
+        chosen = with_traces(lake, chosen)
         sources = sources_of(lake, chosen)
         if options.dry_run:
             record: dict[str, Any] = {"doc_ids": chosen, "student_ids": students_that_saw(lake, chosen)}

@@ -27,6 +27,8 @@ from logitlake.storage.verification.known_damage import Damage, record_damage
 from logitlake.storage.writing.commits import REJECTS, SOURCES, commit_unit
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 from logitlake.storage.writing.runs import note_run
+from logitlake.storage.writing.traces import commit_traces
+from tests.tiny_traces import PROMPTS, trace_rows, verdict_rows
 
 RECIPE: dict[str, Any] = {
     "teacher": {"name": "tiny", "hash": "t"},
@@ -136,7 +138,7 @@ def full_lake(location: LakeLocation, every_table: Path) -> Iterator[Lake]:
 
 
 def fill_every_table(lake: Lake) -> None:
-    """Two commits, a forgotten document, a row set chosen by a query, a student that was evaluated and promoted."""
+    """Two commits, traces, a forgotten document, a row set chosen by a query, an evaluated and promoted student."""
     register_vocabulary(lake, "words", ["<s>", "the"], {0})
     register_recipe(lake, RECIPE)
     note_run(lake, "run", "started", kind="capture", recipe_id=id_of_recipe(RECIPE), expected=3)
@@ -152,6 +154,8 @@ def fill_every_table(lake: Lake) -> None:
             sources=pa.Table.from_pylist(sources, SOURCES),
             rejects=pa.Table.from_pylist(rejects, REJECTS),
         )
+    traces = trace_rows(PROMPTS[:1])
+    commit_traces(lake, traces, verdict_rows(traces), run_id="run")
     row_set = resolve_row_set(lake, recipe_id=id_of_recipe(RECIPE), query="SELECT doc_id, 2.0 AS weight FROM documents")
     register_row_set(lake, row_set)
     register_student(
@@ -206,7 +210,7 @@ def damage() -> Callable[..., None]:
 
 def _another_value(value: Any, kind: pa.DataType, by: int) -> Any:
     if pa.types.is_list(kind):
-        return [*(value or []), "other"]
+        return [*(value or []), "other" if pa.types.is_string(kind.value_type) else 1]
     if pa.types.is_boolean(kind):
         return not value
     if pa.types.is_timestamp(kind):

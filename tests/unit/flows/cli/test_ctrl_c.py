@@ -46,6 +46,7 @@ SECONDS_TO_START, SECONDS_TO_END = 120, 60
 
 COMMANDS = {
     "plan": (),
+    "generate": ("--set", "generate.prompts={name: q, kind: text, path: .}"),
     "capture": (),
     "train": (),
     "evaluate": ("nobody",),

@@ -27,6 +27,7 @@ AROUND: dict[str, Any] = {
 UNBOUNDED: dict[str, str] = {
     "teacher.transformers.device_map": "torch knows which devices there are",
     "teacher.transformers.max_memory": "keys are numbers of devices",
+    "generate.verifier.min_score": "rewards are any numbers",
 }
 BOUNDS = ("ge", "gt", "le", "lt")
 

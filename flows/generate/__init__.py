@@ -1,0 +1,1 @@
+"""Writing traces: preparation, the run, and its Prefect flow."""

@@ -1,0 +1,1 @@
+"""Traces: prompts, sampling, the models that write, and verifiers."""

@@ -1,0 +1,59 @@
+"""Runs the code of a completion together with the tests of its prompt."""
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from logitlake.pipeline.settings.verifier import Case, Judgement, VerifierSettings
+from logitlake.pipeline.traces.verifiers.reference import reference_of
+from logitlake.pipeline.traces.verifiers.sandbox import Limits, isolation, run_program
+from logitlake.storage.errors import SettingsError
+
+log = logging.getLogger(__name__)
+
+_FENCED = re.compile(r"```[ \t]*(?:python|py|python3)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
+
+
+class CodeVerifier(VerifierSettings):
+    """Score 1 if the completion's Python code runs with the reference behind it, which holds tests, else 0."""
+
+    name: Literal["code"] = "code"
+    only_how: ClassVar[frozenset[str]] = frozenset({"workers", "isolation"})
+
+    with_prompt: bool = Field(
+        False, description="the completion goes on with the prompt's code: run both, if it holds no block of code"
+    )
+    seconds: float = Field(10.0, gt=0, le=3600, description="time limit of one program")
+    memory_bytes: int = Field(2**30, ge=2**26, description="address space of one program at most")
+    workers: int | None = Field(None, ge=1, description="programs that run at once; none: one for each processor")
+    isolation: Literal["required", "if_possible"] = Field(
+        "if_possible", description="required: refuse to run where network and processes can't be taken away"
+    )
+
+    def judge(self, cases: Sequence[Case]) -> list[Judgement | None]:
+        """Raises SettingsError for a case without tests, or if the isolation that is required can't be had."""
+        if not isolation():
+            if self.isolation == "required":
+                raise SettingsError(
+                    "generate.verifier.isolation required: `unshare` can't make namespaces here; allow user "
+                    "namespaces, run in a container without network, or set isolation to if_possible"
+                )
+            log.warning("generated code runs with the network: `unshare` can't make namespaces here")
+        limits = Limits(seconds=self.seconds, memory_bytes=self.memory_bytes)
+        programs = [program_of(case, reference_of(case, self.name), with_prompt=self.with_prompt) for case in cases]
+        with ThreadPoolExecutor(self.workers or os.cpu_count() or 1, thread_name_prefix="verify") as pool:
+            outcomes = list(pool.map(lambda program: run_program(program, limits), programs))
+        return [Judgement(score=float(outcome.passed), reason=outcome.reason) for outcome in outcomes]
+
+
+def program_of(case: Case, tests: str, *, with_prompt: bool) -> str:
+    """The code of a completion, then the tests: its last fenced block, else all of it."""
+    blocks = _FENCED.findall(case.completion)
+    whole = case.prompt + case.completion if with_prompt else case.completion
+    code = blocks[-1] if blocks else whole
+    return f"{code}\n\n{tests}"

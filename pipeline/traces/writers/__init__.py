@@ -1,0 +1,1 @@
+"""What runs the model that writes traces. One file each."""

@@ -1,0 +1,90 @@
+"""Generated code runs with its tests, within limits, and leaves nothing behind."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from logitlake.pipeline.settings.verifier import Case, VerifierSettings
+from logitlake.pipeline.traces.verifiers.code import program_of
+from logitlake.pipeline.traces.verifiers.sandbox import Limits, Outcome, isolation, run_program
+
+LIMITS = Limits(seconds=20, memory_bytes=1 << 29)
+TESTS = "assert add(1, 2) == 3\nassert add(-1, 1) == 0"
+
+
+def case(completion: str, prompt: str = "Write add.", reference: str = TESTS) -> Case:
+    return Case(doc_id="d" * 64, prompt=prompt, completion=completion, reference=reference, finished=True)
+
+
+def test_code_that_passes_its_tests_is_right_and_other_code_is_wrong() -> None:
+    right = case("Here it is:\n```python\ndef add(a, b):\n    return a + b\n```\nDone.")
+    wrong = case("```python\ndef add(a, b):\n    return a - b\n```")
+    broken = case("```python\ndef add(a, b:\n```")
+    judged = VerifierSettings(name="code", workers=3).judge([right, wrong, broken])
+    assert [judgement.score for judgement in judged if judgement] == [1.0, 0.0, 0.0]
+    assert judged[1] is not None and "AssertionError" in judged[1].reason
+    assert judged[2] is not None and "SyntaxError" in judged[2].reason
+
+
+def test_the_code_of_a_completion_is_its_last_block_else_all_of_it() -> None:
+    assert program_of(case("```\na\n```\n```python\nb\n```"), "t", with_prompt=True) == "b\n\n\nt"
+    assert program_of(case("    return a + b", prompt="def add(a, b):\n"), "t", with_prompt=True) == (
+        "def add(a, b):\n    return a + b\n\nt"
+    )
+    assert program_of(case("x = 1"), "t", with_prompt=False) == "x = 1\n\nt"
+    assert program_of(case("```python\ncut"), "t", with_prompt=False) == "cut\n\nt"
+
+
+@pytest.mark.parametrize("early", ["raise SystemExit(0)", "import os; os._exit(0)", "import sys; sys.exit()"])
+def test_leaving_before_the_tests_is_no_pass(early: str) -> None:
+    assert run_program(early, LIMITS) == Outcome(passed=False, reason="ended before its last line")
+
+
+def test_a_loop_ends_at_the_time_limit() -> None:
+    began = time.monotonic()
+    outcome = run_program("while True: pass", Limits(seconds=1.0))
+    assert not outcome.passed and time.monotonic() - began < 15
+
+
+def test_memory_and_files_have_bounds() -> None:
+    memory = run_program("x = bytearray(1 << 31)", LIMITS)
+    assert (memory.passed, "MemoryError" in memory.reason) == (False, True)
+    assert not run_program("open('large', 'wb').write(b'x' * (32 << 20))", LIMITS).passed
+
+
+def test_what_a_program_leaves_behind_is_killed_with_it(tmp_path: Path) -> None:
+    sign = tmp_path / "alive"
+    child = f"import time; time.sleep(1); open({str(sign)!r}, 'w')"
+    source = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {child!r}])"
+    assert run_program(source, LIMITS).passed
+    time.sleep(1.5)
+    assert not sign.exists()
+
+
+def test_a_program_sees_none_of_our_environment_and_its_folder_is_gone_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_OF_A_TEST", "x")
+    note = tmp_path / "note"
+    source = f"import os\nassert 'SECRET_OF_A_TEST' not in os.environ\nopen({str(note)!r}, 'w').write(os.getcwd())"
+    assert run_program(source, LIMITS).passed
+    assert not Path(note.read_text()).exists() and Path(note.read_text()) != Path.cwd()
+
+
+@pytest.mark.skipif(not isolation(), reason="no namespaces here")
+def test_a_program_has_no_network() -> None:
+    source = (
+        "import socket\n"
+        "server = socket.socket()\n"
+        "try:\n    socket.create_connection(('127.0.0.1', 9), timeout=1)\n"
+        "except ConnectionRefusedError:\n    raise SystemExit('there is a network')\n"
+        "except OSError:\n    pass\n"
+    )
+    assert run_program(source, LIMITS).passed
+
+
+def test_odd_text_is_a_wrong_program_and_no_crash() -> None:
+    assert not run_program("\ud800 \0", LIMITS).passed
+    assert os.getpid() > 1

@@ -1,0 +1,126 @@
+"""What each verifier keeps, drops and scores."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from logitlake.pipeline.settings.verifier import Case, Judgement, VerifierSettings
+from logitlake.pipeline.traces.verifiers.exact_answer import final_answer, same_answer
+from logitlake.storage.errors import SettingsError
+
+CASE = Case(doc_id="d" * 64, prompt="2 + 2?", completion="It is 4.", reference="4", finished=True)
+
+
+def score(verifier: VerifierSettings, completion: str, reference: str | None = "4") -> float:
+    (judgement,) = verifier.judge([replace(CASE, completion=completion, reference=reference)])
+    assert judgement is not None
+    return judgement.score
+
+
+def test_without_a_verifier_every_trace_is_kept() -> None:
+    verifier = VerifierSettings()
+    assert verifier.name == "none"
+    assert verifier.keeps(CASE, Judgement(score=score(verifier, "anything")))
+
+
+def test_cut_traces_are_dropped_if_the_settings_say_so() -> None:
+    cut = replace(CASE, finished=False)
+    judgement = Judgement(score=1.0)
+    assert VerifierSettings().keeps(cut, judgement)
+    assert not VerifierSettings(only_finished=True).keeps(cut, judgement)
+    assert VerifierSettings(only_finished=True).keeps(CASE, judgement)
+
+
+def test_without_a_smallest_score_all_are_kept_with_their_score() -> None:
+    assert VerifierSettings(min_score=None).keeps(CASE, Judgement(score=-5.0))
+    assert not VerifierSettings(min_score=0.5).keeps(CASE, Judgement(score=0.4))
+
+
+@pytest.mark.parametrize(
+    ("completion", "reference", "right"),
+    [
+        ("so the answer is \\boxed{4}", "4", True),
+        ("first \\boxed{3}, no: \\boxed{\\frac{1}{2}}", "\\boxed{\\frac{1}{2}}", True),
+        ("\\boxed{4", "4", True),
+        ("We have 7 apples.\n#### 1,234", "she pays 12\n#### 1234.0", True),
+        ("it costs $4.00.", "4", True),
+        ("0.5", "1/2", True),
+        ("14", "4", False),
+        ("-4", "4", False),
+        ("Paris", "paris.", True),
+        ("I do not know", "4", False),
+        ("", "4", False),
+        ("9" * 100_000, "4", False),
+    ],
+)
+def test_the_final_answer_is_compared_by_value(completion: str, reference: str, right: bool) -> None:
+    assert score(VerifierSettings(name="exact_answer"), completion, reference) == float(right)
+
+
+def test_the_place_of_the_answer_can_be_named() -> None:
+    text = "a 1\nb \\boxed{2}\n#### 3\nc 4\n"
+    places = {"boxed": "2", "hashes": "3\nc 4", "number": "4", "last_line": "c 4", "whole": text.strip(), "auto": "2"}
+    for place, answer in places.items():
+        assert final_answer(text, place) == answer  # type: ignore[arg-type]
+    assert not same_answer("1/0", "1/00")
+
+
+def test_a_verifier_that_needs_a_reference_says_how_to_give_one() -> None:
+    for name in ("exact_answer", "code"):
+        with pytest.raises(SettingsError, match="completion_field"):
+            VerifierSettings(name=name).judge([replace(CASE, reference=None)])
+
+
+def test_a_pattern_is_searched_or_must_be_absent() -> None:
+    assert score(VerifierSettings(name="regex", pattern="(?i)IT is"), "It is 4.") == 1
+    assert score(VerifierSettings(name="regex", pattern="five"), "It is 4.") == 0
+    assert score(VerifierSettings(name="regex", pattern="five", absent=True), "It is 4.") == 1
+    with pytest.raises(ValidationError, match="regular expression"):
+        VerifierSettings(name="regex", pattern="(")
+
+
+def test_a_function_of_ones_own_gives_the_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_verifier_of_a_test.py").write_text(
+        "def length(case):\n    return len(case.completion), 'characters'\ndef bad(case):\n    return 'x'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    verifier = VerifierSettings(name="function", call="own_verifier_of_a_test:length")
+    assert verifier.judge([CASE]) == [Judgement(score=8.0, reason="characters")]
+    with pytest.raises(SettingsError, match="expected a number"):
+        VerifierSettings(name="function", call="own_verifier_of_a_test:bad").judge([CASE])
+    with pytest.raises(SettingsError, match="can't import"):
+        VerifierSettings(name="function", call="own_verifier_of_a_test:none").judge([CASE])
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_a_reward_is_looked_up_and_a_trace_without_one_waits(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"rewards{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"doc_id": [CASE.doc_id], "reward": [0.75]}), path)
+    elif suffix == ".csv":
+        path.write_text(f"doc_id,reward\n{CASE.doc_id},0.75\n")
+    else:
+        path.write_text(f'{{"doc_id": "{CASE.doc_id}", "reward": 0.75}}\n')
+    verifier = VerifierSettings(name="reward", file=str(path), min_score=0.5)
+    first, second = verifier.judge([CASE, replace(CASE, doc_id="e" * 64)])
+    assert first == Judgement(score=0.75, reason="reward") and second is None
+    with pytest.raises(SettingsError, match="expected columns doc_id and points"):
+        VerifierSettings(name="reward", file=str(path), score_column="points").judge([CASE])
+
+
+def test_another_setting_is_another_verifier() -> None:
+    ids = {
+        VerifierSettings(name="regex", pattern=pattern, min_score=score).verifier_id
+        for pattern in ("a", "b")
+        for score in (0.0, 1.0)
+    }
+    assert len(ids) == 4
+
+
+def test_how_many_programs_run_at_once_makes_no_other_verifier() -> None:
+    one, two = (VerifierSettings(name="code", workers=workers) for workers in (1, 2))
+    assert one.verifier_id == two.verifier_id != VerifierSettings(name="code", seconds=1).verifier_id
