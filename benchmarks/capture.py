@@ -31,6 +31,7 @@ from logitlake.flows.capture.run import CaptureRun
 from logitlake.flows.terminal.progress import quiet_transformers
 from logitlake.pipeline.capture.planning import WorkUnit, make_batches
 from logitlake.pipeline.settings.models import CaptureSettings, Config
+from logitlake.pipeline.teachers.devices import resolve_device
 from logitlake.pipeline.teachers.dtype import resolve_dtype
 from logitlake.pipeline.tokens.sequences import TokenSequence
 
@@ -125,7 +126,7 @@ def measure_script(quick: bool) -> Measurements:
                 values, ids = torch.topk(logprobs, _SCRIPT_TOP_K, dim=-1)
                 for row, sequence in enumerate(batch):
                     n = len(sequence.input_ids)
-                    positions.append((ids[row, :n].clone(), values[row, :n].clone()))
+                    positions.append((ids[row, :n].to("cpu", copy=True), values[row, :n].to("cpu", copy=True)))
 
         def write() -> None:
             ids, values = (torch.cat([part[column] for part in positions]).numpy() for column in (0, 1))
@@ -144,11 +145,19 @@ def _over_units(
     first, *others = (unit for unit in prepare(config).plan(lambda doc_ids: set()) if unit.documents)
     work(sequences_of(first), config.capture.batch_tokens)
     finish()
+    synchronize()
     watch = Stopwatch()
     for unit in others:
         work(sequences_of(unit), config.capture.batch_tokens)
     finish()
+    synchronize()
     return watch.measurements(sum(unit.n_tokens for unit in others))
+
+
+def synchronize() -> None:
+    """Wait for what an accelerator has been asked to compute: without a look at its results nothing else does."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
 
 
 def sequences_of(unit: WorkUnit) -> list[TokenSequence]:
@@ -158,16 +167,17 @@ def sequences_of(unit: WorkUnit) -> list[TokenSequence]:
 def _teacher(quick: bool) -> Any:
     quiet_transformers()
     directory = prepare(capture_config(quick, Path("lake"))).files.directory
-    dtype = getattr(torch, resolve_dtype("auto", "cpu"))
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, use_safetensors=True).eval()
+    dtype = getattr(torch, resolve_dtype("auto", "auto"))
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, use_safetensors=True)
+    return model.eval().to(resolve_device("auto"))
 
 
 @torch.inference_mode()
 def _logits(model: Any, sequences: Sequence[TokenSequence]) -> torch.Tensor:
     """Logits `[B, L, V]` of right-padded sequences; a mask only where there is padding."""
-    input_ids = padded_ids(sequences)
+    input_ids = padded_ids(sequences).to(model.device)
     lengths = torch.tensor([len(sequence.input_ids) for sequence in sequences])
-    mask = torch.arange(input_ids.shape[1])[None] < lengths[:, None]
+    mask = (torch.arange(input_ids.shape[1])[None] < lengths[:, None]).to(model.device)
     return model(input_ids=input_ids, attention_mask=None if mask.all() else mask.long(), use_cache=False).logits
 
 

@@ -53,7 +53,7 @@ def measure_prefill(quick: bool) -> Measurements:
             "-P",
             str(_PREFILL),
             str(prepared.files.directory),
-            resolve_dtype("auto", "cpu"),
+            resolve_dtype("auto", "auto"),
             path,
         ]
         environment = {**os.environ, **_CPU, "VLLM_NO_USAGE_STATS": "1"}

@@ -23,11 +23,21 @@ def describe_machine() -> dict[str, Any]:
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
             "system": f"{platform.system()} {platform.machine()}",
-            "computes_in": resolve_dtype("auto", "cpu"),
+            "computes_in": resolve_dtype("auto", "auto"),
+            **_accelerators(),
             "load_before": round(os.getloadavg()[0], 2),
         },
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
     }
+
+
+def _accelerators() -> dict[str, Any]:
+    """Names of the accelerators that torch sees; nothing on a machine without."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    return {"accelerators": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]}
 
 
 def _cpu_model() -> str:
