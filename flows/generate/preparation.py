@@ -11,6 +11,7 @@ from logitlake.pipeline.corpus.rejects import RejectGuard
 from logitlake.pipeline.model_files.files import TeacherFiles, resolve_teacher
 from logitlake.pipeline.model_files.tokenizer import load_tokenizer
 from logitlake.pipeline.settings.corpus import CorpusSettings
+from logitlake.pipeline.settings.engines import VllmSettings
 from logitlake.pipeline.settings.models import Config, TeacherSettings
 from logitlake.pipeline.students.identity import read_facts
 from logitlake.pipeline.teachers.dtype import resolve_dtype
@@ -101,7 +102,7 @@ def prepare_writer(config: Config) -> PreparedWriter:
             "weights": files.teacher_hash,
             "adapter": files.adapter_hash,
             "config": files.config_hash,
-            "engine": "transformers",
+            "engine": generate.engine,
             "dtype": resolve_dtype(settings.dtype, settings.device),
         },
         "tokenizer": tokenizer.fingerprint,
@@ -136,6 +137,7 @@ def _writer_settings(config: Config) -> tuple[TeacherSettings, str | None]:
         device=teacher.device if teacher else "auto",
         dtype=teacher.dtype if teacher else "auto",
         attention=teacher.attention if teacher else None,
+        vllm=teacher.vllm if teacher else VllmSettings(),
         trust_remote_code=config.student is not None and config.student.trust_remote_code,
     )
     return settings, str(facts.get("student_id", directory.name))

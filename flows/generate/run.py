@@ -18,6 +18,7 @@ from logitlake.flows.run_ids import new_run_id
 from logitlake.flows.settings import location_of
 from logitlake.flows.terminal.progress import quiet_transformers
 from logitlake.pipeline.settings.models import Config
+from logitlake.pipeline.settings.registry import WRITERS
 from logitlake.pipeline.traces.planning import TracePlan, TraceUnit
 from logitlake.pipeline.traces.unit import WrittenUnit, compute_traces
 from logitlake.storage.errors import LogitlakeError
@@ -38,7 +39,7 @@ from logitlake.storage.writing.traces import (
 )
 
 if TYPE_CHECKING:
-    from logitlake.pipeline.traces.writer import Writer
+    from logitlake.pipeline.traces.writer import LoadWriter, Writer
 
 
 class GenerateRun:
@@ -155,12 +156,11 @@ class GenerateRun:
     def _loaded(self) -> "Writer":
         """The writer, loaded when the first sample needs it."""
         if self._writer is None:
-            # Imported here, so that a run with nothing to write loads no torch.
-            from logitlake.pipeline.traces.writers.transformers_writer import load_writer
-
+            # Imported by name, so that a run with nothing to write loads no torch.
+            load: LoadWriter = WRITERS.load(self.config.generate.engine)
             quiet_transformers()
             prepared = self.prepared
-            self._writer = load_writer(
+            self._writer = load(
                 prepared.settings,
                 prepared.files,
                 prepared.sampling,

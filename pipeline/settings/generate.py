@@ -1,9 +1,12 @@
 """The section `generate`: prompts, the model that answers them, how it samples, and the verifier."""
 
+from typing import Annotated
+
 from pydantic import Field, SerializeAsAny
 
 from logitlake.pipeline.settings.base import Settings
 from logitlake.pipeline.settings.corpus import CorpusSettings
+from logitlake.pipeline.settings.registry import WRITERS, NameIn
 from logitlake.pipeline.settings.verifier import VerifierSettings
 
 
@@ -14,6 +17,9 @@ class GenerateSettings(Settings):
         None, description="where prompts come from: name, kind, path and fields as in `corpora`"
     )
     writer: str = Field("teacher", min_length=1, description="`teacher`, or a student: its directory, id or alias")
+    engine: Annotated[str, NameIn(WRITERS)] = Field(
+        "transformers", description="what runs the writer; vllm takes its settings from `teacher.vllm`"
+    )
     samples: int = Field(1, ge=1, le=100_000, description="completions for each prompt")
     temperature: float = Field(1.0, ge=0, le=100, description="0: always the most probable token")
     top_p: float = Field(1.0, gt=0, le=1, description="sample from the most probable ids that have this mass")

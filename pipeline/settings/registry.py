@@ -119,6 +119,16 @@ ENGINES = Registry(
     },
 )
 
+# Functions that load a Writer (pipeline/traces/writer.py, LoadWriter): what runs the model that writes traces.
+WRITERS = Registry(
+    "writer engine",
+    group="logitlake.writers",
+    built_in={
+        "transformers": "logitlake.pipeline.traces.writers.transformers_writer:load_writer",
+        "vllm": "logitlake.pipeline.traces.writers.vllm_writer:load_writer",
+    },
+)
+
 # Subclasses of CorpusSettings: settings and reading of one kind of corpus.
 CORPORA = Registry(
     "kind of corpus",

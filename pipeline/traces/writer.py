@@ -4,6 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from logitlake.pipeline.model_files.files import TeacherFiles
+from logitlake.pipeline.settings.models import TeacherSettings
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
@@ -50,6 +53,20 @@ class Completion:
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finished: bool
+
+
+class LoadWriter(Protocol):
+    """Loads the model of some files, ready to write. Raises SettingsError if it can't be loaded."""
+
+    def __call__(
+        self,
+        settings: TeacherSettings,
+        files: TeacherFiles,
+        sampling: Sampling,
+        *,
+        vocab_size: int,
+        batch_sequences: int,
+    ) -> "Writer": ...
 
 
 class Writer(Protocol):

@@ -18,9 +18,10 @@ from logitlake.pipeline.model_files.output_matrix import load_output_matrix
 from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.pipeline.teachers.devices import resolve_device
 from logitlake.pipeline.teachers.dtype import resolve_dtype
+from logitlake.pipeline.teachers.engines.vllm.arguments import hidden_state_arguments, refuse_adapter
 from logitlake.pipeline.teachers.engines.vllm.process import VllmProcess, this_python
 from logitlake.pipeline.teachers.output_layer import OutputLayer, output_layer_of
-from logitlake.storage.errors import MismatchError, SettingsError
+from logitlake.storage.errors import MismatchError
 
 Batch = tuple[Sequence[NDArray[np.int32]], Sequence[NDArray[np.bool_]]]
 
@@ -129,11 +130,7 @@ def load_teacher(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: 
     Raises SettingsError if vLLM can't load it or it has an adapter, MismatchError if it has fewer rows than the
     tokenizer.
     """
-    if files.adapter_directory is not None:
-        raise SettingsError(
-            f"teacher.adapter {files.adapter_directory}: the engine vllm applies no adapter; merge it into the weights "
-            "and name these in teacher.model, or use teacher.engine transformers"
-        )
+    refuse_adapter(files)
     device = resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, settings.device)
     model = load_output_matrix(
@@ -147,24 +144,8 @@ def load_teacher(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: 
         )
     return VllmEngine(
         settings.vllm.python or this_python(),
-        _arguments(settings, files, dtype),
+        hidden_state_arguments(settings, files, dtype),
         output_layer_of(model, vocab_size=vocab_size),
         vocab_size=vocab_size,
         load_seconds=60 * settings.vllm.load_minutes,
     )
-
-
-def _arguments(settings: TeacherSettings, files: TeacherFiles, dtype: str) -> dict[str, Any]:
-    """Arguments of vllm.LLM: those of the settings, and what logitlake sets."""
-    options = dict(settings.vllm.options)
-    # Pooling models convert hidden states to float32 otherwise: twice the bytes, and no more information.
-    overrides = {"head_dtype": "model", **options.pop("hf_overrides", {})}
-    return {
-        # As long as the key-value cache allows, up to the positions of the model.
-        "max_model_len": -1,
-        **options,
-        "hf_overrides": overrides,
-        "model": str(files.directory.absolute()),
-        "dtype": dtype,
-        "trust_remote_code": settings.trust_remote_code,
-    }

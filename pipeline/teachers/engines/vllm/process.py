@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from logitlake.storage.errors import LogitlakeError, SettingsError
 
-_WORKER = Path(__file__).with_name("worker.py")
+HIDDEN_STATES, WRITING = (Path(__file__).with_name(name) for name in ("worker.py", "writing_worker.py"))
 # It ends by itself once its connection is closed.
 _SECONDS_TO_END = 10.0
 _LOG_LINES = 5
@@ -33,10 +33,12 @@ _ENVIRONMENT = {
 
 
 class VllmProcess:
-    """A worker.py that has loaded its model."""
+    """A worker program that has loaded its model."""
 
-    def __init__(self, python: str, arguments: Mapping[str, Any], *, load_seconds: float) -> None:
-        """Start it and wait until the model is loaded.
+    def __init__(
+        self, python: str, arguments: Mapping[str, Any], *, load_seconds: float, program: Path = HIDDEN_STATES
+    ) -> None:
+        """Start `program` and wait until the model is loaded.
 
         Raises SettingsError if `python` can't be run, has no vLLM, or if vLLM can't load the model in time.
         """
@@ -44,7 +46,7 @@ class VllmProcess:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the process has ended)
         try:
             self._process = subprocess.Popen(
-                [python, "-P", str(_WORKER), str(its.fileno())],
+                [python, "-P", str(program), str(its.fileno())],
                 pass_fds=[its.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
@@ -77,6 +79,12 @@ class VllmProcess:
         except LogitlakeError as error:
             self.end()
             raise SettingsError(_hint(python, str(error))) from None
+
+    def ask(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """One message, and the answer to it. Raises LogitlakeError with vLLM's error if it failed or has ended."""
+        with self._errors():
+            self._connection.send_bytes(json.dumps(dict(message)).encode())
+        return self._answer()
 
     def send(self, number: int, ids: list[NDArray[np.int32]], wanted: list[NDArray[np.bool_]]) -> None:
         """Ask for the hidden states of the wanted positions of a batch; `number` names it in the answer."""
