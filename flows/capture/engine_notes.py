@@ -14,6 +14,6 @@ def engine_notes(prepared: Prepared) -> list[str]:
     if prepared.files.served_as is not None:
         lines.append(
             f"teacher {prepared.files.served_as}: known only by this name on the server; nothing here can tell whether "
-            "its weights change: set teacher.revision to another text when they do"
+            "its weights change: set teacher.server.version to another text when they do"
         )
     return lines

@@ -49,6 +49,11 @@ class Prepared:
         """All recipes of the pass."""
         return (self.recipe, *self.further)
 
+    def check_recipes_differ(self) -> None:
+        """Raises SettingsError for two targets of one recipe, which would be stored twice. Only for a final recipe."""
+        if len({recipe.recipe_id for recipe in self.recipes}) < len(self.recipes):
+            raise SettingsError("targets: expected targets that differ from `target` and from each other; remove one")
+
     @property
     def source(self) -> TeacherSource:
         """What a process needs to load the teacher."""
@@ -99,10 +104,10 @@ def prepare(config: Config, files: TeacherFiles | None = None) -> Prepared:
         trust_remote_code=config.teacher.trust_remote_code,
     )
     prepared, *further = (_prepare(config, target, files, tokenizer) for target in (config.target, *config.targets))
-    recipes = (prepared.recipe, *(other.recipe for other in further))
-    if len({recipe.recipe_id for recipe in recipes}) < len(recipes):
-        raise SettingsError("targets: expected targets that differ from `target` and from each other")
-    return replace(prepared, further=recipes[1:])
+    together = replace(prepared, further=tuple(other.recipe for other in further))
+    if together.question is None:
+        together.check_recipes_differ()
+    return together
 
 
 def _prepare(config: Config, target: TargetSettings, files: TeacherFiles, tokenizer: TextTokenizer) -> Prepared:

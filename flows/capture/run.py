@@ -95,6 +95,7 @@ class CaptureRun:
             self._lake = self._open.enter_context(self._create_lake())
             if self.prepared.question is not None:
                 self.prepared = self._probed(self.prepared, self.prepared.question)
+                self.prepared.check_recipes_differ()
             recipe_id = self.prepared.recipe.recipe_id
             if warning := other_tokenizer(self.prepared, self._lake):
                 log.warning("%s", warning)

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -12,7 +12,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, Fl
 from prefect.client.schemas.objects import StateType
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
-from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectException
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 
@@ -64,7 +64,9 @@ def ensure_limit(limit: int) -> None:
         try:
             client.read_global_concurrency_limit_by_name(TEACHERS)
         except ObjectNotFound:
-            client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=TEACHERS, limit=limit))
+            # Another run may create it at the same time.
+            with suppress(ObjectAlreadyExists):
+                client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=TEACHERS, limit=limit))
 
 
 def _slot(limit: int) -> AbstractContextManager[None]:

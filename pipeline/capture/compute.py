@@ -1,5 +1,6 @@
 """Computes a work unit from values that can be pickled, so that any process can do it."""
 
+import gc
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -39,3 +40,5 @@ def loaded_teacher(source: TeacherSource) -> Engine | TopKEngine:
 def unload_teacher() -> None:
     """Release the teacher that this process has loaded."""
     loaded_teacher.cache_clear()
+    # Parts of a model refer to each other: an accelerator's memory is free once they are collected.
+    gc.collect()

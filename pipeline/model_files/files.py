@@ -114,7 +114,7 @@ def _has_weights(directory: Path) -> bool:
 
 
 def _served(settings: TeacherSettings, directory: Path) -> TeacherFiles:
-    """A teacher that is known by its name on the server, and by `teacher.revision` where somebody set one."""
+    """A teacher that is known by its name on the server, and by `teacher.server.version` where somebody set one."""
     assert settings.server is not None
     if settings.adapter is not None:
         raise SettingsError(
@@ -122,12 +122,13 @@ def _served(settings: TeacherSettings, directory: Path) -> TeacherFiles:
             "adapter by teacher.server.model, and leave teacher.adapter out"
         )
     name = settings.server.model or settings.model
-    origin = find_origin(name, settings.revision, directory)
+    version = settings.server.version
+    origin = find_origin(name, version, directory)
     return TeacherFiles(
         directory=directory,
-        teacher_hash=digest(b"served", canonical_json([name, settings.revision])),
+        teacher_hash=digest(b"served", canonical_json([name, version])),
         served_as=name,
-        origin=replace(origin, revision=settings.revision),
+        origin=replace(origin, revision=version),
         name=name.rstrip("/").rpartition("/")[2],
     )
 
@@ -208,7 +209,7 @@ def _weight_files(directory: Path, settings: TeacherSettings) -> list[Path]:
 
     Raises SettingsError where two sets of weights lie side by side.
     """
-    if files := _safetensors(directory):
+    if files := safetensors_files(directory):
         return files
     pickles = sorted(path for kind in _PICKLES for path in directory.glob(kind))
     if pickles and settings.allow_pickle:
@@ -218,7 +219,11 @@ def _weight_files(directory: Path, settings: TeacherSettings) -> list[Path]:
     raise SettingsError(f"teacher {directory}: expected *.safetensors, found none{hint if pickles else ''}")
 
 
-def _safetensors(directory: Path) -> list[Path]:
+def safetensors_files(directory: Path) -> list[Path]:
+    """The safetensors that transformers would load, which are those that are hashed; none if there are none.
+
+    Raises SettingsError where two sets of weights lie side by side.
+    """
     index = directory / "model.safetensors.index.json"
     whole = directory / "model.safetensors"
     if index.is_file():

@@ -3,8 +3,7 @@
 The rest stays on torch's `meta` device, which has shapes and no memory.
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,28 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
+from logitlake.pipeline.model_files.files import safetensors_files
 from logitlake.pipeline.model_files.load_errors import LOAD_ERRORS
 from logitlake.storage.errors import MismatchError, SettingsError
 
 
-def load_output_matrix(directory: Path, *, dtype: torch.dtype, device: torch.device, trust_remote_code: bool) -> Any:
+def load_output_matrix(
+    directory: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    trust_remote_code: bool,
+    overrides: Mapping[str, Any] | None = None,
+) -> Any:
     """A transformers model of which the output matrix, and its bias if it has one, is on `device` in `dtype`.
 
-    Where input and output share their matrix and the files hold one of the two, that one is read. Raises SettingsError
-    if transformers does not know the model, if the files hold no such matrix, or if it is quantised.
+    `overrides` of the config are those that the body is run with. Where input and output share their matrix and the
+    files hold one of the two, that one is read. Raises SettingsError if transformers does not know the model, if the
+    files hold no such matrix, or if it is quantised.
     """
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        config.update(dict(overrides or {}))
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     except LOAD_ERRORS as error:
@@ -88,13 +97,8 @@ def _tensor(
 
 
 def _names(directory: Path) -> Iterator[tuple[Path, str]]:
-    """Every tensor of the directory's weight files: those that its index names, else all."""
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        yield from ((directory / file, name) for name, file in names.items())
-        return
-    for path in sorted(directory.glob("*.safetensors")):
+    """Every tensor of the directory's weight files."""
+    for path in safetensors_files(directory):
         with safe_open(path, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a dictionary)
                 yield path, name

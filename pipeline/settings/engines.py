@@ -20,6 +20,9 @@ _SET_BY_LOGITLAKE = {
     "enable_prefix_caching": "nothing",
     "skip_tokenizer_init": "nothing",
     "disable_log_stats": "nothing",
+    "load_format": "nothing",
+    "max_model_len": "tokenization.window",
+    "hf_token": "the variable HF_TOKEN",
 }
 
 

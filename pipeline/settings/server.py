@@ -13,6 +13,9 @@ class ServerSettings(Settings):
 
     url: str = Field(repr=False, description="base of the endpoint, with its version: http://127.0.0.1:8000/v1")
     model: str | None = Field(None, min_length=1, description="name of the model on the server; none: teacher.model")
+    version: str | None = Field(
+        None, min_length=1, description="your name for the weights behind `model`; another one is another teacher"
+    )
     api_key_env: str | None = Field(
         None, pattern=r"^[A-Z_][A-Z0-9_]*$", description="environment variable that holds the key; none: no key is sent"
     )

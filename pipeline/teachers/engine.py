@@ -78,8 +78,11 @@ class EngineKind:
     `load` is text, so that planning knows what an engine gives without importing the library that runs it.
     `options` are those of the engine's own settings that decide its numbers: they are part of the recipe. Where the
     teacher runs, and how fast, is not among them.
+
+    With `takes_window` the loader gets `window` too: the length of the longest sequence.
     """
 
     gives: Gives
     load: str
     options: Callable[[TeacherSettings], Mapping[str, Any]] = _none
+    takes_window: bool = False

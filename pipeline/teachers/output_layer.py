@@ -103,14 +103,17 @@ def forward_without_body(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
     def logits(hidden_pD: torch.Tensor) -> torch.Tensor:
         ids_1p = torch.zeros(1, len(hidden_pD), dtype=torch.long, device=hidden_pD.device)
-        own = [body.forward for body in bodies]
+        # A forward in the instance is that of a hook. That of the class is not put there: it would be a cycle.
+        own = [body.__dict__.get("forward") for body in bodies]
         for body in bodies:
             body.forward = lambda *args, **kwargs: _BodyOutput(last_hidden_state=hidden_pD[None])
         try:
             result: torch.Tensor = model(input_ids=ids_1p, use_cache=False).logits[0]
         finally:
             for body, forward in zip(bodies, own, strict=True):
-                body.forward = forward
+                del body.forward
+                if forward is not None:
+                    body.forward = forward
         return result
 
     return logits

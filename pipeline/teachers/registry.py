@@ -6,7 +6,7 @@ from typing import Any
 from logitlake.pipeline.model_files.files import TeacherFiles
 from logitlake.pipeline.settings.models import TargetSettings, TeacherSettings
 from logitlake.pipeline.settings.registry import ENGINES
-from logitlake.pipeline.teachers.engine import Engine, EngineKind, LoadTeacher
+from logitlake.pipeline.teachers.engine import Engine, EngineKind
 from logitlake.pipeline.teachers.top_k_engine import LoadTopKTeacher, TopKEngine
 from logitlake.storage.errors import SettingsError
 
@@ -59,11 +59,12 @@ def load_engine(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: i
             f"teacher.engine {settings.engine}: this needs the whole distribution, and the engine gives only the k "
             "most probable ids; choose an engine that gives the distribution"
         )
-    load: LoadTeacher = _load_function(settings, kind)
+    load = _load_function(settings, kind)
+    more = {"window": window} if kind.takes_window else {}
     # Imported here: the probe needs torch, as every loaded teacher does.
     from logitlake.pipeline.teachers.probe import probed
 
-    return probed(load(settings, files, vocab_size=vocab_size), window=window, name=files.name)
+    return probed(load(settings, files, vocab_size=vocab_size, **more), window=window, name=files.name)
 
 
 def load_any_engine(

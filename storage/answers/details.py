@@ -130,7 +130,8 @@ def recipe_facts(lake: Lake, recipe_id: str) -> dict[str, Any]:
         SELECT
             count(*) AS commits, sum(n_targets)::BIGINT AS targets, sum(n_bytes)::BIGINT AS n_bytes,
             sum(n_bytes) / nullif(sum(n_tokens), 0) AS bytes_per_token,
-            sum(seconds) / 3600 AS teacher_hours, sum(n_tokens) / nullif(sum(seconds), 0) AS tokens_per_second,
+            sum(seconds) / 3600 AS teacher_hours,
+            sum(n_tokens) FILTER (seconds > 0) / nullif(sum(seconds), 0) AS tokens_per_second,
             min(committed_at) AS first_commit_at, max(committed_at) AS last_commit_at
         FROM commits WHERE recipe_id = ?
         """,

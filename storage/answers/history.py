@@ -61,9 +61,8 @@ def earlier_estimates(lake: Lake, *, limit: int = 10) -> list[dict[str, Any]]:
             FROM store.run_events WHERE kind = 'capture' AND event = 'started' GROUP BY run_id
         )
         JOIN (
-            SELECT
-                run_id, sum(n_tokens)::BIGINT AS n_tokens, sum(n_bytes)::DOUBLE AS n_bytes, sum(seconds) AS seconds
-            FROM store.commits GROUP BY run_id
+            SELECT run_id, n_tokens::BIGINT AS n_tokens, n_bytes::DOUBLE AS n_bytes, teacher_seconds AS seconds
+            FROM runs
         ) USING (run_id)
         WHERE expected IS NOT NULL AND seconds > 0 AND n_tokens > 0
         ORDER BY started_at DESC LIMIT {int(limit)}

@@ -16,6 +16,7 @@ from logitlake.storage.schema.tables import NAME
 from logitlake.storage.target_facts import FACTS_OF_OLD_RECIPES
 
 _INTERNAL_VIEW = re.compile(r"CREATE OR REPLACE VIEW store\.(\w+)")
+_PUBLIC = re.compile(r"CREATE OR REPLACE (?:VIEW|MACRO) (\w+)(?![.\w])")
 _FILES = ("views.sql", "notes.sql")
 _FACTS_OF_OLD_RECIPES = canonical_json(FACTS_OF_OLD_RECIPES).decode()
 
@@ -31,13 +32,13 @@ def make_views(connection: duckdb.DuckDBPyConnection) -> None:
         for statement in _comment_statements(connection):
             connection.execute(statement)
         connection.execute("DELETE FROM store.lake_settings WHERE name = 'views'")
-        insert_rows(connection, "lake_settings", pa.table({"name": ["views"], "value": [_version()]}))
+        insert_rows(connection, "lake_settings", pa.table({"name": ["views"], "value": [_state(connection)]}))
 
 
 def views_are_current(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether the catalog has the views of this logitlake."""
+    """Whether the catalog has the views of this logitlake, in the very text that it wrote: no damaged one is used."""
     versions = connection.execute("SELECT value FROM store.lake_settings WHERE name = 'views'").fetchall()
-    return bool(versions) and versions[-1][0] == _version() and not _obsolete_views(connection)
+    return bool(versions) and versions[-1][0] == _state(connection) and not _obsolete_views(connection)
 
 
 def view_statements(settings: Mapping[str, str]) -> list[str]:
@@ -66,16 +67,36 @@ def _internal_views() -> set[str]:
     return {name for text in statements("views.sql") for name in _INTERNAL_VIEW.findall(text)}
 
 
+@cache
+def _public_names() -> set[str]:
+    """The views and macros of the schema `main` that the files make. People may make others there."""
+    return {name for file in _FILES for text in statements(file) for name in _PUBLIC.findall(text)}
+
+
 def _comment_statements(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """COMMENT ON VIEW for every view in `dictionary`."""
     notes = connection.execute("SELECT name, note FROM dictionary WHERE column_name IS NULL AND name NOT LIKE '%(%'")
     return [f"COMMENT ON VIEW {name} IS {_quoted(note)}" for name, note in notes.fetchall()]
 
 
-def _version() -> str:
-    """A hash of everything that the views are made from."""
-    texts = [files("logitlake.storage.lake").joinpath(name).read_bytes() for name in _FILES]
-    return digest(*texts, _FACTS_OF_OLD_RECIPES.encode())
+def _state(connection: duckdb.DuckDBPyConnection) -> str:
+    """A hash of everything that the views are made from, and of their text in the catalog.
+
+    Another version of DuckDB may write the text in another way: then they are made anew, once.
+    """
+    sources = [files("logitlake.storage.lake").joinpath(name).read_bytes() for name in _FILES]
+    stored = connection.execute(
+        """
+        SELECT schema_name, view_name, sql, comment FROM duckdb_views() WHERE database_name = $catalog
+        UNION ALL
+        SELECT schema_name, function_name, macro_definition, parameters::VARCHAR
+        FROM duckdb_functions() WHERE database_name = $catalog
+        ORDER BY ALL
+        """,
+        {"catalog": NAME},
+    ).fetchall()
+    ours = [row for row in stored if row[0] == "store" or row[1] in _public_names()]
+    return digest(*sources, _FACTS_OF_OLD_RECIPES.encode(), duckdb.__version__.encode(), canonical_json(ours))
 
 
 def statements(name: str) -> list[str]:

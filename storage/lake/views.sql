@@ -337,7 +337,14 @@ LEFT JOIN (
     SELECT
         run_id, sum(n_documents) AS n_documents, sum(n_tokens) AS n_tokens, sum(n_bytes) AS n_bytes,
         sum(seconds) AS seconds, min(commit_number) AS first_commit, max(commit_number) AS last_commit
-    FROM store.commits GROUP BY run_id
+    FROM (
+        -- A pass of the teacher is one commit, with a row for each of its recipes.
+        SELECT
+            run_id, commit_number, max(n_documents) AS n_documents, max(n_tokens) AS n_tokens, sum(n_bytes) AS n_bytes,
+            sum(seconds) AS seconds
+        FROM store.commits GROUP BY run_id, commit_number
+    )
+    GROUP BY run_id
 ) AS c USING (run_id);
 
 CREATE OR REPLACE VIEW row_sets AS

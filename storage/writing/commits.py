@@ -95,6 +95,7 @@ def commit_units(
     sources = sources if sources is not None else SOURCES.empty_table()
     rejects = rejects if rejects is not None else REJECTS.empty_table()
     ids = [id_of_recipe(part.recipe) for part in parts]
+    assert len(set(ids)) == len(ids), "two parts of one recipe would be stored twice"
 
     def present() -> list[pa.Array]:
         return [_present(lake, recipe_id, part.rows) for recipe_id, part in zip(ids, parts, strict=True)]

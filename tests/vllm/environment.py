@@ -12,7 +12,7 @@ from tests.tiny_models import TINY_VOCAB, write_tiny_tokenizer
 PYTHON = Path(".venv-vllm/bin/python").absolute()
 # Few threads, little memory, no compiler, and none of them bound to a processor.
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1"}
-OPTIONS: dict[str, Any] = {"enforce_eager": True, "max_model_len": 256}
+OPTIONS: dict[str, Any] = {"enforce_eager": True}
 NEEDS_VLLM = pytest.mark.skipif(not PYTHON.exists(), reason="vLLM is not installed: run `make vllm`")
 _SIZES: dict[str, Any] = {
     "vocab_size": TINY_VOCAB,

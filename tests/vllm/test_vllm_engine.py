@@ -20,7 +20,7 @@ from logitlake.pipeline.targets.sparsifiers.varopt import VarOptSettings
 from logitlake.pipeline.teachers.engines.vllm.engine import VllmEngine, load_teacher
 from logitlake.pipeline.teachers.probe import probed
 from logitlake.pipeline.tokens.sequences import TokenSequence
-from logitlake.storage.errors import LogitlakeError
+from logitlake.storage.errors import TeacherUnavailableError
 from tests.tiny_models import TINY_VOCAB
 from tests.vllm.environment import ENVIRONMENT, NEEDS_VLLM, OPTIONS, PYTHON, write_teacher
 
@@ -44,7 +44,7 @@ def settings_of(directory: Path, dtype: str = "float32", **options: Any) -> Teac
 
 def load(directory: Path, dtype: str = "float32", **options: Any) -> VllmEngine:
     settings = settings_of(directory, dtype, **options)
-    return load_teacher(settings, resolve_teacher(settings), vocab_size=TINY_VOCAB)
+    return load_teacher(settings, resolve_teacher(settings), vocab_size=TINY_VOCAB, window=256)
 
 
 def batch_of(lengths: Sequence[int], seed: int = 0) -> Batch:
@@ -160,15 +160,23 @@ def test_a_killed_vllm_is_named_and_the_next_batch_starts_it_again(engine: VllmE
     vllm = psutil.Process(process._process.pid)
     processes = [vllm, *vllm.children(recursive=True)]
     vllm.kill()
-    with pytest.raises(LogitlakeError, match="vLLM's process ended"):
+    with pytest.raises(TeacherUnavailableError, match="vLLM's process ended"):
         all_chunks(engine, batch)
     _, alive = psutil.wait_procs(processes, 60)
     assert alive == []
     torch.testing.assert_close(all_chunks(engine, batch), expected, rtol=1e-4, atol=1e-4)
+    # A unit begins with an announcement.
+    assert engine._process is not None
+    psutil.Process(engine._process._process.pid).kill()
+    with pytest.raises(TeacherUnavailableError, match="vLLM's process ended"):
+        engine.prefetch([batch])
+        all_chunks(engine, batch)
+    engine.prefetch([batch])
+    torch.testing.assert_close(all_chunks(engine, batch), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_an_error_of_vllm_is_told_and_the_next_batch_starts_it_again(engine: VllmEngine) -> None:
-    with pytest.raises(LogitlakeError, match=r"vLLM failed: .*257"):
+    with pytest.raises(TeacherUnavailableError, match=r"vLLM failed: .*257"):
         all_chunks(engine, batch_of((257,)))
     assert len(all_chunks(engine, batch_of((4,)))) == batch_of((4,))[1][0].sum()
 

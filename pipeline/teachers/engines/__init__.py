@@ -13,9 +13,9 @@ from logitlake.pipeline.teachers.engine import EngineKind
 _PLACEMENT = {
     *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "enable_expert_parallel"),
     *("distributed_executor_backend", "disable_custom_all_reduce", "gpu_memory_utilization", "kv_cache_memory_bytes"),
-    *("block_size", "swap_space", "cpu_offload_gb", "max_num_seqs", "max_num_batched_tokens", "max_model_len"),
+    *("block_size", "swap_space", "cpu_offload_gb", "max_num_seqs", "max_num_batched_tokens"),
     *("enable_chunked_prefill", "enforce_eager", "compilation_config", "attention_backend", "async_scheduling"),
-    *("load_format", "max_parallel_loading_workers", "download_dir"),
+    *("max_parallel_loading_workers", "download_dir"),
 }
 
 
@@ -30,6 +30,7 @@ TRANSFORMERS = EngineKind(
 VLLM = EngineKind(
     gives="distribution",
     load="logitlake.pipeline.teachers.engines.vllm.engine:load_teacher",
+    takes_window=True,
     options=_vllm_options,
 )
 SERVER = EngineKind(gives="top_k", load="logitlake.pipeline.teachers.engines.server_engine:load_teacher")

@@ -130,7 +130,7 @@ class TransformersEngine:
                 return None
             if torch.equal(forward_without_body(model)(inside[0]), logits_LV):
                 return output_layer_of(model, vocab_size=self._vocab_size)
-        except (AttributeError, TypeError, SettingsError):
+        except (AttributeError, TypeError, LookupError, ValueError, RuntimeError, SettingsError):
             pass
         finally:
             hook.remove()

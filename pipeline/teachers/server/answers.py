@@ -19,6 +19,8 @@ from logitlake.storage.errors import MismatchError
 # Servers write -inf as a number that JSON has.
 _NEVER = -9000.0
 # float32 log-probs, written with fewer digits by some.
+# So many positions tell a cap from texts that several ids share.
+_ENOUGH_POSITIONS = 8
 _ROUNDING = 1e-3
 
 # Id (None where it can't be told) and log-prob of each entry of a position; log-prob of the real token.
@@ -40,8 +42,8 @@ class Form(Protocol):
         Raises MismatchError for an answer of another form.
         """
 
-    def needed(self, k: int) -> int:
-        """Entries that each position must have: fewer mean that the server silently gives fewer than k."""
+    def is_capped(self, counts: Sequence[int], k: int) -> bool:
+        """Whether the numbers of entries of the positions of one answer tell that the server gives fewer than k."""
 
 
 def prompt_of(wanted: WantedLogprobs) -> list[int]:
@@ -56,20 +58,21 @@ def read_answer(form: Form, answer: Any, wanted: WantedLogprobs, *, k: int, voca
     ids_pk, logprobs_pk = np.zeros((len(at), k), np.int64), np.full((len(at), k), -np.inf)
     next_p = np.empty(len(at))
     labels = {int(position) + 1: row for row, position in enumerate(at)}
-    needed = min(form.needed(k), vocab_size)
+    counts: list[int] = []
     for label, (entries, next_logprob) in enumerate(form.positions(answer, prompt_of(wanted)), start=1):
         row = labels.get(label)
         if row is None:
             continue
-        if len(entries) < needed:
-            raise MismatchError(
-                f"teacher server: expected {needed} log-probs for token {label} of a prompt, found "
-                f"{len(entries)}; lower target.k to what the server gives"
-            )
+        counts.append(len(entries))
         # The real token is an entry too where it is not among the k: cut first, so that it never stands for another.
         for rank, (token, value) in enumerate(_told(sorted(entries, key=_descending)[:k], vocab_size)):
             ids_pk[row, rank], logprobs_pk[row, rank] = token, _logprob(value)
         next_p[row] = _logprob(next_logprob)
+    if counts and form.is_capped(counts, min(k, vocab_size)):
+        raise MismatchError(
+            f"teacher server: expected {min(k, vocab_size)} log-probs for each token of a prompt, found "
+            f"{min(counts)} to {max(counts)}; lower target.k to what the server gives"
+        )
     mass_p = np.exp(logprobs_pk).sum(axis=1)
     if not (mass_p <= 1 + _ROUNDING).all():
         raise MismatchError(
@@ -103,8 +106,8 @@ class PromptLogprobs:
     def request(self, model: str, prompt: Sequence[int], k: int) -> dict[str, Any]:
         return {"model": model, "prompt": list(prompt), "max_tokens": 1, "temperature": 1.0, "prompt_logprobs": k}
 
-    def needed(self, k: int) -> int:
-        return k
+    def is_capped(self, counts: Sequence[int], k: int) -> bool:
+        return min(counts) < k
 
     def positions(self, answer: Any, prompt: Sequence[int]) -> Iterator[_Position]:
         listed = _choice(answer).get("prompt_logprobs")
@@ -132,9 +135,11 @@ class Echo:
         asked = {"echo": True, "logprobs": k}
         return {"model": model, "prompt": list(prompt), "max_tokens": 1, "temperature": 1.0, **asked}
 
-    def needed(self, k: int) -> int:
-        # Ids with the same text share an entry.
-        return 1
+    def is_capped(self, counts: Sequence[int], k: int) -> bool:
+        # Ids with the same text share an entry: some positions have fewer. All of them, and alike, is a cap; the real
+        # token may be one more.
+        alike = len(counts) >= _ENOUGH_POSITIONS and max(counts) - min(counts) <= 1
+        return max(counts) <= k / 2 or (alike and max(counts) < k)
 
     def positions(self, answer: Any, prompt: Sequence[int]) -> Iterator[_Position]:
         logprobs = _choice(answer).get("logprobs")

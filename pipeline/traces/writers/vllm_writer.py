@@ -46,7 +46,7 @@ class VllmWriter:
     def write(self, requests: Sequence[Request], on_tokens: Callable[[int], None] = lambda n: None) -> list[Completion]:
         """All requests at once: vLLM's scheduler makes the batches.
 
-        Raises LogitlakeError if vLLM fails. The next call starts it again.
+        Raises TeacherUnavailableError if vLLM fails. The next call starts it again.
         """
         process = self._process = self._process or self._start()
         keys_B2 = document_keys(self._sampling.seed, [f"{r.prompt_id}:{r.number}" for r in requests])

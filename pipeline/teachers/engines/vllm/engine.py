@@ -6,6 +6,7 @@ distribution of them. Shapes: P positions with a target of a batch, D hidden siz
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -65,13 +66,14 @@ class VllmEngine:
 
     def prefetch(self, batches: Sequence[Batch]) -> None:
         """Send the batches that `forward` will be asked for, in their order; see Prefetching."""
-        process = self._running()
-        if self._sent:
-            process.forget()
-            self._sent.clear()
-        for batch in batches:
-            if any(mask.any() for mask in batch[1]):
-                self._send(process, batch)
+        with self._ended_on_error():
+            process = self._running()
+            if self._sent:
+                process.forget()
+                self._sent.clear()
+            for batch in batches:
+                if any(mask.any() for mask in batch[1]):
+                    self._send(process, batch)
 
     @torch.inference_mode()
     def forward(
@@ -79,31 +81,36 @@ class VllmEngine:
     ) -> Iterator[torch.Tensor]:
         """Logits `[p, V]` of the positions with a target of a batch, chunk by chunk; see Engine.
 
-        Raises LogitlakeError if vLLM fails. The next call starts it again.
+        Raises TeacherUnavailableError if vLLM fails. The next call starts it again.
         """
         if not any(mask.any() for mask in has_target):
             return
-        process = self._running()
-        if not self._sent or not _same(self._sent[0][1], (input_ids, has_target)):
+        if self._process is None or not self._sent or not _same(self._sent[0][1], (input_ids, has_target)):
             self.prefetch([(input_ids, has_target)])
         number, _ = self._sent.popleft()
-        yield from self._output.logits(self._hidden(process, number))
+        yield from self._output.logits(self._hidden(self._running(), number))
 
     def _hidden(self, process: VllmProcess, number: int) -> torch.Tensor:
         """Hidden states `[P, D]` of a batch on the device of the output layer."""
-        try:
+        with self._ended_on_error():
             answered, shape, content = process.receive()
             while answered < number:  # an answer to a batch that was forgotten
                 answered, shape, content = process.receive()
-        except BaseException:
-            # What it would say next is the answer to something else.
-            process.end()
-            self._process = None
-            self._sent.clear()
-            raise
         assert answered == number, f"vLLM answered batch {answered}, expected {number}"
         hidden_PD = torch.frombuffer(content, dtype=getattr(torch, self._dtype)).view(shape)
         return hidden_PD.to(self.device, non_blocking=True)
+
+    @contextmanager
+    def _ended_on_error(self) -> Iterator[None]:
+        """After an error the process is ended: what it would say next is the answer to something else."""
+        try:
+            yield
+        except BaseException:
+            if self._process is not None:
+                self._process.end()
+            self._process = None
+            self._sent.clear()
+            raise
 
     def _running(self) -> VllmProcess:
         if self._process is None:
@@ -124,8 +131,8 @@ def _same(announced: Batch, asked: Batch) -> bool:
     )
 
 
-def load_teacher(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: int) -> VllmEngine:
-    """The teacher of `files` in vLLM.
+def load_teacher(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: int, window: int) -> VllmEngine:
+    """The teacher of `files` in vLLM, for sequences of up to `window` tokens.
 
     Raises SettingsError if vLLM can't load it or it has an adapter, MismatchError if it has fewer rows than the
     tokenizer.
@@ -134,7 +141,11 @@ def load_teacher(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: 
     device = resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, settings.device)
     model = load_output_matrix(
-        files.directory, dtype=getattr(torch, dtype), device=device, trust_remote_code=settings.trust_remote_code
+        files.directory,
+        dtype=getattr(torch, dtype),
+        device=device,
+        trust_remote_code=settings.trust_remote_code,
+        overrides=settings.vllm.options.get("hf_overrides"),
     )
     n_rows = int(model.get_output_embeddings().weight.shape[0])
     if n_rows < vocab_size:
@@ -144,7 +155,7 @@ def load_teacher(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: 
         )
     return VllmEngine(
         settings.vllm.python or this_python(),
-        hidden_state_arguments(settings, files, dtype),
+        hidden_state_arguments(settings, files, dtype, window=window),
         output_layer_of(model, vocab_size=vocab_size),
         vocab_size=vocab_size,
         load_seconds=60 * settings.vllm.load_minutes,

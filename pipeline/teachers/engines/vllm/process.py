@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from logitlake.storage.errors import LogitlakeError, SettingsError
+from logitlake.storage.errors import SettingsError, TeacherUnavailableError
 
 HIDDEN_STATES, WRITING = (Path(__file__).with_name(name) for name in ("worker.py", "writing_worker.py"))
 # It ends by itself once its connection is closed.
@@ -76,12 +76,12 @@ class VllmProcess:
             )
         try:
             self.versions: dict[str, str] = self._answer()
-        except LogitlakeError as error:
+        except TeacherUnavailableError as error:
             self.end()
             raise SettingsError(_hint(python, str(error))) from None
 
     def ask(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """One message, and the answer to it. Raises LogitlakeError with vLLM's error if it failed or has ended."""
+        """One message, and the answer to it. Raises TeacherUnavailableError if vLLM failed or has ended."""
         with self._errors():
             self._connection.send_bytes(json.dumps(dict(message)).encode())
         return self._answer()
@@ -102,7 +102,7 @@ class VllmProcess:
     def receive(self) -> tuple[int, tuple[int, int], bytearray]:
         """The next answer: its batch's number, the shape `[P, D]` of its hidden states, and their bytes.
 
-        Raises LogitlakeError with vLLM's error if it failed, or if its process has ended.
+        Raises TeacherUnavailableError with vLLM's error if it failed, or if its process has ended.
         """
         answer = self._answer()
         with self._errors():
@@ -118,18 +118,18 @@ class VllmProcess:
         with self._errors():
             answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
         if "error" in answer:
-            raise LogitlakeError(f"vLLM failed: {answer['error'].strip()}. {self._last_lines()}")
+            raise TeacherUnavailableError(f"vLLM failed: {answer['error'].strip()}. {self._last_lines()}")
         return answer
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Raises LogitlakeError if the process has closed the connection."""
+        """Raises TeacherUnavailableError if the process has closed the connection."""
         try:
             yield
         except (EOFError, OSError):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_SECONDS_TO_END)
-            raise LogitlakeError(
+            raise TeacherUnavailableError(
                 f"vLLM's process ended (exit code {self._process.poll()}). {self._last_lines()}"
             ) from None
 

@@ -18,6 +18,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -25,6 +26,7 @@ from typing import Any
 _CALL_TOKENS = 16_384
 # Calls whose answers may wait for the reader.
 _WAITING_CALLS = 2
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 Batch = tuple[int, list[list[int]], Any]
 
@@ -129,7 +131,15 @@ def answer(llm: Any, batches: list[Batch], dtype: Any) -> list[tuple[dict[str, A
     return answers
 
 
+def end_with(parent: int) -> None:
+    """End once the parent has ended: while a model is loaded, nobody reads the connection."""
+    while os.getppid() == parent:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    end()
+
+
 def main() -> None:
+    threading.Thread(target=end_with, args=[os.getppid()], daemon=True).start()
     connection = Connection(int(sys.argv[1]))
     arguments = json.loads(connection.recv_bytes())
     try:

@@ -180,6 +180,8 @@ def test_a_target_that_is_added_later_costs_one_pass_and_stores_no_row_of_the_fi
     ).to_pylist()
     assert sorted((row["n"], row["d"]) for row in rows) == [(30, 30)] * 3
     assert captured.recipe_id in {row["recipe_id"] for row in rows}
+    last = runs(config)[0]
+    assert (last["n_documents"], last["n_tokens"]) == (30, captured.n_tokens), "a pass counts once"
     assert run_capture(wider).n_tokens == 0
     assert run_capture(config).n_tokens == 0
 
@@ -188,3 +190,18 @@ def test_targets_that_are_the_same_are_refused(config: Config, run_capture: Capt
     twice = Config.model_validate({**config.model_dump(), "targets": [config.target.model_dump()]})
     with pytest.raises(SettingsError, match="expected targets that differ"):
         run_capture(twice)
+
+
+def test_a_probed_target_that_is_one_of_the_others_is_refused_before_anything_is_stored(
+    config: Config, run_capture: CaptureCall
+) -> None:
+    probed = Config.model_validate({**config.model_dump(), "target": {"sparsifier": "top_k", "target_bytes": 20}})
+    k = run_capture(probed).recipe_id
+    with Lake.open(location_of(config)) as lake:
+        (row,) = lake.sql("SELECT recipe FROM store.recipes WHERE recipe_id = ?", [k]).to_pylist()
+    same = {"sparsifier": "top_k", "k": orjson.loads(row["recipe"])["sparsifier"]["k"]}
+    elsewhere = config.lake.model_copy(update={"path": config.lake.path.with_name("other")})
+    both = Config.model_validate({**probed.model_dump(), "targets": [same], "lake": elsewhere.model_dump()})
+    with pytest.raises(SettingsError, match="expected targets that differ"):
+        run_capture(both)
+    assert query(location_of(both), "SELECT count(*) AS n FROM documents").to_pylist() == [{"n": 0}]

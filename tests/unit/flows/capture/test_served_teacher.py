@@ -122,13 +122,12 @@ def test_the_recipe_does_not_depend_on_the_address_or_on_the_server_being_there(
     assert (again.n_units, again.documents_known) == (0, again.documents_seen)
 
 
-@pytest.mark.parametrize("change", [{"revision": "2026-11"}, {"server": {"model": "other"}}])
-def test_another_name_or_revision_is_another_teacher(raw_config: dict[str, Any], change: dict[str, Any]) -> None:
+@pytest.mark.parametrize("change", [{"version": "2026-11"}, {"model": "other"}])
+def test_another_name_or_version_is_another_teacher(raw_config: dict[str, Any], change: dict[str, Any]) -> None:
     from logitlake.flows.capture.preparation import prepare
 
     one = prepare(Config.model_validate(raw_config)).recipe.recipe_id
-    changed = {**raw_config["teacher"], **change}
-    changed["server"] = {**raw_config["teacher"]["server"], **change.get("server", {})}
+    changed = {**raw_config["teacher"], "server": {**raw_config["teacher"]["server"], **change}}
     assert prepare(Config.model_validate({**raw_config, "teacher": changed})).recipe.recipe_id != one
 
 

@@ -48,7 +48,9 @@ def test_a_mapping_survives_the_documented_file_and_one_entry_can_be_set(tmp_pat
     assert changed.teacher.vllm.options == options | {"tensor_parallel_size": 4}
 
 
-@pytest.mark.parametrize("name", ["model", "dtype", "pooler_config", "enable_prefix_caching"])
+@pytest.mark.parametrize(
+    "name", ["model", "dtype", "enable_prefix_caching", "load_format", "max_model_len", "hf_token"]
+)
 def test_what_logitlake_sets_is_refused_among_the_options_of_vllm(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is set by logitlake"):
         Config.model_validate({"teacher": {"model": "m", "vllm": {"options": {name: 1}}}})

@@ -1,4 +1,6 @@
+import gc
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,3 +180,16 @@ def test_a_directory_that_is_no_model_is_refused(teacher_directory: Path) -> Non
     (teacher_directory / "config.json").write_text('{"model_type": "no-such-architecture"}')
     with pytest.raises(SettingsError, match="can't load it"):
         load(teacher_directory)
+
+
+def test_the_model_is_free_once_the_engine_is(tiny_model: Model) -> None:
+    """Without a look for cycles: an accelerator's memory must not wait for one."""
+    gc.collect()
+    gc.disable()
+    try:
+        engine = TransformersEngine(tiny_model(), vocab_size=VOCABULARY)
+        body = weakref.ref(engine._body.layers[0])
+        del engine
+        assert body() is None
+    finally:
+        gc.enable()

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from logitlake.pipeline.model_files.files import resolve_teacher
 from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.pipeline.teachers.engines.server_engine import ServerEngine, load_teacher
 from logitlake.pipeline.teachers.top_k_engine import TopKEngine, WantedLogprobs
+from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.storage.errors import MismatchError, SettingsError
 from tests.bigram_server import BigramServer
 
@@ -124,6 +126,24 @@ def test_fewer_ids_than_asked_for_are_refused(bigram: BigramServer, engine: Serv
     bigram.change = fewer
     with pytest.raises(MismatchError, match="expected 5 log-probs"):
         list(engine.top_logprobs(some_sequences(engine.vocab_size), k=5))
+
+
+@pytest.mark.parametrize("cap", [1, 4])
+def test_an_echo_that_gives_fewer_ids_than_asked_for_is_refused(
+    bigram: BigramServer, settings: Settings, cap: int, tokenizer_dir: Path
+) -> None:
+    def fewer(answer: dict[str, Any]) -> dict[str, Any]:
+        for top in (answer["choices"][0]["logprobs"] or {"top_logprobs": []})["top_logprobs"][1:]:
+            while len(top) > cap:
+                top.popitem()
+        return answer
+
+    bigram.form, bigram.change = "echo", fewer
+    chosen = settings()
+    vocabulary = TextTokenizer.load(tokenizer_dir).vocab_size
+    engine = load_teacher(chosen, resolve_teacher(chosen), vocab_size=vocabulary, window=64)
+    with pytest.raises(MismatchError, match=r"expected 9 log-probs for each token.*lower target\.k"):
+        list(engine.top_logprobs(some_sequences(engine.vocab_size), k=9))
 
 
 def test_values_that_are_no_log_probs_are_refused(bigram: BigramServer, engine: ServerEngine) -> None:
