@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 _NAMESPACES = (
     ("unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"),
@@ -79,35 +80,35 @@ def run_program(source: str, limits: Limits) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="logitlake-code-", ignore_cleanup_errors=True) as folder:
         program = Path(folder) / "program.py"
         program.write_text(f"{source}\n\nprint({token!r}, flush=True)\n", encoding="utf-8", errors="replace")
-        output, errors = Path(folder) / "stdout.txt", Path(folder) / "stderr.txt"
-        code = _run(program, output, errors, limits)
-        passed = code == 0 and _last_line(output) == token
-        return Outcome(passed=passed, reason="passed" if passed else _reason(code, errors))
+        # Files without a name: the program may remove or replace whatever lies in its folder.
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            code = _run(program, output, errors, limits)
+            passed = code == 0 and _last_line(output) == token
+            return Outcome(passed=passed, reason="passed" if passed else _reason(code, errors))
 
 
-def _run(program: Path, output: Path, errors: Path, limits: Limits) -> int | None:
+def _run(program: Path, output: IO[bytes], errors: IO[bytes], limits: Limits) -> int | None:
     """The exit code; None if the time was over."""
     numbers: Sequence[int] = (
         int(limits.seconds) + 1,
         *(limits.memory_bytes, _FILE_BYTES, _PROCESSES, _FILES),
     )
     command = [*isolation(), sys.executable, "-I", "-B", "-c", _START, *map(str, numbers), str(program)]
-    with output.open("wb") as out, errors.open("wb") as err:
-        process = subprocess.Popen(
-            command,
-            cwd=program.parent,
-            env=_environment(program.parent),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            start_new_session=True,
-        )
-        try:
-            return process.wait(limits.seconds)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            _kill_group(process)
+    process = subprocess.Popen(
+        command,
+        cwd=program.parent,
+        env=_environment(program.parent),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=errors,
+        start_new_session=True,
+    )
+    try:
+        return process.wait(limits.seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        _kill_group(process)
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -122,12 +123,15 @@ def _kill_group(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _last_line(path: Path) -> str:
-    lines = path.read_bytes()[-_SHOWN:].decode(errors="replace").strip().splitlines()
+def _last_line(file: IO[bytes]) -> str:
+    """Reads the end only, at a position of its own: the program shares the file's."""
+    size = os.fstat(file.fileno()).st_size
+    end = os.pread(file.fileno(), _SHOWN, max(0, size - _SHOWN))
+    lines = end.decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else ""
 
 
-def _reason(code: int | None, errors: Path) -> str:
+def _reason(code: int | None, errors: IO[bytes]) -> str:
     if code is None:
         return "time limit"
     if code == 0:

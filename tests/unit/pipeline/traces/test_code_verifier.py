@@ -85,6 +85,21 @@ def test_a_program_has_no_network() -> None:
     assert run_program(source, LIMITS).passed
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import os\nfor name in os.listdir('.'): os.remove(name)",
+        "import os, shutil\nshutil.rmtree(os.getcwd())",
+        "import os\nfor name in ('stdout.txt', 'stderr.txt'):\n    if os.path.exists(name): os.remove(name)\n"
+        "    os.mkfifo(name)",
+    ],
+)
+def test_a_program_that_removes_or_replaces_its_files_is_judged_like_any_other(source: str) -> None:
+    assert run_program(source, LIMITS).passed
+    failed = run_program(f"{source}\nraise SystemExit('no')", LIMITS)
+    assert failed == Outcome(passed=False, reason="exit code 1: no")
+
+
 def test_odd_text_is_a_wrong_program_and_no_crash() -> None:
     assert not run_program("\ud800 \0", LIMITS).passed
     assert os.getpid() > 1
