@@ -5,13 +5,14 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from logitlake.pipeline.settings.verifier import Case, Judgement, VerifierSettings
 from logitlake.pipeline.traces.verifiers.reference import reference_of
-from logitlake.pipeline.traces.verifiers.sandbox import Limits, isolation, run_program
+from logitlake.pipeline.traces.verifiers.sandbox import Limits, is_isolated, isolation, run_program
 from logitlake.storage.errors import SettingsError
 
 log = logging.getLogger(__name__)
@@ -37,18 +38,28 @@ class CodeVerifier(VerifierSettings):
 
     def judge(self, cases: Sequence[Case]) -> list[Judgement | None]:
         """Raises SettingsError for a case without tests, or if the isolation that is required can't be had."""
-        if not isolation():
+        if not is_isolated():
             if self.isolation == "required":
                 raise SettingsError(
-                    "generate.verifier.isolation required: `unshare` can't make namespaces here; allow user "
-                    "namespaces, run in a container without network, or set isolation to if_possible"
+                    "generate.verifier.isolation required: `unshare` can't take network and other processes away here; "
+                    "allow user namespaces, run in a container without network, or set isolation to if_possible"
                 )
-            log.warning("generated code runs with the network: `unshare` can't make namespaces here")
+            _warn(network=not isolation())
         limits = Limits(seconds=self.seconds, memory_bytes=self.memory_bytes)
         programs = [program_of(case, reference_of(case, self.name), with_prompt=self.with_prompt) for case in cases]
         with ThreadPoolExecutor(self.workers or os.cpu_count() or 1, thread_name_prefix="verify") as pool:
             outcomes = list(pool.map(lambda program: run_program(program, limits), programs))
         return [Judgement(score=float(outcome.passed), reason=outcome.reason) for outcome in outcomes]
+
+
+@lru_cache
+def _warn(*, network: bool) -> None:
+    """Once, not for each unit."""
+    log.warning(
+        "generated code runs %sbeside other processes, whose environment it may read, and what it starts may outlive "
+        "it: `unshare` can't make the namespaces here",
+        "with the network and " if network else "",
+    )
 
 
 def program_of(case: Case, tests: str, *, with_prompt: bool) -> str:

@@ -1,9 +1,11 @@
 """Runs a Python program that nobody has read, with limits, in a process group that is killed as a whole.
 
-The program gets a folder of its own, no network and no other process where Linux' namespaces can be used (`unshare`),
-and bounds on time, memory, file size, open files and processes. It can still read what the user can read: this guards
-against accidents and loops, not against an attacker. Run generated code as a user of its own, or in a container, if it
-may be hostile.
+The program gets a folder of its own, and bounds on time, memory, size of a file, open files and processes. Where Linux'
+namespaces can be used (`unshare`) it has no network and sees no other process. Where they can't, it may read the
+environment of other processes, ours too, and a process that it starts in a session of its own outlives it. Everywhere
+it can read, overwrite and delete what the user can, and the number of its files has no bound. This guards against
+accidents and loops, not against an attacker. Run generated code as a user of its own, or in a container, if it may be
+hostile.
 """
 
 import os
@@ -63,7 +65,7 @@ class Outcome:
 
 @lru_cache(maxsize=1)
 def isolation() -> tuple[str, ...]:
-    """The command that takes network and other processes away; empty where the system does not allow it."""
+    """The command that takes network and other processes away, or the network alone; empty where neither is allowed."""
     for prefix in _NAMESPACES:
         try:
             done = subprocess.run([*prefix, "true"], capture_output=True, timeout=10, check=False)
@@ -72,6 +74,11 @@ def isolation() -> tuple[str, ...]:
         if done.returncode == 0:
             return prefix
     return ()
+
+
+def is_isolated() -> bool:
+    """Whether both can be taken away: network and other processes."""
+    return isolation() == _NAMESPACES[0]
 
 
 def run_program(source: str, limits: Limits) -> Outcome:

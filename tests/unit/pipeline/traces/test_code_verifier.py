@@ -1,14 +1,17 @@
 """Generated code runs with its tests, within limits, and leaves nothing behind."""
 
 import os
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from logitlake.pipeline.settings.verifier import Case, VerifierSettings
-from logitlake.pipeline.traces.verifiers.code import program_of
-from logitlake.pipeline.traces.verifiers.sandbox import Limits, Outcome, isolation, run_program
+from logitlake.pipeline.traces.verifiers.code import _warn, program_of
+from logitlake.pipeline.traces.verifiers.sandbox import Limits, Outcome, is_isolated, isolation, run_program
+from logitlake.storage.errors import SettingsError
 
 LIMITS = Limits(seconds=20, memory_bytes=1 << 29)
 TESTS = "assert add(1, 2) == 3\nassert add(-1, 1) == 0"
@@ -71,6 +74,47 @@ def test_a_program_sees_none_of_our_environment_and_its_folder_is_gone_afterward
     source = f"import os\nassert 'SECRET_OF_A_TEST' not in os.environ\nopen({str(note)!r}, 'w').write(os.getcwd())"
     assert run_program(source, LIMITS).passed
     assert not Path(note.read_text()).exists() and Path(note.read_text()) != Path.cwd()
+
+
+@pytest.fixture(params=["without a PID namespace", "without any"])
+def poor_isolation(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """`unshare` fails as it does in many containers."""
+    real = shutil.which("unshare")
+    if not isolation() or real is None:
+        pytest.skip("no namespaces here")
+    refused = "*--pid*" if request.param == "without a PID namespace" else "*"
+    (tmp_path / "unshare").write_text(f'#!/bin/sh\ncase "$*" in {refused}) exit 1;; esac\nexec {real} "$@"\n')
+    (tmp_path / "unshare").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    isolation.cache_clear()
+    _warn.cache_clear()
+    yield request.param
+    isolation.cache_clear()
+    _warn.cache_clear()
+
+
+def test_isolation_that_is_required_is_refused_where_a_program_sees_other_processes(poor_isolation: str) -> None:
+    assert bool(isolation()) == (poor_isolation == "without a PID namespace")
+    with pytest.raises(SettingsError, match="isolation required"):
+        VerifierSettings(name="code", isolation="required").judge([case("x = 1", reference="")])
+
+
+def test_poor_isolation_is_one_warning(poor_isolation: str, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        VerifierSettings(name="code").judge([])
+    (message,) = caplog.messages
+    assert ("with the network" in message) == (poor_isolation == "without any")
+    assert "beside other processes" in message
+
+
+@pytest.mark.skipif(not is_isolated(), reason="no namespaces here")
+def test_what_a_program_starts_in_a_session_of_its_own_is_killed_with_it(tmp_path: Path) -> None:
+    sign = tmp_path / "alive"
+    child = f"import time; time.sleep(0.5); open({str(sign)!r}, 'w')"
+    source = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True)"
+    assert run_program(source, LIMITS).passed
+    time.sleep(1)
+    assert not sign.exists()
 
 
 @pytest.mark.skipif(not isolation(), reason="no namespaces here")
