@@ -17,13 +17,19 @@ from logitlake.storage.errors import SettingsError
 
 log = logging.getLogger(__name__)
 
-_FENCED = re.compile(r"```[ \t]*(?:python|py|python3)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
+# Three backticks within a line are passed over first: they open no block. A fence is looked for at the first of its
+# backticks only, so that a long row of them takes no quadratic time.
+_FENCED = re.compile(
+    r"(?<!`)(?:```[^`\n]+```|(?P<fence>`{3,})(?P<label>[^`\n]*)\n(?P<code>.*?)(?:(?P=fence)`*|\Z))", re.DOTALL
+)
+_PYTHON = re.compile(r"\W*(?:(?:python|py)[\d.]*\b.*)?", re.IGNORECASE)
 
 
 class CodeVerifier(VerifierSettings):
     """Score 1 if the completion's Python code runs with the reference behind it, which holds tests, else 0."""
 
     name: Literal["code"] = "code"
+    version: ClassVar[int] = 2
     only_how: ClassVar[frozenset[str]] = frozenset({"workers", "isolation"})
 
     with_prompt: bool = Field(
@@ -63,8 +69,12 @@ def _warn(*, network: bool) -> None:
 
 
 def program_of(case: Case, tests: str, *, with_prompt: bool) -> str:
-    """The code of a completion, then the tests: its last fenced block, else all of it."""
-    blocks = _FENCED.findall(case.completion)
+    """The code of a completion, then the tests: its last block of Python or without a language, else all of it."""
+    blocks = [
+        found["code"]
+        for found in _FENCED.finditer(case.completion)
+        if found["fence"] is not None and _PYTHON.fullmatch(found["label"])
+    ]
     whole = case.prompt + case.completion if with_prompt else case.completion
     code = blocks[-1] if blocks else whole
     return f"{code}\n\n{tests}"

@@ -86,7 +86,9 @@ def run_program(source: str, limits: Limits) -> Outcome:
     token = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="logitlake-code-", ignore_cleanup_errors=True) as folder:
         program = Path(folder) / "program.py"
-        program.write_text(f"{source}\n\nprint({token!r}, flush=True)\n", encoding="utf-8", errors="replace")
+        # On a line of its own, whatever the program has printed last.
+        last = f"print({chr(10) + token!r}, flush=True)"
+        program.write_text(f"{source}\n\n{last}\n", encoding="utf-8", errors="replace")
         # Files without a name: the program may remove or replace whatever lies in its folder.
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
             code = _run(program, output, errors, limits)

@@ -40,6 +40,32 @@ def test_the_code_of_a_completion_is_its_last_block_else_all_of_it() -> None:
     assert program_of(case("```python\ncut"), "t", with_prompt=False) == "cut\n\nt"
 
 
+@pytest.mark.parametrize(
+    ("completion", "code"),
+    [
+        ("```bash\npip install x\n```\nThen\n```python\nb\n```\nDone.", "b\n"),
+        ("```bash\npip install x\n``` Then ```python\nb\n``` Done.", "b\n"),
+        ("```python\nb\n```\nIt prints\n```text\n3\n```\n", "b\n"),
+        ("Run it with ```python x.py``` here:\n```py\nb\n```", "b\n"),
+        ("```Python 3.11 title=x\nb\n```\n```json\n{}\n```", "b\n"),
+        ("````python\ns = '```'\n````\nDone.", "s = '```'\n"),
+        ("```{.python}\nb\n```", "b\n"),
+        ("```pycon\n>>> a\n```\n```python3\nb", "b"),
+        ("```  \r\nb\n```", "b\n"),
+        ("```bash\nls\n```", "```bash\nls\n```"),
+        ("`" * 100_000, "`" * 100_000),
+    ],
+    ids=range(11),
+)
+def test_blocks_of_other_languages_are_no_code(completion: str, code: str) -> None:
+    assert program_of(case(completion), "t", with_prompt=False) == f"{code}\n\nt"
+
+
+@pytest.mark.parametrize("before", ["print('a', end=' ')", "import os\nos.write(1, b'a')"])
+def test_a_program_that_ends_within_a_line_passes(before: str) -> None:
+    assert run_program(before, LIMITS).passed
+
+
 @pytest.mark.parametrize("early", ["raise SystemExit(0)", "import os; os._exit(0)", "import sys; sys.exit()"])
 def test_leaving_before_the_tests_is_no_pass(early: str) -> None:
     assert run_program(early, LIMITS) == Outcome(passed=False, reason="ended before its last line")
@@ -110,10 +136,10 @@ def test_poor_isolation_is_one_warning(poor_isolation: str, caplog: pytest.LogCa
 @pytest.mark.skipif(not is_isolated(), reason="no namespaces here")
 def test_what_a_program_starts_in_a_session_of_its_own_is_killed_with_it(tmp_path: Path) -> None:
     sign = tmp_path / "alive"
-    child = f"import time; time.sleep(0.5); open({str(sign)!r}, 'w')"
+    child = f"import time; time.sleep(0.2); open({str(sign)!r}, 'w')"
     source = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True)"
     assert run_program(source, LIMITS).passed
-    time.sleep(1)
+    time.sleep(0.5)
     assert not sign.exists()
 
 
@@ -136,6 +162,7 @@ def test_a_program_has_no_network() -> None:
         "import os, shutil\nshutil.rmtree(os.getcwd())",
         "import os\nfor name in ('stdout.txt', 'stderr.txt'):\n    if os.path.exists(name): os.remove(name)\n"
         "    os.mkfifo(name)",
+        "import os\nos.ftruncate(1, 0)\nos.lseek(1, 1 << 20, 0)",
     ],
 )
 def test_a_program_that_removes_or_replaces_its_files_is_judged_like_any_other(source: str) -> None:
