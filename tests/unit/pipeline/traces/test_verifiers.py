@@ -55,15 +55,47 @@ def test_without_a_smallest_score_all_are_kept_with_their_score() -> None:
         ("I do not know", "4", False),
         ("", "4", False),
         ("9" * 100_000, "4", False),
+        ("#### 42\nThanks", "42", True),
+        ("####\n42", "#### 42", True),
     ],
 )
 def test_the_final_answer_is_compared_by_value(completion: str, reference: str, right: bool) -> None:
     assert score(VerifierSettings(name="exact_answer"), completion, reference) == float(right)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("1,2", "12", False),
+        ("(1, 2)", "(12)", False),
+        ("1 2", "12", False),
+        ("1 1/2", "11/2", False),
+        ("1\\,2", "12", False),
+        ("x, y", "xy", False),
+        ("1,23", "123", False),
+        ("1,2345", "12345", False),
+        ("100, 200", "100200", False),
+        ("(1, 2)", "(1,2)", True),
+        ("(100, 200)", "(100,200)", True),
+        ("1,234,567.5", "$1234567.50", True),
+        ("10,\\!080", "10080", True),
+        ("10\\,080", "10080", True),
+        ("10{,}080", "10,080.", True),
+        ("\\$1,234", "1234", True),
+        ("1,234 apples", "1234apples", True),
+        ("x + 1", "x+1", True),
+        ("- 4", "-4.0", True),
+        ("1 / 2", ".5", True),
+        ("New  York", "newyork", True),
+    ],
+)
+def test_a_separator_between_digits_counts_unless_it_separates_thousands(one: str, other: str, same: bool) -> None:
+    assert same_answer(one, other) is same_answer(other, one) is same
+
+
 def test_the_place_of_the_answer_can_be_named() -> None:
     text = "a 1\nb \\boxed{2}\n#### 3\nc 4\n"
-    places = {"boxed": "2", "hashes": "3\nc 4", "number": "4", "last_line": "c 4", "whole": text.strip(), "auto": "2"}
+    places = {"boxed": "2", "hashes": "3", "number": "4", "last_line": "c 4", "whole": text.strip(), "auto": "2"}
     for place, answer in places.items():
         assert final_answer(text, place) == answer  # type: ignore[arg-type]
     assert not same_answer("1/0", "1/00")
