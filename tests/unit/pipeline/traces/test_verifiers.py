@@ -144,6 +144,28 @@ def test_a_reward_is_looked_up_and_a_trace_without_one_waits(tmp_path: Path, suf
         VerifierSettings(name="reward", file=str(path), score_column="points").judge([CASE])
 
 
+def test_new_scores_in_the_same_file_are_another_verifier_and_the_same_in_another_are_not(tmp_path: Path) -> None:
+    def verifier(name: str, reward: float) -> VerifierSettings:
+        (tmp_path / name).write_text(f"doc_id,reward\n{CASE.doc_id},{reward}\n")
+        read = VerifierSettings(name="reward", file=str(tmp_path / name))
+        assert read.judge([CASE]) == [Judgement(score=reward, reason="reward")]
+        return read
+
+    first, changed, moved = verifier("a.csv", 0.25), verifier("a.csv", 0.5), verifier("b.csv", 0.25)
+    assert first.verifier_id == moved.verifier_id != changed.verifier_id
+    with pytest.raises(SettingsError, match=r"c\.csv: can't be read"):
+        VerifierSettings(name="reward", file=str(tmp_path / "c.csv")).record()
+
+
+def test_a_run_judges_by_the_scores_whose_hash_it_records(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"doc_id,reward\n{CASE.doc_id},0.25\n")
+    verifier = VerifierSettings(name="reward", file=str(path))
+    before = verifier.verifier_id
+    path.write_text(f"doc_id,reward\n{CASE.doc_id},0.5\n")
+    assert verifier.judge([CASE]) == [Judgement(score=0.25, reason="reward")] and verifier.verifier_id == before
+
+
 def test_another_setting_is_another_verifier() -> None:
     ids = {
         VerifierSettings(name="regex", pattern=pattern, min_score=score).verifier_id
