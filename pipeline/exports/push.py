@@ -7,8 +7,11 @@ from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.errors import HTTPError as HubError  # type: ignore[attr-defined]
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from logitlake.storage.errors import SettingsError, UploadError
+from logitlake.storage.errors import MismatchError, SettingsError, UploadError
+from logitlake.storage.row_sets.export import NOTE
 
+# What the Hub or a person puts into a repository before there is data.
+_HARMLESS = (".gitattributes", "README.md", "LICENSE")
 _AGAIN = "the export is on disk: export to another directory with --push again, or upload it by `hf upload`"
 
 
@@ -32,20 +35,36 @@ def check_push(repository: str) -> None:
 def push(directory: Path, repository: str, *, public: bool, message: str) -> str:
     """Upload the directory to a data set, which is made if there is none; returns the URL of the commit.
 
-    Data files of an earlier export that are not in this one are deleted by the same commit; their history stays. Only
-    pieces that the Hub does not hold are sent. Raises UploadError if the Hub is not reached or refuses.
+    Data files of an earlier export of this split that are not in this one are deleted by the same commit; their history
+    stays. Only pieces that the Hub does not hold are sent. Raises MismatchError for a repository with files that are no
+    export of a lake, UploadError if the Hub is not reached or refuses.
     """
     api = HfApi()
     try:
         api.create_repo(repository, repo_type="dataset", private=not public, exist_ok=True)
+        _check_is_ours(repository, api.list_repo_files(repository, repo_type="dataset"))
         commit = api.upload_folder(
             repo_id=repository,
             repo_type="dataset",
             folder_path=directory,
             commit_message=message,
-            delete_patterns=["data/*.parquet"],
+            delete_patterns=[f"data/{split}-*" for split in _splits(directory)],
         )
     except (HubError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UploadError(f"push to {repository}: {reason}; {_AGAIN}") from None
     return str(commit.commit_url)
+
+
+def _check_is_ours(repository: str, files: list[str]) -> None:
+    others = [name for name in files if name not in _HARMLESS]
+    if others and NOTE not in files:
+        raise MismatchError(
+            f"push to {repository}: expected a new repository, or one with the {NOTE} of an earlier export, found "
+            f"{others[0]} and no {NOTE}: it is no export of a lake; name another repository; {_AGAIN}"
+        )
+
+
+def _splits(directory: Path) -> list[str]:
+    """The splits of an export: of `data/train-00000.parquet` it is train."""
+    return sorted({file.stem.rpartition("-")[0] for file in directory.glob("data/*-*.parquet")})

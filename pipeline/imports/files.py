@@ -1,6 +1,8 @@
 """The files of a folder that another program wrote: Parquet, or Arrow as `datasets` saves it."""
 
+import json
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,13 +15,31 @@ _ROWS = 16
 
 
 def find_files(folder: Path) -> list[Path]:
-    """The files below a folder, in the order of their paths. Raises SettingsError if there is none."""
+    """The files below a folder, in the order of their paths. Raises SettingsError if there is none.
+
+    Of a data set that `datasets` saved they are those that it names: it leaves `cache-*.arrow` of its own beside them.
+    """
     if not folder.is_dir():
         raise SettingsError(f"import {folder}: expected a folder, found {'a file' if folder.exists() else 'nothing'}")
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".parquet", ".arrow") and path.is_file())
+    found = (path for path in folder.rglob("*") if path.suffix in (".parquet", ".arrow") and path.is_file())
+    saved = lru_cache(maxsize=None)(_saved_files)
+    files = sorted(path for path in found if path.suffix == ".parquet" or _is_data(path, saved(path.parent)))
     if not files:
         raise SettingsError(f"import {folder}: expected *.parquet, or *.arrow as `datasets` saves them, found none")
     return files
+
+
+def _is_data(file: Path, saved: frozenset[str] | None) -> bool:
+    return file.name in saved if saved is not None else not file.name.startswith("cache-")
+
+
+def _saved_files(folder: Path) -> frozenset[str] | None:
+    """The names that the `state.json` of a saved data set lists; None if there is no such file, or another one."""
+    try:
+        state = json.loads((folder / "state.json").read_bytes())
+        return frozenset(str(entry["filename"]) for entry in state["_data_files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read_batches(file: Path) -> Iterator[tuple[int, pa.Table]]:

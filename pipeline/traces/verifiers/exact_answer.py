@@ -1,13 +1,13 @@
 r"""Compares the final answer of a completion with that of the reference.
 
-The answer is looked for in both texts in the same order: the last `\boxed{…}`, what follows the last `####`, the last
-number, the whole text.
+The answer is looked for in both texts in the same order: the last `\boxed{…}`, the line behind the last `####`, the
+last number, the whole text.
 """
 
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,13 +20,19 @@ _BOXED = re.compile(r"\\boxed\s*\{")
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?|[-+]?\.\d+")
 _NUMERAL = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:/\d+)?")
 _MOST_DIGITS = 400
-_DROPPED = re.compile(r"[\s$,]|\\[,;!]|\\text\s*|\\left|\\right")
+# Of TeX: what leaves no trace, commas that it writes without a space, and spaces. `\,` also stands between thousands.
+_INVISIBLE = re.compile(r"\\?\$|\\!|\\text\s*|\\left|\\right")
+_TEX_COMMA = re.compile(r"\{,\}|,\\,")
+_TEX_SPACE = re.compile(r"\\[,;:]")
+_THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:(?:,\d{3})+|(?:\\,\d{3})+)(?!\\?,?\d)")
 
 
 class ExactAnswer(VerifierSettings):
     """Score 1 if the final answer is that of the reference, else 0; numbers are compared by value."""
 
     name: Literal["exact_answer"] = "exact_answer"
+    version: ClassVar[int] = 2
+
     answer: AnswerPlace = Field("auto", description="where the answer stands; auto: \\boxed, ####, number, whole text")
 
     def judge(self, cases: Sequence[Case]) -> list[Judgement | None]:
@@ -52,7 +58,8 @@ def final_answer(text: str, place: AnswerPlace) -> str | None:
     if place == "boxed":
         return _last_boxed(text)
     if place == "hashes":
-        return text.rpartition("####")[2].strip() or None if "####" in text else None
+        behind = text.rpartition("####")[2].strip() if "####" in text else ""
+        return behind.splitlines()[0].strip() if behind else None
     if place == "number":
         numbers = _NUMBER.findall(text)
         return numbers[-1] if numbers else None
@@ -63,12 +70,25 @@ def final_answer(text: str, place: AnswerPlace) -> str | None:
 
 
 def same_answer(a: str, b: str) -> bool:
-    """Whether two answers are equal: as numbers if both are numbers, else as text without spaces and dollar signs."""
-    plain_a, plain_b = (_DROPPED.sub("", text).rstrip(".").casefold() for text in (a, b))
-    if plain_a == plain_b:
+    """Whether two answers are equal: as numbers if both are numbers, else as text.
+
+    Spaces and dollar signs do not count, nor does a comma between thousands; but what stands between two digits does.
+    """
+    texts_a, texts_b = _plain(a), _plain(b)
+    if any(text_a == text_b for text_a, text_b in zip(texts_a, texts_b, strict=True)):
         return True
-    value_a, value_b = _value(plain_a), _value(plain_b)
+    value_a, value_b = _value(texts_a[1]), _value(texts_b[1])
     return value_a is not None and value_a == value_b
+
+
+def _plain(text: str) -> tuple[str, str]:
+    """An answer with all of its commas, as (100,200) may be a pair; and without those between thousands."""
+    text = _TEX_COMMA.sub(",", _INVISIBLE.sub("", text))
+    return _without_spaces(text), _without_spaces(_THOUSANDS.sub(lambda found: re.sub(r"\\?,", "", found[0]), text))
+
+
+def _without_spaces(text: str) -> str:
+    return re.sub(r"(?<!\d) | (?!\d)", "", " ".join(_TEX_SPACE.sub(" ", text).split())).rstrip(".").casefold()
 
 
 def _value(text: str) -> Fraction | None:

@@ -1,12 +1,14 @@
 """Scores from a file: what a reward model, or people, said of the traces that are in the lake already.
 
-The traces without a score wait: the next run asks again, and writes no completion anew.
+The traces without a score wait: the next run asks again, and writes no completion anew. The file's content is part of
+the verifier's id, not its path: other scores in the same file are another verifier.
 """
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.csv
@@ -17,26 +19,44 @@ from pydantic import Field
 from logitlake.pipeline.settings.paths import PathText
 from logitlake.pipeline.settings.verifier import Case, Judgement, VerifierSettings
 from logitlake.storage.errors import SettingsError
+from logitlake.storage.identity import digest
 
 
 class RewardVerifier(VerifierSettings):
     """The score that a file has for a trace."""
 
     name: Literal["reward"] = "reward"
+    version: ClassVar[int] = 2
+
     file: PathText = Field(description="Parquet, CSV or JSON Lines with a row for each trace")
     id_column: str = Field("doc_id", description="column with the id of the trace")
     score_column: str = Field("reward", description="column with the score")
 
     def judge(self, cases: Sequence[Case]) -> list[Judgement | None]:
         """Look each trace up. Raises SettingsError if the file can't be read or lacks a column."""
-        scores = self._scores()
+        _, scores = self._content
         return [
             Judgement(score=score, reason=self.score_column) if (score := scores.get(case.doc_id)) is not None else None
             for case in cases
         ]
 
-    def _scores(self) -> dict[str, float]:
-        table = _read(Path(self.file).expanduser())
+    def record(self) -> dict[str, object]:
+        """Raises SettingsError if the file can't be read or lacks a column."""
+        settings = super().record()
+        del settings["file"]
+        return {**settings, "file_hash": self._content[0]}
+
+    @cached_property
+    def _content(self) -> tuple[str, dict[str, float]]:
+        """Hash and scores of the file, read once: the scores are those that the hash stands for."""
+        path = Path(self.file).expanduser()
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise SettingsError(f"generate.verifier.file {path}: can't be read ({error})") from None
+        return digest(b"rewards", content), self._scores(_read(path, content))
+
+    def _scores(self, table: pa.Table) -> dict[str, float]:
         missing = {self.id_column, self.score_column} - set(table.column_names)
         if missing:
             raise SettingsError(
@@ -54,11 +74,12 @@ class RewardVerifier(VerifierSettings):
         return {doc_id: value for doc_id, value in pairs if value is not None and math.isfinite(value)}
 
 
-def _read(path: Path) -> pa.Table:
+def _read(path: Path, content: bytes) -> pa.Table:
+    file = pa.BufferReader(content)
     try:
         if path.suffix == ".parquet":
-            return pyarrow.parquet.read_table(path)
-        return pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.json.read_json(path)
+            return pyarrow.parquet.read_table(file)
+        return pyarrow.csv.read_csv(file) if path.suffix == ".csv" else pyarrow.json.read_json(file)
     except (OSError, pa.ArrowException) as error:
         raise SettingsError(
             f"generate.verifier.file {path}: can't be read as Parquet, CSV or JSON Lines ({error})"

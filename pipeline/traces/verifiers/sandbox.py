@@ -1,9 +1,11 @@
 """Runs a Python program that nobody has read, with limits, in a process group that is killed as a whole.
 
-The program gets a folder of its own, no network and no other process where Linux' namespaces can be used (`unshare`),
-and bounds on time, memory, file size, open files and processes. It can still read what the user can read: this guards
-against accidents and loops, not against an attacker. Run generated code as a user of its own, or in a container, if it
-may be hostile.
+The program gets a folder of its own, and bounds on time, memory, size of a file, open files and processes. Where Linux'
+namespaces can be used (`unshare`) it has no network and sees no other process. Where they can't, it may read the
+environment of other processes, ours too, and a process that it starts in a session of its own outlives it. Everywhere
+it can read, overwrite and delete what the user can, and the number of its files has no bound. This guards against
+accidents and loops, not against an attacker. Run generated code as a user of its own, or in a container, if it may be
+hostile.
 """
 
 import os
@@ -17,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 _NAMESPACES = (
     ("unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"),
@@ -62,7 +65,7 @@ class Outcome:
 
 @lru_cache(maxsize=1)
 def isolation() -> tuple[str, ...]:
-    """The command that takes network and other processes away; empty where the system does not allow it."""
+    """The command that takes network and other processes away, or the network alone; empty where neither is allowed."""
     for prefix in _NAMESPACES:
         try:
             done = subprocess.run([*prefix, "true"], capture_output=True, timeout=10, check=False)
@@ -73,41 +76,48 @@ def isolation() -> tuple[str, ...]:
     return ()
 
 
+def is_isolated() -> bool:
+    """Whether both can be taken away: network and other processes."""
+    return isolation() == _NAMESPACES[0]
+
+
 def run_program(source: str, limits: Limits) -> Outcome:
     """Run a program in a folder of its own. It passes if it reaches its last line: an early exit does not."""
     token = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="logitlake-code-", ignore_cleanup_errors=True) as folder:
         program = Path(folder) / "program.py"
-        program.write_text(f"{source}\n\nprint({token!r}, flush=True)\n", encoding="utf-8", errors="replace")
-        output, errors = Path(folder) / "stdout.txt", Path(folder) / "stderr.txt"
-        code = _run(program, output, errors, limits)
-        passed = code == 0 and _last_line(output) == token
-        return Outcome(passed=passed, reason="passed" if passed else _reason(code, errors))
+        # On a line of its own, whatever the program has printed last.
+        last = f"print({chr(10) + token!r}, flush=True)"
+        program.write_text(f"{source}\n\n{last}\n", encoding="utf-8", errors="replace")
+        # Files without a name: the program may remove or replace whatever lies in its folder.
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            code = _run(program, output, errors, limits)
+            passed = code == 0 and _last_line(output) == token
+            return Outcome(passed=passed, reason="passed" if passed else _reason(code, errors))
 
 
-def _run(program: Path, output: Path, errors: Path, limits: Limits) -> int | None:
+def _run(program: Path, output: IO[bytes], errors: IO[bytes], limits: Limits) -> int | None:
     """The exit code; None if the time was over."""
     numbers: Sequence[int] = (
         int(limits.seconds) + 1,
         *(limits.memory_bytes, _FILE_BYTES, _PROCESSES, _FILES),
     )
     command = [*isolation(), sys.executable, "-I", "-B", "-c", _START, *map(str, numbers), str(program)]
-    with output.open("wb") as out, errors.open("wb") as err:
-        process = subprocess.Popen(
-            command,
-            cwd=program.parent,
-            env=_environment(program.parent),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            start_new_session=True,
-        )
-        try:
-            return process.wait(limits.seconds)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            _kill_group(process)
+    process = subprocess.Popen(
+        command,
+        cwd=program.parent,
+        env=_environment(program.parent),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=errors,
+        start_new_session=True,
+    )
+    try:
+        return process.wait(limits.seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        _kill_group(process)
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -122,12 +132,15 @@ def _kill_group(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _last_line(path: Path) -> str:
-    lines = path.read_bytes()[-_SHOWN:].decode(errors="replace").strip().splitlines()
+def _last_line(file: IO[bytes]) -> str:
+    """Reads the end only, at a position of its own: the program shares the file's."""
+    size = os.fstat(file.fileno()).st_size
+    end = os.pread(file.fileno(), _SHOWN, max(0, size - _SHOWN))
+    lines = end.decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else ""
 
 
-def _reason(code: int | None, errors: Path) -> str:
+def _reason(code: int | None, errors: IO[bytes]) -> str:
     if code is None:
         return "time limit"
     if code == 0:

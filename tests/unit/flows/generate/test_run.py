@@ -214,7 +214,19 @@ def test_rewards_from_a_file_are_verdicts_and_the_others_wait(
     for n_scored in (3, 5):
         path.write_bytes(b"\n".join(orjson.dumps({"doc_id": d, "reward": 0.7}) for d in doc_ids[:n_scored]))
         report = generate_all(changed(settings, verifier=verifier))
-    assert (report.n_traces, report.n_verdicts, report.n_waiting) == (0, 2, len(doc_ids) - 5)
+    assert (report.n_traces, report.n_verdicts, report.n_waiting) == (0, 5, len(doc_ids) - 5)
+
+
+def test_new_scores_in_the_same_file_are_the_ones_that_traces_show(
+    settings: dict[str, Any], generated: Config, tmp_path: Path
+) -> None:
+    (doc_id, *_) = [row["doc_id"] for row in rows(changed(settings), "SELECT doc_id FROM traces")]
+    path = tmp_path / "rewards.jsonl"
+    for reward in (0.7, 0.2):
+        path.write_bytes(orjson.dumps({"doc_id": doc_id, "reward": reward}))
+        generate_all(changed(settings, verifier={"name": "reward", "file": str(path), "min_score": 0.5}))
+        (shown,) = rows(changed(settings), f"SELECT score, is_kept FROM traces WHERE doc_id = '{doc_id}'")
+        assert shown == {"score": reward, "is_kept": reward >= 0.5}
 
 
 def test_chats_get_the_template_and_its_generation_prompt(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from logitlake.pipeline.exports.push import check_push, push
-from logitlake.storage.errors import SettingsError, UploadError
+from logitlake.storage.errors import MismatchError, SettingsError, UploadError
 
 TOKEN = "hf_plantedtokenofthehub"
 
@@ -123,10 +123,31 @@ def test_a_public_repository_is_made_only_when_it_is_asked_for(hub: FakeHub, dir
 
 
 def test_data_files_that_an_export_no_longer_has_are_deleted_by_the_same_commit(hub: FakeHub, directory: Path) -> None:
-    hub.files = {"data/train-00007.parquet": b"old", "LICENSE": b"mine"}
+    hub.files = {"data/train-00007.parquet": b"old", "LICENSE": b"mine", "lineage.json": b"{}"}
     pushed(directory)
     assert "data/train-00007.parquet" not in hub.files and hub.files["LICENSE"] == b"mine"
     assert hub.commits == ["Rows"]
+
+
+def test_data_files_of_another_split_stay(hub: FakeHub, directory: Path) -> None:
+    hub.files = {"data/test-00000.parquet": b"held out", "data/training.parquet": b"mine", "lineage.json": b"{}"}
+    pushed(directory)
+    assert hub.files["data/test-00000.parquet"] == b"held out" and hub.files["data/training.parquet"] == b"mine"
+
+
+@pytest.mark.parametrize("name", ["data/train-00000.parquet", "train.jsonl"])
+def test_a_data_set_of_another_program_is_refused_and_unchanged(hub: FakeHub, directory: Path, name: str) -> None:
+    hub.files = {".gitattributes": b"", "README.md": b"mine", name: b"mine"}
+    before = dict(hub.files)
+    with pytest.raises(MismatchError, match=rf"push to me/targets: .* found {name} and no lineage\.json.*another repo"):
+        pushed(directory)
+    assert hub.files == before and not hub.commits
+
+
+def test_a_repository_without_data_is_taken(hub: FakeHub, directory: Path) -> None:
+    hub.files = {".gitattributes": b"", "README.md": b"soon"}
+    pushed(directory)
+    assert "lineage.json" in hub.files
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -55,15 +55,47 @@ def test_without_a_smallest_score_all_are_kept_with_their_score() -> None:
         ("I do not know", "4", False),
         ("", "4", False),
         ("9" * 100_000, "4", False),
+        ("#### 42\nThanks", "42", True),
+        ("####\n42", "#### 42", True),
     ],
 )
 def test_the_final_answer_is_compared_by_value(completion: str, reference: str, right: bool) -> None:
     assert score(VerifierSettings(name="exact_answer"), completion, reference) == float(right)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("1,2", "12", False),
+        ("(1, 2)", "(12)", False),
+        ("1 2", "12", False),
+        ("1 1/2", "11/2", False),
+        ("1\\,2", "12", False),
+        ("x, y", "xy", False),
+        ("1,23", "123", False),
+        ("1,2345", "12345", False),
+        ("100, 200", "100200", False),
+        ("(1, 2)", "(1,2)", True),
+        ("(100, 200)", "(100,200)", True),
+        ("1,234,567.5", "$1234567.50", True),
+        ("10,\\!080", "10080", True),
+        ("10\\,080", "10080", True),
+        ("10{,}080", "10,080.", True),
+        ("\\$1,234", "1234", True),
+        ("1,234 apples", "1234apples", True),
+        ("x + 1", "x+1", True),
+        ("- 4", "-4.0", True),
+        ("1 / 2", ".5", True),
+        ("New  York", "newyork", True),
+    ],
+)
+def test_a_separator_between_digits_counts_unless_it_separates_thousands(one: str, other: str, same: bool) -> None:
+    assert same_answer(one, other) is same_answer(other, one) is same
+
+
 def test_the_place_of_the_answer_can_be_named() -> None:
     text = "a 1\nb \\boxed{2}\n#### 3\nc 4\n"
-    places = {"boxed": "2", "hashes": "3\nc 4", "number": "4", "last_line": "c 4", "whole": text.strip(), "auto": "2"}
+    places = {"boxed": "2", "hashes": "3", "number": "4", "last_line": "c 4", "whole": text.strip(), "auto": "2"}
     for place, answer in places.items():
         assert final_answer(text, place) == answer  # type: ignore[arg-type]
     assert not same_answer("1/0", "1/00")
@@ -110,6 +142,28 @@ def test_a_reward_is_looked_up_and_a_trace_without_one_waits(tmp_path: Path, suf
     assert first == Judgement(score=0.75, reason="reward") and second is None
     with pytest.raises(SettingsError, match="expected columns doc_id and points"):
         VerifierSettings(name="reward", file=str(path), score_column="points").judge([CASE])
+
+
+def test_new_scores_in_the_same_file_are_another_verifier_and_the_same_in_another_are_not(tmp_path: Path) -> None:
+    def verifier(name: str, reward: float) -> VerifierSettings:
+        (tmp_path / name).write_text(f"doc_id,reward\n{CASE.doc_id},{reward}\n")
+        read = VerifierSettings(name="reward", file=str(tmp_path / name))
+        assert read.judge([CASE]) == [Judgement(score=reward, reason="reward")]
+        return read
+
+    first, changed, moved = verifier("a.csv", 0.25), verifier("a.csv", 0.5), verifier("b.csv", 0.25)
+    assert first.verifier_id == moved.verifier_id != changed.verifier_id
+    with pytest.raises(SettingsError, match=r"c\.csv: can't be read"):
+        VerifierSettings(name="reward", file=str(tmp_path / "c.csv")).record()
+
+
+def test_a_run_judges_by_the_scores_whose_hash_it_records(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"doc_id,reward\n{CASE.doc_id},0.25\n")
+    verifier = VerifierSettings(name="reward", file=str(path))
+    before = verifier.verifier_id
+    path.write_text(f"doc_id,reward\n{CASE.doc_id},0.5\n")
+    assert verifier.judge([CASE]) == [Judgement(score=0.25, reason="reward")] and verifier.verifier_id == before
 
 
 def test_another_setting_is_another_verifier() -> None:
