@@ -196,7 +196,7 @@ TABLES: dict[str, Table] = {
         forget=True,
         forgotten_by=("doc_id", "prompt_id", "prompt_doc_id"),
     ),
-    # What verifiers said of traces.
+    # What verifiers said of traces; the last verdict on a trace counts.
     "verdicts": Table(
         columns=_schema(
             doc_id=_TEXT,
@@ -209,7 +209,7 @@ TABLES: dict[str, Table] = {
             run_id=_TEXT,
             judged_at=_TIME,
         ),
-        key=("doc_id", "verifier_id"),
+        key=("doc_id", "verifier_id", "commit_number"),
         as_of="commit_number <= $n",
         of_documents=True,
         forget=True,

@@ -21,7 +21,7 @@ VERDICTS = pa.schema([field for field in TABLES["verdicts"].columns if field.nam
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A sample that is in the lake: its trace, and whether the verifier in question has judged it."""
+    """A sample that is in the lake: its trace, and whether the last verdict on it is of the verifier in question."""
 
     doc_id: str
     is_judged: bool
@@ -44,11 +44,18 @@ def stored_samples(
     """The samples of these prompts by (prompt, number)."""
     rows = lake.sql(
         """
+        WITH samples AS (
+            FROM store.traces WHERE sampling_id = $sampling AND prompt_id IN (SELECT unnest($prompts))
+        )
         SELECT
             t.prompt_id, t.sample_number, min(t.doc_id) AS doc_id,
-            bool_or(EXISTS (FROM store.verdicts AS v WHERE v.doc_id = t.doc_id AND v.verifier_id = $verifier)) AS judged
-        FROM store.traces AS t
-        WHERE t.sampling_id = $sampling AND t.prompt_id IN (SELECT unnest($prompts)) GROUP BY ALL
+            coalesce(bool_or(v.verifier_id = $verifier), false) AS judged
+        FROM samples AS t
+        LEFT JOIN (
+            SELECT DISTINCT ON (doc_id) doc_id, verifier_id FROM store.verdicts
+            WHERE doc_id IN (SELECT doc_id FROM samples) ORDER BY doc_id, commit_number DESC, judged_at DESC
+        ) AS v ON v.doc_id = t.doc_id
+        GROUP BY ALL
         """,
         {"verifier": verifier_id, "sampling": sampling_id, "prompts": list(prompt_ids)},
     )
@@ -88,6 +95,8 @@ def forgotten_among(lake: Lake, doc_ids: Sequence[str]) -> set[str]:
 def commit_traces(lake: Lake, traces: pa.Table, verdicts: pa.Table, *, run_id: str) -> TraceReceipt:
     """Commit traces (TRACES) and verdicts (VERDICTS) together, those that are new and not forgotten.
 
+    A verdict is new unless the last one on its trace is of the same verifier: so an earlier verifier can come back.
+
     Raises LakeBusyError if other writers win too often; nothing is committed then.
     """
     return lake.change(lambda transaction: _insert(transaction, traces, verdicts, run_id))
@@ -115,7 +124,10 @@ def _insert(transaction: Transaction, traces: pa.Table, verdicts: pa.Table, run_
         SELECT DISTINCT ON (doc_id, verifier_id)
             i.*, ? AS commit_number, ? AS run_id, ?::TIMESTAMPTZ AS judged_at
         FROM incoming_verdicts AS i
-        WHERE (doc_id, verifier_id) NOT IN (SELECT (doc_id, verifier_id) FROM store.verdicts)
+        WHERE (doc_id, verifier_id) NOT IN (
+                SELECT DISTINCT ON (doc_id) (doc_id, verifier_id) FROM store.verdicts
+                WHERE doc_id IN (SELECT doc_id FROM incoming_verdicts)
+                ORDER BY doc_id, commit_number DESC, judged_at DESC)
             AND doc_id IN (SELECT doc_id FROM store.traces)
         """,
         parameters,

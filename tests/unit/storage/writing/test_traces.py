@@ -73,6 +73,28 @@ def test_the_last_verdict_on_a_trace_counts(lake: Lake) -> None:
     assert set(lake.sql("SELECT is_kept FROM traces")["is_kept"].to_pylist()) == {False}
 
 
+def test_an_earlier_verifier_judges_again_if_another_has_judged_since(location: LakeLocation, lake: Lake) -> None:
+    traces = trace_rows(PROMPTS[:1])
+    first, second = verdict_rows(traces, verifier="a" * 32), verdict_rows(traces, verifier="b" * 32, score=0.0)
+    commit_traces(lake, traces, first, run_id="run")
+    commit_traces(lake, TRACES.empty_table(), second, run_id="run")
+    found = stored_samples(lake, PROMPTS[:1], sampling_id="s" * 32, verifier_id="a" * 32)
+    assert [sample.is_judged for sample in found.values()] == [False] * 2
+    counts = [commit_traces(lake, TRACES.empty_table(), first, run_id="run").n_verdicts for _ in range(2)]
+    assert counts == [2, 0], "a verdict that is the last already is not stored again"
+    found = stored_samples(lake, PROMPTS[:1], sampling_id="s" * 32, verifier_id="a" * 32)
+    assert [sample.is_judged for sample in found.values()] == [True] * 2
+    kept = "SELECT verifier_id, is_kept FROM traces"
+    expected = [{"verifier_id": "a" * 32, "is_kept": True}] * 2
+    assert lake.sql(kept).to_pylist() == expected
+    lake.close()
+    assert location.catalog_file is not None
+    location.catalog_file.rename(location.catalog_file.with_suffix(".old"))
+    rebuild(location)
+    with Lake.open(location) as again:
+        assert again.sql(kept).to_pylist() == expected
+
+
 def test_a_verdict_without_its_trace_is_not_stored(lake: Lake) -> None:
     receipt = commit_traces(lake, TRACES.empty_table(), verdict_rows(trace_rows(PROMPTS[:1])), run_id="run")
     assert receipt.n_verdicts == 0
