@@ -217,6 +217,37 @@ def test_rewards_from_a_file_are_verdicts_and_the_others_wait(
     assert (report.n_traces, report.n_verdicts, report.n_waiting) == (0, 2, len(doc_ids) - 5)
 
 
+def test_an_error_of_the_verifier_costs_nothing_that_was_written(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier = {"name": "function", "call": "tests.unit.flows.generate.test_run:never"}
+    with GenerateRun(changed(settings, verifier=verifier, max_prompts=2)) as run:
+        number = next(run.units())
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                run.compute(number)
+            monkeypatch.setattr(GenerateRun, "_loaded", lambda run: pytest.fail("written again"))
+        assert (run.report.n_traces, run.report.n_verdicts, run.report.n_units) == (4, 0, 0)
+    config = changed(settings, max_prompts=2)
+    assert rows(config, "SELECT score FROM traces") == [{"score": None}] * 4
+    report = generate_all(config)
+    assert (report.n_traces, report.n_units) == (0, 1) and report.n_verdicts > 0
+
+
+def never(case: Any) -> float:
+    return 1 / 0
+
+
+def test_a_prompt_without_a_reference_is_refused_before_anything_is_written(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GenerateRun, "_loaded", lambda run: pytest.fail("the writer was loaded"))
+    prompts = {key: value for key, value in settings["generate"]["prompts"].items() if "field" not in key}
+    config = changed(settings, prompts=prompts | {"text_field": "question"}, verifier={"name": "exact_answer"})
+    with pytest.raises(SettingsError, match=r"exact_answer: expected a reference .*questions\.jsonl, record"):
+        generate_all(config)
+
+
 def test_chats_get_the_template_and_its_generation_prompt(settings: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     chat = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}]
