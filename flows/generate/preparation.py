@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from logitlake.flows.distill.directories import directory_of
 from logitlake.flows.settings import location_of
@@ -15,6 +16,7 @@ from logitlake.pipeline.settings.engines import VllmSettings
 from logitlake.pipeline.settings.models import Config, TeacherSettings
 from logitlake.pipeline.students.identity import read_facts
 from logitlake.pipeline.teachers.dtype import resolve_dtype
+from logitlake.pipeline.teachers.registry import engine_kind
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.pipeline.traces.planning import Forgotten, StoredSamples, TracePlan
 from logitlake.pipeline.traces.prompts import prompts_of
@@ -26,6 +28,7 @@ from logitlake.storage.lake.lake import Lake
 from logitlake.storage.students.registry import named_student
 
 _TEACHER = "teacher"
+_VLLM = "vllm"
 # Raise it when the same settings would write otherwise than before.
 _VERSION = 1
 
@@ -104,6 +107,7 @@ def prepare_writer(config: Config) -> PreparedWriter:
             "config": files.config_hash,
             "engine": generate.engine,
             "dtype": resolve_dtype(settings.dtype, settings.device),
+            **_engine_options(generate.engine, settings),
         },
         "tokenizer": tokenizer.fingerprint,
         "chat_template": tokenizer.template_hash,
@@ -119,6 +123,12 @@ def prepare_writer(config: Config) -> PreparedWriter:
         recipe=SamplingRecipe(writer=student_id or files.teacher_hash, record=record),
         name=f"{files.name} ({'teacher' if student_id is None else f'student {student_id[:12]}'})",
     )
+
+
+def _engine_options(engine: str, settings: TeacherSettings) -> dict[str, Any]:
+    """The engine's own settings that decide its numbers, as in a recipe; nothing without any, as before there were."""
+    options = dict(engine_kind(engine).options(settings)) if engine == _VLLM else {}
+    return {"options": options} if options else {}
 
 
 def _writer_settings(config: Config) -> tuple[TeacherSettings, str | None]:

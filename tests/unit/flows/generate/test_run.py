@@ -9,6 +9,7 @@ import numpy as np
 import orjson
 import pytest
 
+from logitlake.flows.generate.preparation import prepare_writer
 from logitlake.flows.generate.run import GenerateRun
 from logitlake.flows.reports import GenerateReport
 from logitlake.pipeline.settings.models import Config
@@ -307,3 +308,20 @@ def test_the_record_of_a_trace_names_everything_that_decided_it(settings: dict[s
     record = json.loads(rows(config, "SELECT sampling FROM traces LIMIT 1")[0]["sampling"])
     assert record["top_k"] == 7 and record["stop_ids"] == [1] and record["writer"]["dtype"] == "float32"
     assert {row["sampling_id"] for row in rows(config, "SELECT sampling_id FROM traces")} == {report.sampling_id}
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "same"),
+    [
+        ("vllm", {"quantization": "fp8"}, False),
+        ("vllm", {"tensor_parallel_size": 2}, True),
+        ("transformers", {"quantization": "fp8"}, True),
+    ],
+)
+def test_options_of_vllm_that_decide_its_numbers_are_part_of_the_sampling(
+    settings: dict[str, Any], engine: str, options: dict[str, Any], same: bool
+) -> None:
+    config = changed(settings, engine=engine)
+    other = changed(settings | {"teacher": settings["teacher"] | {"vllm": {"options": options}}}, engine=engine)
+    ids = [prepare_writer(each).recipe.sampling_id for each in (config, other)]
+    assert (ids[0] == ids[1]) is same
