@@ -123,7 +123,7 @@ class TracePlan(Iterator[TraceUnit]):
             part = _Part(
                 item,
                 missing=tuple(number for number, sample in samples.items() if sample is None),
-                unjudged=tuple({sample.doc_id for sample in samples.values() if sample and not sample.is_judged}),
+                unjudged=tuple({s.doc_id for s in samples.values() if s and s.doc_id and not s.is_judged}),
             )
             self._count(part)
             if part.missing or part.unjudged:

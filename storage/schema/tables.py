@@ -196,6 +196,14 @@ TABLES: dict[str, Table] = {
         forget=True,
         forgotten_by=("doc_id", "prompt_id", "prompt_doc_id"),
     ),
+    # Samples whose trace is forgotten, while their prompt is not: they are not written again. They hold no content.
+    "forgotten_samples": Table(
+        columns=_schema(prompt_id=_TEXT, sampling_id=_TEXT, sample_number=pa.int32(), forgotten_at=_TIME),
+        key=("prompt_id", "sampling_id", "sample_number"),
+        as_of="forgotten_at < $t",
+        forget=True,
+        forgotten_by=("prompt_id",),
+    ),
     # What verifiers said of traces; the last verdict on a trace counts.
     "verdicts": Table(
         columns=_schema(

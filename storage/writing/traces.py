@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from logitlake.storage.lake.lake import Lake, Transaction
 from logitlake.storage.schema.tables import TABLES
+from logitlake.storage.writing.forgotten_samples import note_refused_samples
 
 # What the commit adds to the columns of the two tables.
 _ADDED = ("commit_number", "run_id", "written_at", "judged_at")
@@ -21,9 +22,12 @@ VERDICTS = pa.schema([field for field in TABLES["verdicts"].columns if field.nam
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A sample that is in the lake: its trace, and whether the last verdict on it is of the verifier in question."""
+    """A sample that is in the lake: its trace, and whether the last verdict on it is of the verifier in question.
 
-    doc_id: str
+    A forgotten one has no trace (None) and waits for nothing.
+    """
+
+    doc_id: str | None
     is_judged: bool
 
 
@@ -56,6 +60,9 @@ def stored_samples(
             WHERE doc_id IN (SELECT doc_id FROM samples) ORDER BY doc_id, commit_number DESC, judged_at DESC
         ) AS v ON v.doc_id = t.doc_id
         GROUP BY ALL
+        UNION ALL
+        SELECT DISTINCT prompt_id, sample_number, NULL, true FROM store.forgotten_samples
+        WHERE sampling_id = $sampling AND prompt_id IN (SELECT unnest($prompts))
         """,
         {"verifier": verifier_id, "sampling": sampling_id, "prompts": list(prompt_ids)},
     )
@@ -104,13 +111,16 @@ def commit_traces(lake: Lake, traces: pa.Table, verdicts: pa.Table, *, run_id: s
 
 def _insert(transaction: Transaction, traces: pa.Table, verdicts: pa.Table, run_id: str) -> TraceReceipt:
     connection = transaction.connection
-    parameters = [transaction.number, run_id, datetime.now(UTC)]
+    now = datetime.now(UTC)
+    parameters = [transaction.number, run_id, now]
+    note_refused_samples(transaction, traces, now)
     connection.register("incoming_traces", traces)
     new_traces = connection.execute(
         """
         SELECT i.*, ? AS commit_number, ? AS run_id, ?::TIMESTAMPTZ AS written_at FROM incoming_traces AS i
         WHERE (prompt_id, sampling_id, sample_number) NOT IN (
-                SELECT (prompt_id, sampling_id, sample_number) FROM store.traces)
+                SELECT (prompt_id, sampling_id, sample_number) FROM store.traces
+                UNION ALL SELECT (prompt_id, sampling_id, sample_number) FROM store.forgotten_samples)
             AND NOT EXISTS (
                 FROM store.tombstones AS f WHERE f.doc_id IN (i.doc_id, i.prompt_id, i.prompt_doc_id))
         """,

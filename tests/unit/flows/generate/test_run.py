@@ -206,6 +206,15 @@ def test_a_forgotten_prompt_is_not_answered_again(settings: dict[str, Any], gene
         assert rows(config, f"SELECT doc_id FROM {table} WHERE starts_with(doc_id, '{prompt}')") == []
 
 
+def test_after_a_trace_is_forgotten_a_run_has_nothing_to_do(generated: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GenerateRun, "_loaded", lambda run: pytest.fail("the writer was loaded"))
+    doc_id = rows(generated, "SELECT doc_id FROM traces ORDER BY doc_id")[0]["doc_id"]
+    with Lake.open(LakeLocation.resolve(generated.lake.path), read_only=False) as lake:
+        forget(lake, [doc_id], reason="asked for")
+    report = generate_all(generated)
+    assert (report.n_units, report.samples_stored) == (0, 2 * N_PROMPTS)
+
+
 def test_rewards_from_a_file_are_verdicts_and_the_others_wait(
     settings: dict[str, Any], generated: Config, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.known_documents import KnownDocuments
 from logitlake.storage.writing.traces import (
     TRACES,
+    Sample,
     TraceReceipt,
     commit_traces,
     forgotten_among,
@@ -124,6 +125,40 @@ def test_forgetting_a_prompt_forgets_its_traces_also_those_that_were_captured(
     assert set(lake.sql("SELECT doc_id FROM sequences")["doc_id"].to_pylist()) == {stays[0]}
     assert commit(lake, traces).n_traces == 0, "nothing brings them back"
     assert forgotten_among(lake, [*gone, *stays]) == set(gone)
+
+
+def test_a_sample_whose_trace_is_forgotten_counts_as_stored_also_after_a_rebuild(
+    location: LakeLocation, lake: Lake
+) -> None:
+    traces = trace_rows(PROMPTS[:2])
+    commit(lake, traces)
+    forget(lake, [traces["doc_id"][0].as_py()], reason="asked for")
+
+    def sample(lake: Lake) -> Sample:
+        return stored_samples(lake, PROMPTS[:1], sampling_id="s" * 32, verifier_id="v" * 32)[PROMPTS[0], 0]
+
+    assert sample(lake) == Sample(doc_id=None, is_judged=True)
+    other = traces.slice(0, 1).set_column(0, "doc_id", pa.array([PROMPTS[0] + "f" * 32]))
+    assert commit(lake, other).n_traces == 0, "the sample does not come back with other tokens"
+    lake.close()
+    assert location.catalog_file is not None
+    location.catalog_file.rename(location.catalog_file.with_suffix(".old"))
+    rebuild(location)
+    with Lake.open(location, read_only=False) as again:
+        assert sample(again) == Sample(doc_id=None, is_judged=True)
+        forget(again, [PROMPTS[0]], reason="asked for")
+        assert again.row("SELECT count(*) AS n FROM store.forgotten_samples")["n"] == 0
+
+
+def test_another_sample_with_the_tokens_of_a_forgotten_trace_is_written_no_second_time(lake: Lake) -> None:
+    traces = trace_rows(PROMPTS[:1], 1)
+    commit(lake, traces)
+    forget(lake, traces["doc_id"].to_pylist(), reason="asked for")
+    same = traces.set_column(traces.column_names.index("sample_number"), "sample_number", pa.array([5], pa.int32()))
+    assert [commit(lake, same).n_traces for _ in range(2)] == [0, 0]
+    found = stored_samples(lake, PROMPTS[:1], sampling_id="s" * 32, verifier_id="v" * 32)
+    assert set(found) == {(PROMPTS[0], 0), (PROMPTS[0], 5)}
+    assert lake.row("SELECT count(*) AS n FROM store.forgotten_samples")["n"] == 2
 
 
 def test_a_forgotten_prompt_leaves_the_disk_with_the_next_upkeep(lake: Lake) -> None:
