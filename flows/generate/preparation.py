@@ -10,9 +10,11 @@ from logitlake.flows.settings import location_of
 from logitlake.pipeline.corpus.document import Reject
 from logitlake.pipeline.corpus.rejects import RejectGuard
 from logitlake.pipeline.model_files.files import TeacherFiles, resolve_teacher
+from logitlake.pipeline.model_files.positions import positions_in
 from logitlake.pipeline.model_files.tokenizer import load_tokenizer
 from logitlake.pipeline.settings.corpus import CorpusSettings
 from logitlake.pipeline.settings.engines import VllmSettings
+from logitlake.pipeline.settings.generate import GenerateSettings
 from logitlake.pipeline.settings.models import Config, TeacherSettings
 from logitlake.pipeline.students.identity import read_facts
 from logitlake.pipeline.teachers.dtype import resolve_dtype
@@ -35,7 +37,10 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedWriter:
-    """The model that writes, before it is loaded. `name` is shown to people."""
+    """The model that writes, before it is loaded. `name` is shown to people.
+
+    `max_prompt_tokens`: longer prompts are rejects; by the settings, and by the positions that the model was made for.
+    """
 
     config: Config
     settings: TeacherSettings
@@ -44,6 +49,7 @@ class PreparedWriter:
     sampling: Sampling
     recipe: SamplingRecipe
     name: str
+    max_prompt_tokens: int | None
 
     def plan(self, *, stored: StoredSamples, forgotten: Forgotten) -> TracePlan:
         """Units of what is missing. Raises CorpusError where too much of the prompts is unusable."""
@@ -54,7 +60,7 @@ class PreparedWriter:
             guard.watch(corpus.read()),
             self.tokenizer,
             self.config.tokenization,
-            max_tokens=generate.max_prompt_tokens,
+            max_tokens=self.max_prompt_tokens,
             on_reject=refuse,
         )
         return TracePlan(
@@ -121,8 +127,22 @@ def prepare_writer(config: Config) -> PreparedWriter:
         tokenizer=tokenizer,
         sampling=sampling,
         recipe=SamplingRecipe(writer=student_id or files.teacher_hash, record=record),
+        max_prompt_tokens=_longest_prompt(generate, positions_in(files.directory), files.name),
         name=f"{files.name} ({'teacher' if student_id is None else f'student {student_id[:12]}'})",
     )
+
+
+def _longest_prompt(generate: GenerateSettings, positions: int | None, writer: str) -> int | None:
+    """Tokens of a prompt that leave room for a whole completion. Raises SettingsError if there is room for none."""
+    if positions is None:
+        return generate.max_prompt_tokens
+    if generate.max_new_tokens >= positions:
+        raise SettingsError(
+            f"generate.max_new_tokens {generate.max_new_tokens}: the writer {writer} was made for {positions} "
+            f"positions (config.json), prompt included; set generate.max_new_tokens to less than {positions}"
+        )
+    room = positions - generate.max_new_tokens
+    return min(room, generate.max_prompt_tokens or room)
 
 
 def _engine_options(engine: str, settings: TeacherSettings) -> dict[str, Any]:

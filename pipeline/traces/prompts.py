@@ -82,7 +82,7 @@ def _prompt(
     if not ids:
         return _reject(document, RejectReason.EMPTY, "the prompt has no token")
     if max_tokens is not None and len(ids) > max_tokens:
-        return _reject(document, RejectReason.TOO_LONG, f"{len(ids)} tokens, max_prompt_tokens is {max_tokens}")
+        return _reject(document, RejectReason.TOO_LONG, f"{len(ids)} tokens, the writer reads at most {max_tokens}")
     return Prompt(
         prompt_id=prompt_id,
         doc_id=document.doc_id,

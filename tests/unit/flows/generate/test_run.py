@@ -334,3 +334,23 @@ def test_options_of_vllm_that_decide_its_numbers_are_part_of_the_sampling(
     other = changed(settings | {"teacher": settings["teacher"] | {"vllm": {"options": options}}}, engine=engine)
     ids = [prepare_writer(each).recipe.sampling_id for each in (config, other)]
     assert (ids[0] == ids[1]) is same
+
+
+def test_a_completion_and_its_prompt_fit_into_the_positions_of_the_writer(
+    settings: dict[str, Any], tiny_teacher: Path, tmp_path: Path
+) -> None:
+    directory = shutil.copytree(tiny_teacher, tmp_path / "short")
+    content = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(content | {"max_position_embeddings": 16}))
+    settings["teacher"] = settings["teacher"] | {"model": str(directory)}
+    with pytest.raises(SettingsError, match=r"max_new_tokens 16: .* made for 16 positions"):
+        prepare_writer(changed(settings, max_new_tokens=16))
+    path = tmp_path / "lengths.jsonl"
+    path.write_bytes(b"\n".join(orjson.dumps({"text": "the" + " cat" * n}) for n in range(40)))
+    prompts = {"name": "lengths", "kind": "jsonl", "path": str(path), "max_reject_share": 1.0}
+    config = changed(settings, max_new_tokens=6, prompts=prompts, samples=1)
+    report = generate_all(config)
+    lengths = [row["n"] for row in rows(config, "SELECT n_prompt_tokens AS n FROM traces")]
+    assert max(lengths) == 10 and report.prompts_rejected == 40 - len(lengths)
+    assert rows(config, "SELECT DISTINCT reason FROM rejects") == [{"reason": "too_long"}]
+    assert prepare_writer(changed(settings, max_new_tokens=6, max_prompt_tokens=3)).max_prompt_tokens == 3
