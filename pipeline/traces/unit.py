@@ -137,12 +137,13 @@ def _verdicts(unit: TraceUnit, rows: Sequence[Mapping[str, Any]], verifier: Veri
         {
             "doc_id": case.doc_id,
             "verifier_id": verifier.verifier_id,
+            "reference_id": unit.prompts[row["prompt_id"]].reference_id,
             "verifier": text,
             "score": judgement.score,
             "is_kept": verifier.keeps(case, judgement),
             "reason": judgement.reason,
         }
-        for case, judgement in zip(cases, verifier.judge(cases) if cases else [], strict=True)
+        for row, case, judgement in zip(rows, cases, verifier.judge(cases) if cases else [], strict=True)
         if judgement is not None
     ]
     return pa.Table.from_pylist(verdicts, VERDICTS)

@@ -204,11 +204,13 @@ TABLES: dict[str, Table] = {
         forget=True,
         forgotten_by=("prompt_id",),
     ),
-    # What verifiers said of traces; the last verdict on a trace counts.
+    # What verifiers said of traces; the last verdict on a trace counts. `reference_id`: the hash of the reference that
+    # it was compared with.
     "verdicts": Table(
         columns=_schema(
             doc_id=_TEXT,
             verifier_id=_TEXT,
+            reference_id_or_null=_TEXT,
             verifier=_TEXT,
             score=_REAL,
             is_kept=_FLAG,

@@ -24,11 +24,12 @@ VERDICTS = pa.schema([field for field in TABLES["verdicts"].columns if field.nam
 class Sample:
     """A sample that is in the lake: its trace, and whether the last verdict on it is of the verifier in question.
 
-    A forgotten one has no trace (None) and waits for nothing.
+    `reference_id`: the hash of the reference of that verdict. A forgotten sample has no trace (None).
     """
 
     doc_id: str | None
     is_judged: bool
+    reference_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,21 +54,23 @@ def stored_samples(
         )
         SELECT
             t.prompt_id, t.sample_number, min(t.doc_id) AS doc_id,
-            coalesce(bool_or(v.verifier_id = $verifier), false) AS judged
+            coalesce(bool_or(v.verifier_id = $verifier), false) AS judged, any_value(v.reference_id) AS reference_id
         FROM samples AS t
         LEFT JOIN (
-            SELECT DISTINCT ON (doc_id) doc_id, verifier_id FROM store.verdicts
+            SELECT DISTINCT ON (doc_id) doc_id, verifier_id, reference_id FROM store.verdicts
             WHERE doc_id IN (SELECT doc_id FROM samples) ORDER BY doc_id, commit_number DESC, judged_at DESC
         ) AS v ON v.doc_id = t.doc_id
         GROUP BY ALL
         UNION ALL
-        SELECT DISTINCT prompt_id, sample_number, NULL, true FROM store.forgotten_samples
+        SELECT DISTINCT prompt_id, sample_number, NULL, true, NULL FROM store.forgotten_samples
         WHERE sampling_id = $sampling AND prompt_id IN (SELECT unnest($prompts))
         """,
         {"verifier": verifier_id, "sampling": sampling_id, "prompts": list(prompt_ids)},
     )
     return {
-        (row["prompt_id"], row["sample_number"]): Sample(doc_id=row["doc_id"], is_judged=row["judged"])
+        (row["prompt_id"], row["sample_number"]): Sample(
+            doc_id=row["doc_id"], is_judged=row["judged"], reference_id=row["reference_id"]
+        )
         for row in rows.to_pylist()
     }
 
@@ -102,7 +105,8 @@ def forgotten_among(lake: Lake, doc_ids: Sequence[str]) -> set[str]:
 def commit_traces(lake: Lake, traces: pa.Table, verdicts: pa.Table, *, run_id: str) -> TraceReceipt:
     """Commit traces (TRACES) and verdicts (VERDICTS) together, those that are new and not forgotten.
 
-    A verdict is new unless the last one on its trace is of the same verifier: so an earlier verifier can come back.
+    A verdict is new unless the last one on its trace is of the same verifier and reference: so an earlier verifier can
+    come back.
 
     Raises LakeBusyError if other writers win too often; nothing is committed then.
     """
@@ -134,8 +138,8 @@ def _insert(transaction: Transaction, traces: pa.Table, verdicts: pa.Table, run_
         SELECT DISTINCT ON (doc_id, verifier_id)
             i.*, ? AS commit_number, ? AS run_id, ?::TIMESTAMPTZ AS judged_at
         FROM incoming_verdicts AS i
-        WHERE (doc_id, verifier_id) NOT IN (
-                SELECT DISTINCT ON (doc_id) (doc_id, verifier_id) FROM store.verdicts
+        WHERE (doc_id, verifier_id, coalesce(reference_id, '')) NOT IN (
+                SELECT DISTINCT ON (doc_id) (doc_id, verifier_id, coalesce(reference_id, '')) FROM store.verdicts
                 WHERE doc_id IN (SELECT doc_id FROM incoming_verdicts)
                 ORDER BY doc_id, commit_number DESC, judged_at DESC)
             AND doc_id IN (SELECT doc_id FROM store.traces)

@@ -227,6 +227,25 @@ def test_rewards_from_a_file_are_verdicts_and_the_others_wait(
     assert (report.n_traces, report.n_verdicts, report.n_waiting) == (0, 2, len(doc_ids) - 5)
 
 
+def test_a_corrected_reference_judges_its_traces_again(settings: dict[str, Any], generated: Config) -> None:
+    verifier = {"name": "function", "call": "tests.unit.flows.generate.test_run:reference_is_corrected"}
+    config = changed(settings, verifier=verifier)
+    assert generate_all(config).n_kept == 0
+    path = Path(settings["generate"]["prompts"]["path"])
+    lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    lines[3]["answer"] = "corrected"
+    path.write_bytes(b"\n".join(map(orjson.dumps, lines)))
+    report = generate_all(config)
+    assert (report.n_traces, report.n_verdicts, report.n_kept) == (0, 2, 2)
+    kept = rows(config, "SELECT prompt_id FROM traces WHERE is_kept")
+    assert kept == [{"prompt_id": document_id(lines[3]["question"])}] * 2
+    assert generate_all(config).n_units == 0
+
+
+def reference_is_corrected(case: Any) -> float:
+    return float(case.reference == "corrected")
+
+
 def test_an_error_of_the_verifier_costs_nothing_that_was_written(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
