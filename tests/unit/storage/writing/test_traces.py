@@ -17,7 +17,7 @@ from logitlake.storage.schema.row_hash import with_row_hash
 from logitlake.storage.schema.tables import TABLES
 from logitlake.storage.upkeep.compaction import merge_small_tables
 from logitlake.storage.upkeep.forgetting import find_documents, forget, whole_id
-from logitlake.storage.writing.commits import commit_unit
+from logitlake.storage.writing.commits import SOURCES, commit_unit
 from logitlake.storage.writing.known_documents import KnownDocuments
 from logitlake.storage.writing.traces import (
     TRACES,
@@ -226,3 +226,21 @@ def test_known_documents_tell_a_trace_from_its_prompt(lake: Lake, make_rows: Any
     recipe_id = renamed["recipe_id"][0].as_py()
     assert KnownDocuments(lake, recipe_id)([PROMPTS[0], *traces]) == {traces[0]}
     assert json.loads(lake.row("SELECT to_json(doc_id) AS j FROM documents")["j"]) == traces[0]
+
+
+def test_a_trace_from_elsewhere_does_not_come_back_after_its_prompt_is_forgotten(
+    lake: Lake, make_rows: Any, recipe: dict[str, Any]
+) -> None:
+    """The lake has never seen the trace: only the beginning of its id tells the prompt."""
+    (gone, stays) = (trace_rows([prompt], 1)["doc_id"][0].as_py() for prompt in PROMPTS[:2])
+    rows = make_rows("a", "b")
+    names = dict(zip(sorted(set(rows["doc_id"].to_pylist())), [gone, stays], strict=True))
+    renamed = rows.set_column(1, "doc_id", pa.array([names[doc_id] for doc_id in rows["doc_id"].to_pylist()]))
+    forget(lake, [PROMPTS[0]], reason="asked for")
+    assert KnownDocuments(lake, rows["recipe_id"][0].as_py())([gone, stays]) == {gone}
+    seen = pa.Table.from_pylist(
+        [{"doc_id": doc_id, "corpus": "c", "source": "s", "line": None} for doc_id in (gone, stays)], SOURCES
+    )
+    commit_unit(lake, renamed, recipe=recipe, run_id="run", seconds=1.0, sources=seen)
+    for table in ("documents", "sequences", "document_sources"):
+        assert set(lake.sql(f"SELECT doc_id FROM store.{table}")["doc_id"].to_pylist()) == {stays}, table
