@@ -3,18 +3,22 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from logitlake.flows.distill.directories import directory_of
 from logitlake.flows.settings import location_of
 from logitlake.pipeline.corpus.document import Reject
 from logitlake.pipeline.corpus.rejects import RejectGuard
 from logitlake.pipeline.model_files.files import TeacherFiles, resolve_teacher
+from logitlake.pipeline.model_files.positions import positions_in
 from logitlake.pipeline.model_files.tokenizer import load_tokenizer
 from logitlake.pipeline.settings.corpus import CorpusSettings
 from logitlake.pipeline.settings.engines import VllmSettings
+from logitlake.pipeline.settings.generate import GenerateSettings
 from logitlake.pipeline.settings.models import Config, TeacherSettings
 from logitlake.pipeline.students.identity import read_facts
 from logitlake.pipeline.teachers.dtype import resolve_dtype
+from logitlake.pipeline.teachers.registry import engine_kind
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.pipeline.traces.planning import Forgotten, StoredSamples, TracePlan
 from logitlake.pipeline.traces.prompts import prompts_of
@@ -26,13 +30,17 @@ from logitlake.storage.lake.lake import Lake
 from logitlake.storage.students.registry import named_student
 
 _TEACHER = "teacher"
+_VLLM = "vllm"
 # Raise it when the same settings would write otherwise than before.
 _VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedWriter:
-    """The model that writes, before it is loaded. `name` is shown to people."""
+    """The model that writes, before it is loaded. `name` is shown to people.
+
+    `max_prompt_tokens`: longer prompts are rejects; by the settings, and by the positions that the model was made for.
+    """
 
     config: Config
     settings: TeacherSettings
@@ -41,6 +49,7 @@ class PreparedWriter:
     sampling: Sampling
     recipe: SamplingRecipe
     name: str
+    max_prompt_tokens: int | None
 
     def plan(self, *, stored: StoredSamples, forgotten: Forgotten) -> TracePlan:
         """Units of what is missing. Raises CorpusError where too much of the prompts is unusable."""
@@ -51,7 +60,7 @@ class PreparedWriter:
             guard.watch(corpus.read()),
             self.tokenizer,
             self.config.tokenization,
-            max_tokens=generate.max_prompt_tokens,
+            max_tokens=self.max_prompt_tokens,
             on_reject=refuse,
         )
         return TracePlan(
@@ -104,6 +113,7 @@ def prepare_writer(config: Config) -> PreparedWriter:
             "config": files.config_hash,
             "engine": generate.engine,
             "dtype": resolve_dtype(settings.dtype, settings.device),
+            **_engine_options(generate.engine, settings),
         },
         "tokenizer": tokenizer.fingerprint,
         "chat_template": tokenizer.template_hash,
@@ -117,8 +127,28 @@ def prepare_writer(config: Config) -> PreparedWriter:
         tokenizer=tokenizer,
         sampling=sampling,
         recipe=SamplingRecipe(writer=student_id or files.teacher_hash, record=record),
+        max_prompt_tokens=_longest_prompt(generate, positions_in(files.directory), files.name),
         name=f"{files.name} ({'teacher' if student_id is None else f'student {student_id[:12]}'})",
     )
+
+
+def _longest_prompt(generate: GenerateSettings, positions: int | None, writer: str) -> int | None:
+    """Tokens of a prompt that leave room for a whole completion. Raises SettingsError if there is room for none."""
+    if positions is None:
+        return generate.max_prompt_tokens
+    if generate.max_new_tokens >= positions:
+        raise SettingsError(
+            f"generate.max_new_tokens {generate.max_new_tokens}: the writer {writer} was made for {positions} "
+            f"positions (config.json), prompt included; set generate.max_new_tokens to less than {positions}"
+        )
+    room = positions - generate.max_new_tokens
+    return min(room, generate.max_prompt_tokens or room)
+
+
+def _engine_options(engine: str, settings: TeacherSettings) -> dict[str, Any]:
+    """The engine's own settings that decide its numbers, as in a recipe; nothing without any, as before there were."""
+    options = dict(engine_kind(engine).options(settings)) if engine == _VLLM else {}
+    return {"options": options} if options else {}
 
 
 def _writer_settings(config: Config) -> tuple[TeacherSettings, str | None]:

@@ -11,6 +11,8 @@ from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from logitlake.flows.capture.unit_notes import rejects_table
 from logitlake.flows.generate.preparation import PreparedWriter, prepare_writer
 from logitlake.flows.reports import GenerateReport
@@ -20,7 +22,7 @@ from logitlake.flows.terminal.progress import quiet_transformers
 from logitlake.pipeline.settings.models import Config
 from logitlake.pipeline.settings.registry import WRITERS
 from logitlake.pipeline.traces.planning import TracePlan, TraceUnit
-from logitlake.pipeline.traces.unit import WrittenUnit, compute_traces
+from logitlake.pipeline.traces.unit import WrittenTraces, check_references, judge_traces, write_traces
 from logitlake.storage.errors import LogitlakeError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
@@ -30,6 +32,7 @@ from logitlake.storage.writing.runs import note_run
 from logitlake.storage.writing.sightings import note_sightings
 from logitlake.storage.writing.traces import (
     TRACES,
+    VERDICTS,
     Sample,
     TraceReceipt,
     commit_traces,
@@ -61,7 +64,8 @@ class GenerateRun:
         self._began = time.monotonic()
         self._open = ExitStack()
         self._units: dict[int, TraceUnit] = {}
-        self._written: dict[int, WrittenUnit] = {}
+        self._written: dict[int, WrittenTraces] = {}
+        self._verdicts: dict[int, pa.Table] = {}
         self._writer: Writer | None = None
 
     def __enter__(self) -> "GenerateRun":
@@ -120,33 +124,49 @@ class GenerateRun:
         return bool(self._units[number].requests or self._units[number].unjudged)
 
     def compute(self, number: int) -> int:
-        """Write and judge a unit; its rows wait here until `commit`. May be called again after an error."""
-        unit = self._units[number]
+        """Write and judge a unit; its rows wait here until `commit`. May be called again after an error.
+
+        An error of the verifier costs nothing that was written: the traces are committed, and wait for a verdict.
+        """
+        unit, verifier = self._units[number], self.config.generate.verifier
+        check_references(unit, verifier)
+        if number not in self._written:
+            self._written[number] = write_traces(
+                unit,
+                self._loaded() if unit.requests else None,
+                recipe=self.prepared.recipe,
+                tokenizer=self.prepared.tokenizer,
+                on_tokens=self.on_tokens,
+            )
         stored = stored_traces(self._lake, unit.unjudged) if unit.unjudged else TRACES.empty_table()
-        self._written[number] = compute_traces(
-            unit,
-            self._loaded() if unit.requests else None,
-            recipe=self.prepared.recipe,
-            verifier=self.config.generate.verifier,
-            tokenizer=self.prepared.tokenizer,
-            stored=stored,
-            on_tokens=self.on_tokens,
-        )
+        try:
+            self._verdicts[number] = judge_traces(unit, [stored, self._written[number].traces], verifier)
+        except BaseException:
+            self._commit_rows(number, VERDICTS.empty_table())
+            raise
         if self.needs_work(number):
             reach("unit-computed")
         return number
 
     def commit(self, number: int) -> int:
         """Commit a computed unit and its rejects; returns its number. May be called again after an error."""
-        unit, written = self._units[number], self._written[number]
-        n_waiting = len(set(written.traces["doc_id"].to_pylist()).union(unit.unjudged)) - written.verdicts.num_rows
+        unit, traces, verdicts = self._units[number], self._written[number].traces, self._verdicts[number]
+        n_waiting = len(set(traces["doc_id"].to_pylist()).union(unit.unjudged)) - verdicts.num_rows
         note_sightings(self._lake, self.run_id, SOURCES.empty_table(), rejects_table(unit.rejects))
-        if written.traces.num_rows or written.verdicts.num_rows:
-            receipt = commit_traces(self._lake, written.traces, written.verdicts, run_id=self.run_id)
-            self._count(receipt, written.seconds)
+        if traces.num_rows or verdicts.num_rows:
+            self._commit_rows(number, verdicts)
+            self.report = replace(self.report, n_units=self.report.n_units + 1)
         self.report = replace(self.report, n_waiting=self.report.n_waiting + n_waiting)
-        del self._units[number], self._written[number]
+        del self._units[number], self._written[number], self._verdicts[number]
         return number
+
+    def _commit_rows(self, number: int, verdicts: pa.Table) -> None:
+        written = self._written[number]
+        if written.traces.num_rows or verdicts.num_rows:
+            receipt = commit_traces(self._lake, written.traces, verdicts, run_id=self.run_id)
+            self._count(receipt, written.seconds)
+            # Counted once, also if the unit is judged again after an error.
+            self._written[number] = replace(written, seconds=0.0)
 
     def _numbered(self) -> Iterator[int]:
         for number, unit in enumerate(self._plan):
@@ -182,7 +202,6 @@ class GenerateRun:
         report = self.report
         self.report = replace(
             report,
-            n_units=report.n_units + 1,
             n_traces=report.n_traces + receipt.n_traces,
             n_tokens=report.n_tokens + receipt.n_tokens,
             n_verdicts=report.n_verdicts + receipt.n_verdicts,

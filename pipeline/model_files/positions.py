@@ -15,16 +15,21 @@ def check_window(directory: Path, window: int, what: str, *, named: str | None =
 
     `named` stands for the directory in the message.
     """
-    try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    positions = positions_of(config) if isinstance(config, dict) else None
+    positions = positions_in(directory)
     if positions is not None and window > positions:
         raise SettingsError(
             f"tokenization.window {window}: {what} {named or directory} was made for {positions} positions "
             f"(config.json), and computes something else beyond; set tokenization.window to at most {positions}"
         )
+
+
+def positions_in(directory: Path) -> int | None:
+    """Positions by the `config.json` of a directory; None where it has no limit, names none, or can't be read."""
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return positions_of(config) if isinstance(config, dict) else None
 
 
 def positions_of(config: Mapping[str, Any]) -> int | None:

@@ -123,7 +123,7 @@ class TracePlan(Iterator[TraceUnit]):
             part = _Part(
                 item,
                 missing=tuple(number for number, sample in samples.items() if sample is None),
-                unjudged=tuple({sample.doc_id for sample in samples.values() if sample and not sample.is_judged}),
+                unjudged=tuple({s.doc_id for s in samples.values() if s and s.doc_id and not _is_judged(s, item)}),
             )
             self._count(part)
             if part.missing or part.unjudged:
@@ -177,6 +177,10 @@ class _OpenUnit:
             Request(prompt_id=prompt.prompt_id, number=number, prompt_ids=prompt.ids) for number in part.missing
         ]
         self.unjudged += part.unjudged
+
+
+def _is_judged(sample: Sample, prompt: Prompt) -> bool:
+    return sample.is_judged and sample.reference_id == prompt.reference_id
 
 
 def _groups(items: Iterable[Prompt | Reject], most: int) -> Iterator[list[Prompt | Reject]]:

@@ -15,7 +15,7 @@ from logitlake.pipeline.tokens.chat_template import ChatTemplate, UnusableChatEr
 from logitlake.pipeline.tokens.message_forms import message_forms
 from logitlake.pipeline.tokens.sequences import prompt_ids
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
-from logitlake.storage.identity import document_id
+from logitlake.storage.identity import digest, document_id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +33,13 @@ class Prompt:
     corpus: str
     source: str
     line: int | None
+
+    @property
+    def reference_id(self) -> str | None:
+        """Hash of the reference; None if there is none. Another reference is another judgement."""
+        if self.reference is None:
+            return None
+        return digest(b"reference", self.reference.encode("utf-8", errors="surrogatepass"))
 
 
 def prompts_of(
@@ -82,7 +89,7 @@ def _prompt(
     if not ids:
         return _reject(document, RejectReason.EMPTY, "the prompt has no token")
     if max_tokens is not None and len(ids) > max_tokens:
-        return _reject(document, RejectReason.TOO_LONG, f"{len(ids)} tokens, max_prompt_tokens is {max_tokens}")
+        return _reject(document, RejectReason.TOO_LONG, f"{len(ids)} tokens, the writer reads at most {max_tokens}")
     return Prompt(
         prompt_id=prompt_id,
         doc_id=document.doc_id,

@@ -1,4 +1,4 @@
-"""Computes a work unit: writes its samples, and judges them and the traces that wait for a verdict."""
+"""Computes a work unit: writes its samples, then judges them and the traces that wait for a verdict."""
 
 import json
 import time
@@ -12,6 +12,7 @@ from logitlake.pipeline.settings.verifier import Case, VerifierSettings
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.pipeline.traces.planning import TraceUnit
 from logitlake.pipeline.traces.writer import Completion, Request, Writer
+from logitlake.storage.errors import SettingsError
 from logitlake.storage.identity import canonical_json, digest, trace_id
 from logitlake.storage.writing.traces import TRACES, VERDICTS
 
@@ -32,29 +33,40 @@ class SamplingRecipe:
         return digest(b"sampling", canonical_json(dict(self.record)))
 
 
+# Verifiers that compare with a reference, and refuse a trace without one.
+_NEED_REFERENCE = frozenset({"exact_answer", "code"})
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class WrittenUnit:
-    """Rows to commit (TRACES and VERDICTS), and the seconds of the writer."""
+class WrittenTraces:
+    """Rows to commit (TRACES), and the seconds of the writer."""
 
     traces: pa.Table
-    verdicts: pa.Table
     seconds: float
 
 
-def compute_traces(
+def check_references(unit: TraceUnit, verifier: VerifierSettings) -> None:
+    """Raises SettingsError if the verifier needs a reference and a prompt has none: nothing is written then."""
+    if verifier.name not in _NEED_REFERENCE:
+        return
+    for prompt in unit.prompts.values():
+        if prompt.reference is None:
+            raise SettingsError(
+                f"generate.verifier {verifier.name}: expected a reference with each prompt, found none in "
+                f"{prompt.corpus}/{prompt.source}, record {prompt.line}; name its field by generate.prompts."
+                "completion_field (with prompt_field), or let the chats end with the assistant's answer"
+            )
+
+
+def write_traces(
     unit: TraceUnit,
     writer: Writer | None,
     *,
     recipe: SamplingRecipe,
-    verifier: VerifierSettings,
     tokenizer: TextTokenizer,
-    stored: pa.Table,
     on_tokens: Callable[[int], None] = lambda n: None,
-) -> WrittenUnit:
-    """Write and judge. `writer` may be None for a unit without requests; `stored` holds the unit's unjudged traces.
-
-    Raises SettingsError where the verifier does.
-    """
+) -> WrittenTraces:
+    """Write the samples of a unit. `writer` may be None for a unit without requests."""
     began = time.perf_counter()
     completions: list[Completion] = []
     if unit.requests:
@@ -65,9 +77,13 @@ def compute_traces(
         _trace(unit, request, completion, recipe, tokenizer)
         for request, completion in zip(unit.requests, completions, strict=True)
     ]
-    traces = pa.Table.from_pylist(rows, TRACES)
-    waiting = {row["doc_id"]: row for row in [*stored.to_pylist(), *rows]}
-    return WrittenUnit(traces=traces, verdicts=_verdicts(unit, [*waiting.values()], verifier), seconds=seconds)
+    return WrittenTraces(traces=pa.Table.from_pylist(rows, TRACES), seconds=seconds)
+
+
+def judge_traces(unit: TraceUnit, traces: Sequence[pa.Table], verifier: VerifierSettings) -> pa.Table:
+    """Verdicts (VERDICTS) on the traces of these tables, each trace once. Raises what the verifier raises."""
+    waiting = {row["doc_id"]: row for table in traces for row in table.to_pylist()}
+    return _verdicts(unit, [*waiting.values()], verifier)
 
 
 def _trace(
@@ -121,12 +137,13 @@ def _verdicts(unit: TraceUnit, rows: Sequence[Mapping[str, Any]], verifier: Veri
         {
             "doc_id": case.doc_id,
             "verifier_id": verifier.verifier_id,
+            "reference_id": unit.prompts[row["prompt_id"]].reference_id,
             "verifier": text,
             "score": judgement.score,
             "is_kept": verifier.keeps(case, judgement),
             "reason": judgement.reason,
         }
-        for case, judgement in zip(cases, verifier.judge(cases) if cases else [], strict=True)
+        for row, case, judgement in zip(rows, cases, verifier.judge(cases) if cases else [], strict=True)
         if judgement is not None
     ]
     return pa.Table.from_pylist(verdicts, VERDICTS)

@@ -7,9 +7,12 @@ student to the same student.
 """
 
 from collections.abc import Iterable, Iterator
+from tempfile import TemporaryDirectory
 
 import duckdb
 import pyarrow as pa
+
+_BATCH_ROWS = 20_000
 
 # By table, the rows that are taken: a unit has one commit; a sample is written once, and judged once by a verifier; an
 # alias is never promoted, or rolled back, to the student that it points to already; and a student is rejected once.
@@ -26,29 +29,46 @@ _TAKEN = {
         SELECT * FROM records WHERE decision = 'rejected'
         QUALIFY row_number() OVER (PARTITION BY alias, student_id ORDER BY commit_number DESC, decided_at DESC) = 1
     """,
+    # Chosen by the key alone, so that the texts and ids of a large lake stay on the disk.
     "traces": """
-        SELECT * FROM records
-        QUALIFY row_number() OVER (
-            PARTITION BY prompt_id, sampling_id, sample_number ORDER BY commit_number DESC, written_at DESC
-        ) = 1
+        SELECT * FROM records WHERE rowid IN (
+            SELECT rowid FROM records
+            QUALIFY row_number() OVER (
+                PARTITION BY prompt_id, sampling_id, sample_number ORDER BY commit_number DESC, written_at DESC
+            ) = 1
+        )
     """,
     "verdicts": """
-        SELECT * FROM records
-        QUALIFY row_number() OVER (PARTITION BY doc_id, verifier_id ORDER BY commit_number DESC, judged_at DESC) = 1
+        SELECT * FROM records WHERE rowid IN (
+            SELECT rowid FROM records
+            QUALIFY row_number() OVER (PARTITION BY doc_id, verifier_id ORDER BY commit_number DESC, judged_at DESC) = 1
+        )
     """,
 }
 
 
 def without_repeated(name: str, batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The rows of a table's files, less the records that were written again later."""
+    """The rows of a table's files, less the records that were written again later.
+
+    The rows go through a temporary file: memory is a batch, and the keys of the rows.
+    """
     if name not in _TAKEN:
         yield from batches
         return
-    parts = list(batches)
-    if parts:
-        with duckdb.connect() as connection:
-            connection.register("records", pa.concat_tables(parts))
-            yield connection.execute(_TAKEN[name]).to_arrow_table()
+    with TemporaryDirectory() as directory, duckdb.connect(f"{directory}/records.duckdb") as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        n_batches = 0
+        for batch in batches:
+            connection.register("batch", batch)
+            statement = "INSERT INTO records BY NAME FROM batch" if n_batches else "CREATE TABLE records AS FROM batch"
+            connection.execute(statement)
+            connection.unregister("batch")
+            n_batches += 1
+            # The name would hold the batch while the next one is read.
+            del batch
+        if n_batches:
+            for rows in connection.execute(_TAKEN[name]).to_arrow_reader(_BATCH_ROWS):
+                yield pa.Table.from_batches([rows])
 
 
 # By table, rows that files without a name in the catalog may hold only because a process was killed: the unit has its

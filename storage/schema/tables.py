@@ -196,11 +196,21 @@ TABLES: dict[str, Table] = {
         forget=True,
         forgotten_by=("doc_id", "prompt_id", "prompt_doc_id"),
     ),
-    # What verifiers said of traces.
+    # Samples whose trace is forgotten, while their prompt is not: they are not written again. They hold no content.
+    "forgotten_samples": Table(
+        columns=_schema(prompt_id=_TEXT, sampling_id=_TEXT, sample_number=pa.int32(), forgotten_at=_TIME),
+        key=("prompt_id", "sampling_id", "sample_number"),
+        as_of="forgotten_at < $t",
+        forget=True,
+        forgotten_by=("prompt_id",),
+    ),
+    # What verifiers said of traces; the last verdict on a trace counts. `reference_id`: the hash of the reference that
+    # it was compared with.
     "verdicts": Table(
         columns=_schema(
             doc_id=_TEXT,
             verifier_id=_TEXT,
+            reference_id_or_null=_TEXT,
             verifier=_TEXT,
             score=_REAL,
             is_kept=_FLAG,
@@ -209,7 +219,7 @@ TABLES: dict[str, Table] = {
             run_id=_TEXT,
             judged_at=_TIME,
         ),
-        key=("doc_id", "verifier_id"),
+        key=("doc_id", "verifier_id", "commit_number"),
         as_of="commit_number <= $n",
         of_documents=True,
         forget=True,

@@ -20,6 +20,7 @@ from logitlake.storage.identity import ID_LENGTH, TRACE_ID_LENGTH
 from logitlake.storage.lake.lake import Lake, Transaction
 from logitlake.storage.schema.tables import TABLES
 from logitlake.storage.sql.session import query
+from logitlake.storage.writing.forgotten_samples import note_forgotten_samples
 from logitlake.storage.writing.runs import RETIRE_KIND, note_run
 
 _REMOVED = "forgotten rows removed"
@@ -115,6 +116,7 @@ def forget(lake: Lake, doc_ids: Sequence[str], *, reason: str) -> Forgotten:
         count = connection.execute(
             "SELECT count(*) FROM store.sequences WHERE list_contains(?, doc_id)", [ids]
         ).fetchone()
+        note_forgotten_samples(transaction, ids, now)
         for name, table in TABLES.items():
             for column in table.forgotten_by if table.forget else ():
                 connection.execute(f"DELETE FROM store.{name} WHERE list_contains(?, {column})", [ids])

@@ -35,6 +35,7 @@ ADVICE = {
     "rejects": "the next `logitlake capture` that reads the files notes them again",
     "vocabulary": "the next `logitlake capture` that loads the teacher writes them again",
     "traces": "`logitlake generate` writes them again, with the same seed",
+    "forgotten_samples": "`logitlake generate` writes these samples once more, drops what is forgotten, and notes it",
     "verdicts": "`logitlake generate` judges the traces again",
     "student_losses": "`logitlake evaluate` measures them again",
     "damage": "`logitlake verify` finds again what is damaged",

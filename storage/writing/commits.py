@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from logitlake.storage.errors import LostRaceError
-from logitlake.storage.identity import digest
+from logitlake.storage.identity import ID_LENGTH, digest
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake, Transaction
 from logitlake.storage.schema.sequences import CAPTURED, SEQUENCES, complete_rows, with_checksums
@@ -136,14 +136,15 @@ def last_data_commit(lake: Lake) -> int:
 
 
 def _present(lake: Lake, recipe_id: str, rows: pa.Table) -> pa.Array:
-    """The documents of these rows that the lake holds under the recipe, or that were forgotten."""
+    """The documents of these rows that are held under the recipe, or forgotten, themselves or by their prompt."""
     lake.connection.register("incoming_ids", pa.table({"doc_id": rows["doc_id"].unique()}))
     present = lake.sql(
         """
         SELECT doc_id FROM incoming_ids WHERE doc_id IN (
             SELECT doc_id FROM store.documents WHERE recipe_id = ? UNION ALL SELECT doc_id FROM store.tombstones)
+            OR substr(doc_id, 1, ?) IN (SELECT doc_id FROM store.tombstones)
         """,
-        [recipe_id],
+        [recipe_id, ID_LENGTH],
     )
     lake.connection.unregister("incoming_ids")
     return present["doc_id"].combine_chunks()

@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from logitlake.storage.identity import TRACE_ID_LENGTH
+from logitlake.storage.identity import TRACE_ID_LENGTH, prompt_of
 from logitlake.storage.lake.lake import Lake
 
 _ID_BYTES = TRACE_ID_LENGTH // 2
 
 
 class KnownDocuments:
-    """Ids of the documents that need no teacher: cached under `recipe_id`, or forgotten.
+    """Ids of the documents that need no teacher: cached under `recipe_id`, or forgotten, also by their prompt.
 
     A snapshot of the moment of its creation: 32 bytes a document, looked up by binary search, so that a night over a
     million known documents costs megabytes and seconds. Call it with a batch of ids; it returns the known ones.
@@ -22,23 +22,33 @@ class KnownDocuments:
             "SELECT doc_id FROM store.documents WHERE recipe_id = ? UNION SELECT doc_id FROM store.tombstones",
             [recipe_id],
         )
-        self._ids = np.sort(_packed(rows["doc_id"].to_pylist()))
+        forgotten = lake.sql("SELECT DISTINCT doc_id FROM store.tombstones")
+        self._ids, self._forgotten = (np.sort(_packed(table["doc_id"].to_pylist())) for table in (rows, forgotten))
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def __call__(self, doc_ids: Sequence[str]) -> set[str]:
-        if not len(self._ids) or not doc_ids:
+        if not doc_ids:
             return set()
-        packed = _packed(doc_ids)
-        positions = np.minimum(np.searchsorted(self._ids, packed), len(self._ids) - 1)
-        hits = np.flatnonzero(self._ids[positions] == packed).tolist()
-        return {doc_ids[hit] for hit in hits}
+        # A trace comes back from another lake after its prompt was forgotten here.
+        is_known = _among(self._ids, doc_ids) | _among(self._forgotten, [prompt_of(doc_id) for doc_id in doc_ids])
+        return {doc_ids[hit] for hit in np.flatnonzero(is_known).tolist()}
 
 
 def known_to_all(recipes: Sequence[KnownDocuments]) -> Callable[[Sequence[str]], set[str]]:
     """A lookup of the documents that every one of several recipes needs no teacher for."""
     return lambda doc_ids: set.intersection(*(known(doc_ids) for known in recipes))
+
+
+def _among(sorted_ids: np.ndarray, doc_ids: Sequence[str]) -> np.ndarray:
+    """For each id, whether it is one of the sorted ones."""
+    if not len(sorted_ids):
+        return np.zeros(len(doc_ids), bool)
+    packed = _packed(doc_ids)
+    positions = np.minimum(np.searchsorted(sorted_ids, packed), len(sorted_ids) - 1)
+    is_equal: np.ndarray = sorted_ids[positions] == packed
+    return is_equal
 
 
 def _packed(doc_ids: Sequence[str]) -> np.ndarray:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
+from logitlake.storage.identity import ID_LENGTH
 from logitlake.storage.lake.lake import Lake, Transaction
 
 
@@ -16,7 +17,8 @@ def note_sightings(lake: Lake, run_id: str, sources: pa.Table, rejects: pa.Table
 def insert_sightings(transaction: Transaction, run_id: str, sources: pa.Table, rejects: pa.Table) -> None:
     """Within a transaction: the sources (doc_id, corpus, source, line) and rejects that are not yet known.
 
-    Sources of forgotten documents are left out, since their files may still be in the corpus.
+    Sources of forgotten documents, and of traces of forgotten prompts, are left out, since their files may still be in
+    the corpus.
     """
     connection = transaction.connection
     if sources.num_rows:
@@ -25,8 +27,10 @@ def insert_sightings(transaction: Transaction, run_id: str, sources: pa.Table, r
             """
             SELECT doc_id, corpus, source, line::BIGINT AS line FROM incoming_sources
             WHERE doc_id NOT IN (SELECT doc_id FROM store.tombstones)
+                AND substr(doc_id, 1, ?) NOT IN (SELECT doc_id FROM store.tombstones)
             EXCEPT SELECT doc_id, corpus, source, line FROM store.document_sources
-            """
+            """,
+            [ID_LENGTH],
         ).to_arrow_table()
         connection.unregister("incoming_sources")
         transaction.insert("document_sources", new)

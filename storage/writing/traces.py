@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from logitlake.storage.lake.lake import Lake, Transaction
 from logitlake.storage.schema.tables import TABLES
+from logitlake.storage.writing.forgotten_samples import note_refused_samples
 
 # What the commit adds to the columns of the two tables.
 _ADDED = ("commit_number", "run_id", "written_at", "judged_at")
@@ -21,10 +22,14 @@ VERDICTS = pa.schema([field for field in TABLES["verdicts"].columns if field.nam
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A sample that is in the lake: its trace, and whether the verifier in question has judged it."""
+    """A sample that is in the lake: its trace, and whether the last verdict on it is of the verifier in question.
 
-    doc_id: str
+    `reference_id`: the hash of the reference of that verdict. A forgotten sample has no trace (None).
+    """
+
+    doc_id: str | None
     is_judged: bool
+    reference_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +49,28 @@ def stored_samples(
     """The samples of these prompts by (prompt, number)."""
     rows = lake.sql(
         """
+        WITH samples AS (
+            FROM store.traces WHERE sampling_id = $sampling AND prompt_id IN (SELECT unnest($prompts))
+        )
         SELECT
             t.prompt_id, t.sample_number, min(t.doc_id) AS doc_id,
-            bool_or(EXISTS (FROM store.verdicts AS v WHERE v.doc_id = t.doc_id AND v.verifier_id = $verifier)) AS judged
-        FROM store.traces AS t
-        WHERE t.sampling_id = $sampling AND t.prompt_id IN (SELECT unnest($prompts)) GROUP BY ALL
+            coalesce(bool_or(v.verifier_id = $verifier), false) AS judged, any_value(v.reference_id) AS reference_id
+        FROM samples AS t
+        LEFT JOIN (
+            SELECT DISTINCT ON (doc_id) doc_id, verifier_id, reference_id FROM store.verdicts
+            WHERE doc_id IN (SELECT doc_id FROM samples) ORDER BY doc_id, commit_number DESC, judged_at DESC
+        ) AS v ON v.doc_id = t.doc_id
+        GROUP BY ALL
+        UNION ALL
+        SELECT DISTINCT prompt_id, sample_number, NULL, true, NULL FROM store.forgotten_samples
+        WHERE sampling_id = $sampling AND prompt_id IN (SELECT unnest($prompts))
         """,
         {"verifier": verifier_id, "sampling": sampling_id, "prompts": list(prompt_ids)},
     )
     return {
-        (row["prompt_id"], row["sample_number"]): Sample(doc_id=row["doc_id"], is_judged=row["judged"])
+        (row["prompt_id"], row["sample_number"]): Sample(
+            doc_id=row["doc_id"], is_judged=row["judged"], reference_id=row["reference_id"]
+        )
         for row in rows.to_pylist()
     }
 
@@ -88,6 +105,9 @@ def forgotten_among(lake: Lake, doc_ids: Sequence[str]) -> set[str]:
 def commit_traces(lake: Lake, traces: pa.Table, verdicts: pa.Table, *, run_id: str) -> TraceReceipt:
     """Commit traces (TRACES) and verdicts (VERDICTS) together, those that are new and not forgotten.
 
+    A verdict is new unless the last one on its trace is of the same verifier and reference: so an earlier verifier can
+    come back.
+
     Raises LakeBusyError if other writers win too often; nothing is committed then.
     """
     return lake.change(lambda transaction: _insert(transaction, traces, verdicts, run_id))
@@ -95,13 +115,16 @@ def commit_traces(lake: Lake, traces: pa.Table, verdicts: pa.Table, *, run_id: s
 
 def _insert(transaction: Transaction, traces: pa.Table, verdicts: pa.Table, run_id: str) -> TraceReceipt:
     connection = transaction.connection
-    parameters = [transaction.number, run_id, datetime.now(UTC)]
+    now = datetime.now(UTC)
+    parameters = [transaction.number, run_id, now]
+    note_refused_samples(transaction, traces, now)
     connection.register("incoming_traces", traces)
     new_traces = connection.execute(
         """
         SELECT i.*, ? AS commit_number, ? AS run_id, ?::TIMESTAMPTZ AS written_at FROM incoming_traces AS i
         WHERE (prompt_id, sampling_id, sample_number) NOT IN (
-                SELECT (prompt_id, sampling_id, sample_number) FROM store.traces)
+                SELECT (prompt_id, sampling_id, sample_number) FROM store.traces
+                UNION ALL SELECT (prompt_id, sampling_id, sample_number) FROM store.forgotten_samples)
             AND NOT EXISTS (
                 FROM store.tombstones AS f WHERE f.doc_id IN (i.doc_id, i.prompt_id, i.prompt_doc_id))
         """,
@@ -115,7 +138,10 @@ def _insert(transaction: Transaction, traces: pa.Table, verdicts: pa.Table, run_
         SELECT DISTINCT ON (doc_id, verifier_id)
             i.*, ? AS commit_number, ? AS run_id, ?::TIMESTAMPTZ AS judged_at
         FROM incoming_verdicts AS i
-        WHERE (doc_id, verifier_id) NOT IN (SELECT (doc_id, verifier_id) FROM store.verdicts)
+        WHERE (doc_id, verifier_id, coalesce(reference_id, '')) NOT IN (
+                SELECT DISTINCT ON (doc_id) (doc_id, verifier_id, coalesce(reference_id, '')) FROM store.verdicts
+                WHERE doc_id IN (SELECT doc_id FROM incoming_verdicts)
+                ORDER BY doc_id, commit_number DESC, judged_at DESC)
             AND doc_id IN (SELECT doc_id FROM store.traces)
         """,
         parameters,

@@ -4,7 +4,7 @@ import contextlib
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from logitlake.storage.students.registry import register_student
 from logitlake.storage.upkeep.forgetting import forget
 from logitlake.storage.verification.known_damage import Damage, record_damage
 from logitlake.storage.writing.commits import REJECTS, SOURCES, commit_unit
+from logitlake.storage.writing.forgotten_samples import note_forgotten_samples
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 from logitlake.storage.writing.runs import note_run
 from logitlake.storage.writing.traces import commit_traces
@@ -156,6 +157,8 @@ def fill_every_table(lake: Lake) -> None:
         )
     traces = trace_rows(PROMPTS[:1])
     commit_traces(lake, traces, verdict_rows(traces), run_id="run")
+    with lake.transaction() as transaction:
+        note_forgotten_samples(transaction, traces["doc_id"].to_pylist()[:1], datetime.now(UTC))
     row_set = resolve_row_set(lake, recipe_id=id_of_recipe(RECIPE), query="SELECT doc_id, 2.0 AS weight FROM documents")
     register_row_set(lake, row_set)
     register_student(

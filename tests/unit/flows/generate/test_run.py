@@ -9,6 +9,7 @@ import numpy as np
 import orjson
 import pytest
 
+from logitlake.flows.generate.preparation import prepare_writer
 from logitlake.flows.generate.run import GenerateRun
 from logitlake.flows.reports import GenerateReport
 from logitlake.pipeline.settings.models import Config
@@ -205,6 +206,15 @@ def test_a_forgotten_prompt_is_not_answered_again(settings: dict[str, Any], gene
         assert rows(config, f"SELECT doc_id FROM {table} WHERE starts_with(doc_id, '{prompt}')") == []
 
 
+def test_after_a_trace_is_forgotten_a_run_has_nothing_to_do(generated: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GenerateRun, "_loaded", lambda run: pytest.fail("the writer was loaded"))
+    doc_id = rows(generated, "SELECT doc_id FROM traces ORDER BY doc_id")[0]["doc_id"]
+    with Lake.open(LakeLocation.resolve(generated.lake.path), read_only=False) as lake:
+        forget(lake, [doc_id], reason="asked for")
+    report = generate_all(generated)
+    assert (report.n_units, report.samples_stored) == (0, 2 * N_PROMPTS)
+
+
 def test_rewards_from_a_file_are_verdicts_and_the_others_wait(
     settings: dict[str, Any], generated: Config, tmp_path: Path
 ) -> None:
@@ -227,6 +237,56 @@ def test_new_scores_in_the_same_file_are_the_ones_that_traces_show(
         generate_all(changed(settings, verifier={"name": "reward", "file": str(path), "min_score": 0.5}))
         (shown,) = rows(changed(settings), f"SELECT score, is_kept FROM traces WHERE doc_id = '{doc_id}'")
         assert shown == {"score": reward, "is_kept": reward >= 0.5}
+
+
+def test_a_corrected_reference_judges_its_traces_again(settings: dict[str, Any], generated: Config) -> None:
+    verifier = {"name": "function", "call": "tests.unit.flows.generate.test_run:reference_is_corrected"}
+    config = changed(settings, verifier=verifier)
+    assert generate_all(config).n_kept == 0
+    path = Path(settings["generate"]["prompts"]["path"])
+    lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    lines[3]["answer"] = "corrected"
+    path.write_bytes(b"\n".join(map(orjson.dumps, lines)))
+    report = generate_all(config)
+    assert (report.n_traces, report.n_verdicts, report.n_kept) == (0, 2, 2)
+    kept = rows(config, "SELECT prompt_id FROM traces WHERE is_kept")
+    assert kept == [{"prompt_id": document_id(lines[3]["question"])}] * 2
+    assert generate_all(config).n_units == 0
+
+
+def reference_is_corrected(case: Any) -> float:
+    return float(case.reference == "corrected")
+
+
+def test_an_error_of_the_verifier_costs_nothing_that_was_written(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier = {"name": "function", "call": "tests.unit.flows.generate.test_run:never"}
+    with GenerateRun(changed(settings, verifier=verifier, max_prompts=2)) as run:
+        number = next(run.units())
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                run.compute(number)
+            monkeypatch.setattr(GenerateRun, "_loaded", lambda run: pytest.fail("written again"))
+        assert (run.report.n_traces, run.report.n_verdicts, run.report.n_units) == (4, 0, 0)
+    config = changed(settings, max_prompts=2)
+    assert rows(config, "SELECT score FROM traces") == [{"score": None}] * 4
+    report = generate_all(config)
+    assert (report.n_traces, report.n_units) == (0, 1) and report.n_verdicts > 0
+
+
+def never(case: Any) -> float:
+    return 1 / 0
+
+
+def test_a_prompt_without_a_reference_is_refused_before_anything_is_written(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GenerateRun, "_loaded", lambda run: pytest.fail("the writer was loaded"))
+    prompts = {key: value for key, value in settings["generate"]["prompts"].items() if "field" not in key}
+    config = changed(settings, prompts=prompts | {"text_field": "question"}, verifier={"name": "exact_answer"})
+    with pytest.raises(SettingsError, match=r"exact_answer: expected a reference .*questions\.jsonl, record"):
+        generate_all(config)
 
 
 def test_chats_get_the_template_and_its_generation_prompt(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -288,3 +348,40 @@ def test_the_record_of_a_trace_names_everything_that_decided_it(settings: dict[s
     record = json.loads(rows(config, "SELECT sampling FROM traces LIMIT 1")[0]["sampling"])
     assert record["top_k"] == 7 and record["stop_ids"] == [1] and record["writer"]["dtype"] == "float32"
     assert {row["sampling_id"] for row in rows(config, "SELECT sampling_id FROM traces")} == {report.sampling_id}
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "same"),
+    [
+        ("vllm", {"quantization": "fp8"}, False),
+        ("vllm", {"tensor_parallel_size": 2}, True),
+        ("transformers", {"quantization": "fp8"}, True),
+    ],
+)
+def test_options_of_vllm_that_decide_its_numbers_are_part_of_the_sampling(
+    settings: dict[str, Any], engine: str, options: dict[str, Any], same: bool
+) -> None:
+    config = changed(settings, engine=engine)
+    other = changed(settings | {"teacher": settings["teacher"] | {"vllm": {"options": options}}}, engine=engine)
+    ids = [prepare_writer(each).recipe.sampling_id for each in (config, other)]
+    assert (ids[0] == ids[1]) is same
+
+
+def test_a_completion_and_its_prompt_fit_into_the_positions_of_the_writer(
+    settings: dict[str, Any], tiny_teacher: Path, tmp_path: Path
+) -> None:
+    directory = shutil.copytree(tiny_teacher, tmp_path / "short")
+    content = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(content | {"max_position_embeddings": 16}))
+    settings["teacher"] = settings["teacher"] | {"model": str(directory)}
+    with pytest.raises(SettingsError, match=r"max_new_tokens 16: .* made for 16 positions"):
+        prepare_writer(changed(settings, max_new_tokens=16))
+    path = tmp_path / "lengths.jsonl"
+    path.write_bytes(b"\n".join(orjson.dumps({"text": "the" + " cat" * n}) for n in range(40)))
+    prompts = {"name": "lengths", "kind": "jsonl", "path": str(path), "max_reject_share": 1.0}
+    config = changed(settings, max_new_tokens=6, prompts=prompts, samples=1)
+    report = generate_all(config)
+    lengths = [row["n"] for row in rows(config, "SELECT n_prompt_tokens AS n FROM traces")]
+    assert max(lengths) == 10 and report.prompts_rejected == 40 - len(lengths)
+    assert rows(config, "SELECT DISTINCT reason FROM rejects") == [{"reason": "too_long"}]
+    assert prepare_writer(changed(settings, max_new_tokens=6, max_prompt_tokens=3)).max_prompt_tokens == 3

@@ -64,7 +64,8 @@ def test_sql_names_no_table_that_is_not_described():
 def test_every_table_has_a_key_of_its_own_columns():
     for name, table in TABLES.items():
         assert table.key and set(table.key) <= set(table.columns.names), name
-        assert not (table.of_documents or table.forget) or "doc_id" in table.columns.names, name
+        assert not table.of_documents or "doc_id" in table.columns.names, name
+        assert not table.forget or set(table.forgotten_by) <= set(table.columns.names), name
         assert not table.retire or "recipe_id" in table.columns.names, name
 
 

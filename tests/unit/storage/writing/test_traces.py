@@ -17,10 +17,11 @@ from logitlake.storage.schema.row_hash import with_row_hash
 from logitlake.storage.schema.tables import TABLES
 from logitlake.storage.upkeep.compaction import merge_small_tables
 from logitlake.storage.upkeep.forgetting import find_documents, forget, whole_id
-from logitlake.storage.writing.commits import commit_unit
+from logitlake.storage.writing.commits import SOURCES, commit_unit
 from logitlake.storage.writing.known_documents import KnownDocuments
 from logitlake.storage.writing.traces import (
     TRACES,
+    Sample,
     TraceReceipt,
     commit_traces,
     forgotten_among,
@@ -73,6 +74,28 @@ def test_the_last_verdict_on_a_trace_counts(lake: Lake) -> None:
     assert set(lake.sql("SELECT is_kept FROM traces")["is_kept"].to_pylist()) == {False}
 
 
+def test_an_earlier_verifier_judges_again_if_another_has_judged_since(location: LakeLocation, lake: Lake) -> None:
+    traces = trace_rows(PROMPTS[:1])
+    first, second = verdict_rows(traces, verifier="a" * 32), verdict_rows(traces, verifier="b" * 32, score=0.0)
+    commit_traces(lake, traces, first, run_id="run")
+    commit_traces(lake, TRACES.empty_table(), second, run_id="run")
+    found = stored_samples(lake, PROMPTS[:1], sampling_id="s" * 32, verifier_id="a" * 32)
+    assert [sample.is_judged for sample in found.values()] == [False] * 2
+    counts = [commit_traces(lake, TRACES.empty_table(), first, run_id="run").n_verdicts for _ in range(2)]
+    assert counts == [2, 0], "a verdict that is the last already is not stored again"
+    found = stored_samples(lake, PROMPTS[:1], sampling_id="s" * 32, verifier_id="a" * 32)
+    assert [sample.is_judged for sample in found.values()] == [True] * 2
+    kept = "SELECT verifier_id, is_kept FROM traces"
+    expected = [{"verifier_id": "a" * 32, "is_kept": True}] * 2
+    assert lake.sql(kept).to_pylist() == expected
+    lake.close()
+    assert location.catalog_file is not None
+    location.catalog_file.rename(location.catalog_file.with_suffix(".old"))
+    rebuild(location)
+    with Lake.open(location) as again:
+        assert again.sql(kept).to_pylist() == expected
+
+
 def test_a_verdict_without_its_trace_is_not_stored(lake: Lake) -> None:
     receipt = commit_traces(lake, TRACES.empty_table(), verdict_rows(trace_rows(PROMPTS[:1])), run_id="run")
     assert receipt.n_verdicts == 0
@@ -102,6 +125,40 @@ def test_forgetting_a_prompt_forgets_its_traces_also_those_that_were_captured(
     assert set(lake.sql("SELECT doc_id FROM sequences")["doc_id"].to_pylist()) == {stays[0]}
     assert commit(lake, traces).n_traces == 0, "nothing brings them back"
     assert forgotten_among(lake, [*gone, *stays]) == set(gone)
+
+
+def test_a_sample_whose_trace_is_forgotten_counts_as_stored_also_after_a_rebuild(
+    location: LakeLocation, lake: Lake
+) -> None:
+    traces = trace_rows(PROMPTS[:2])
+    commit(lake, traces)
+    forget(lake, [traces["doc_id"][0].as_py()], reason="asked for")
+
+    def sample(lake: Lake) -> Sample:
+        return stored_samples(lake, PROMPTS[:1], sampling_id="s" * 32, verifier_id="v" * 32)[PROMPTS[0], 0]
+
+    assert sample(lake) == Sample(doc_id=None, is_judged=True)
+    other = traces.slice(0, 1).set_column(0, "doc_id", pa.array([PROMPTS[0] + "f" * 32]))
+    assert commit(lake, other).n_traces == 0, "the sample does not come back with other tokens"
+    lake.close()
+    assert location.catalog_file is not None
+    location.catalog_file.rename(location.catalog_file.with_suffix(".old"))
+    rebuild(location)
+    with Lake.open(location, read_only=False) as again:
+        assert sample(again) == Sample(doc_id=None, is_judged=True)
+        forget(again, [PROMPTS[0]], reason="asked for")
+        assert again.row("SELECT count(*) AS n FROM store.forgotten_samples")["n"] == 0
+
+
+def test_another_sample_with_the_tokens_of_a_forgotten_trace_is_written_no_second_time(lake: Lake) -> None:
+    traces = trace_rows(PROMPTS[:1], 1)
+    commit(lake, traces)
+    forget(lake, traces["doc_id"].to_pylist(), reason="asked for")
+    same = traces.set_column(traces.column_names.index("sample_number"), "sample_number", pa.array([5], pa.int32()))
+    assert [commit(lake, same).n_traces for _ in range(2)] == [0, 0]
+    found = stored_samples(lake, PROMPTS[:1], sampling_id="s" * 32, verifier_id="v" * 32)
+    assert set(found) == {(PROMPTS[0], 0), (PROMPTS[0], 5)}
+    assert lake.row("SELECT count(*) AS n FROM store.forgotten_samples")["n"] == 2
 
 
 def test_a_forgotten_prompt_leaves_the_disk_with_the_next_upkeep(lake: Lake) -> None:
@@ -169,3 +226,21 @@ def test_known_documents_tell_a_trace_from_its_prompt(lake: Lake, make_rows: Any
     recipe_id = renamed["recipe_id"][0].as_py()
     assert KnownDocuments(lake, recipe_id)([PROMPTS[0], *traces]) == {traces[0]}
     assert json.loads(lake.row("SELECT to_json(doc_id) AS j FROM documents")["j"]) == traces[0]
+
+
+def test_a_trace_from_elsewhere_does_not_come_back_after_its_prompt_is_forgotten(
+    lake: Lake, make_rows: Any, recipe: dict[str, Any]
+) -> None:
+    """The lake has never seen the trace: only the beginning of its id tells the prompt."""
+    (gone, stays) = (trace_rows([prompt], 1)["doc_id"][0].as_py() for prompt in PROMPTS[:2])
+    rows = make_rows("a", "b")
+    names = dict(zip(sorted(set(rows["doc_id"].to_pylist())), [gone, stays], strict=True))
+    renamed = rows.set_column(1, "doc_id", pa.array([names[doc_id] for doc_id in rows["doc_id"].to_pylist()]))
+    forget(lake, [PROMPTS[0]], reason="asked for")
+    assert KnownDocuments(lake, rows["recipe_id"][0].as_py())([gone, stays]) == {gone}
+    seen = pa.Table.from_pylist(
+        [{"doc_id": doc_id, "corpus": "c", "source": "s", "line": None} for doc_id in (gone, stays)], SOURCES
+    )
+    commit_unit(lake, renamed, recipe=recipe, run_id="run", seconds=1.0, sources=seen)
+    for table in ("documents", "sequences", "document_sources"):
+        assert set(lake.sql(f"SELECT doc_id FROM store.{table}")["doc_id"].to_pylist()) == {stays}, table
