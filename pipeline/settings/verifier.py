@@ -40,6 +40,8 @@ class VerifierSettings(SettingsByName):
     version: ClassVar[int] = 1
     # Settings that change no judgement: no part of the id.
     only_how: ClassVar[frozenset[str]] = frozenset()
+    # Whether each prompt must have a reference: this is checked before anything is written.
+    needs_reference: ClassVar[bool] = False
 
     name: str = "none"
     min_score: float | None = Field(

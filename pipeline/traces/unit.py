@@ -33,10 +33,6 @@ class SamplingRecipe:
         return digest(b"sampling", canonical_json(dict(self.record)))
 
 
-# Verifiers that compare with a reference, and refuse a trace without one.
-_NEED_REFERENCE = frozenset({"exact_answer", "code"})
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class WrittenTraces:
     """Rows to commit (TRACES), and the seconds of the writer."""
@@ -47,7 +43,7 @@ class WrittenTraces:
 
 def check_references(unit: TraceUnit, verifier: VerifierSettings) -> None:
     """Raises SettingsError if the verifier needs a reference and a prompt has none: nothing is written then."""
-    if verifier.name not in _NEED_REFERENCE:
+    if not verifier.needs_reference:
         return
     for prompt in unit.prompts.values():
         if prompt.reference is None:

@@ -30,6 +30,7 @@ class CodeVerifier(VerifierSettings):
 
     name: Literal["code"] = "code"
     version: ClassVar[int] = 2
+    needs_reference: ClassVar[bool] = True
     only_how: ClassVar[frozenset[str]] = frozenset({"workers", "isolation"})
 
     with_prompt: bool = Field(

@@ -32,6 +32,7 @@ class ExactAnswer(VerifierSettings):
 
     name: Literal["exact_answer"] = "exact_answer"
     version: ClassVar[int] = 2
+    needs_reference: ClassVar[bool] = True
 
     answer: AnswerPlace = Field("auto", description="where the answer stands; auto: \\boxed, ####, number, whole text")
 
