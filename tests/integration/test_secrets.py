@@ -48,6 +48,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "sql": [["SELECT count(*) FROM documents"], ["SELECT nothing"], ["--init"], ["SELECT getenv('AWS_SESSION_TOKEN')"]],
     "show": [[], ["config"], ["config", "--format", "json"], ["runs"], ["run", "last"], ["recipe", "nothing"]],
     "export": [["exported"]],
+    "generate": [[]],
     "import": [["nothing", "--from", "axolotl", "--teacher", "somebody", "--tokenizer", "nowhere"]],
     "verify": [[]],
     "maintain": [[]],
@@ -125,6 +126,8 @@ def _raw(folder: Path, teacher: Path, **lake: str) -> dict[str, Any]:
     append_documents(folder / "documents.jsonl", 0, 30)
     raw = tiny_settings(folder, teacher, folder / "documents.jsonl", learning_rate=0.003)
     raw["lake"] |= lake
+    prompts = {**raw["corpora"][0], "name": "prompts"}
+    raw["generate"] = {"prompts": prompts, "max_prompts": 3, "max_new_tokens": 4}
     raw["redistill"] = {"students": str(folder / "students")}
     return raw
 
@@ -144,7 +147,8 @@ def test_commands_that_succeed_show_and_store_no_secret(
     raw = _raw(tmp_path, tiny_teacher, catalog=url if form == "url" else pairs, data=str(tmp_path / "data"))
     project = Project(tmp_path, raw, environment)
     codes = _run_all(
-        project, ["plan", "check", "capture", "redistill", "sql", "show", "verify", "maintain", "report", "export"]
+        project,
+        ["plan", "check", "generate", "capture", "redistill", "sql", "show", "verify", "maintain", "report", "export"],
     )
     failed = {name: project.printed for name, of_name in codes.items() if of_name[0] != 0}
     assert failed == {}
