@@ -46,7 +46,7 @@ SECONDS_TO_START, SECONDS_TO_END = 120, 60
 
 COMMANDS = {
     "plan": (),
-    "generate": ("--set", "generate.prompts={name: q, kind: text, path: .}"),
+    "generate": ("--set", "generate={prompts: {name: q, kind: text, path: .}, max_new_tokens: 4}"),
     "capture": (),
     "train": (),
     "evaluate": ("nobody",),
