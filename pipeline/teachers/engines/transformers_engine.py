@@ -130,6 +130,9 @@ class TransformersEngine:
                 return None
             if torch.equal(forward_without_body(model)(inside[0]), logits_LV):
                 return output_layer_of(model, vocab_size=self._vocab_size)
+        except torch.OutOfMemoryError:
+            # Says nothing of the model: the device may have room later.
+            raise
         except (AttributeError, TypeError, LookupError, ValueError, RuntimeError, SettingsError):
             pass
         finally:
