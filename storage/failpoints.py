@@ -14,7 +14,6 @@ SIGNAL_VARIABLE = "LOGITLAKE_KILL_SIGNAL"
 # Places inside a commit, and places between the steps of flows.
 FAILPOINTS = ("file-staged", "file-renamed", "transaction-open", "rows-registered", "committed")
 FLOW_FAILPOINTS = (
-    "teacher-wanted",
     *("unit-computed", "candidate-planned", "student-training", "student-trained", "student-evaluated"),
     *("student-registered", "candidate-decided"),
     *("units-verified", "shards-merged", "snapshots-expired", "files-removed"),
@@ -23,9 +22,18 @@ FLOW_FAILPOINTS = (
 MIGRATION_FAILPOINTS = ("lake-note-migrated", "columns-added", "tables-migrated", "rows-hashed")
 # Places in a rebuild.
 REBUILD_FAILPOINTS = ("shard-taken", "catalog-rebuilt", "catalog-renamed")
+# Places in runs that ask a Prefect server for a slot.
+SERVER_FAILPOINTS = ("teacher-wanted",)
 # Places in a repair.
 REPAIR_FAILPOINTS = ("shards-salvaged", "file-ended", "rows-restored")
-ALL = FAILPOINTS + FLOW_FAILPOINTS + MIGRATION_FAILPOINTS + REBUILD_FAILPOINTS + REPAIR_FAILPOINTS
+ALL = (
+    *FAILPOINTS,
+    *FLOW_FAILPOINTS,
+    *SERVER_FAILPOINTS,
+    *MIGRATION_FAILPOINTS,
+    *REBUILD_FAILPOINTS,
+    *REPAIR_FAILPOINTS,
+)
 _reached: Counter[str] = Counter()
 
 
