@@ -169,10 +169,10 @@ def sql_case(noise: random.Random, _: Path, session: ReadSession) -> None:
 Case = Callable[[random.Random, Path, ReadSession], None]
 # A catalog takes a second to open: of fifty cases one is a catalog.
 CASES: tuple[Case, ...] = (
-    *(corpus_case,) * 16,
-    *(settings_case,) * 8,
-    *(sql_case,) * 9,
-    *(shard_case,) * 16,
+    *(corpus_case,) * 20,
+    *(settings_case,) * 10,
+    *(sql_case,) * 11,
+    *(shard_case,) * 8,
     catalog_case,
 )
 

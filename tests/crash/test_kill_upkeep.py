@@ -170,6 +170,7 @@ def _cases() -> list[object]:
     return [pytest.param(*case, marks=() if case in quick else pytest.mark.slow) for case in cases]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("operation", "failpoint", "name"), _cases())
 def test_a_killed_operation_loses_nothing(location: LakeLocation, operation: str, failpoint: str, name: str) -> None:
     if operation == "rebuild":
@@ -259,6 +260,7 @@ def test_a_killed_commit_that_was_done_again_counts_once_after_a_rebuild(
         assert counted == held
 
 
+@pytest.mark.slow
 def test_a_killed_promotion_that_was_done_again_is_one_decision_after_a_rebuild(location: LakeLocation) -> None:
     with Lake.open(location, read_only=False) as lake:
         promote(lake, "one", expected=None, figures={}, run_id="run")

@@ -83,6 +83,7 @@ def test_a_miss_is_not_counted(small: Site, tmp_path: Path, monkeypatch: pytest.
     assert "met no work under way" in findings.problems[0]
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_1_and_names_seed_and_case(
     small: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,7 @@ def kill_and_repeat(site: Site, operation: Operation, order: Order, failpoint: s
     assert doubled(contents_of(site.location)) == []
 
 
+@pytest.mark.slow
 def test_a_unit_has_one_commit(site: Site) -> None:
     order = Commit().order(site, Random(0), "x")
     kill_and_repeat(site, Commit(), order, "rows-registered:2")
@@ -42,6 +43,7 @@ def test_a_unit_has_one_commit(site: Site) -> None:
     assert runs == {"first", "again"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "failpoint", "decisions"),
     [

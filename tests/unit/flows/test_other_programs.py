@@ -34,6 +34,7 @@ def used(config: Config, captured: Any) -> tuple[Config, str]:
     return config, doc_id
 
 
+@pytest.mark.slow
 def test_the_documented_lines_read_the_rows_of_the_lake_and_no_others(
     used: tuple[Config, str], cli: Any, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

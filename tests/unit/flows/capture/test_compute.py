@@ -10,6 +10,7 @@ from logitlake.pipeline.capture.compute import compute_unit, unload_teacher
 from logitlake.pipeline.settings.models import Config
 
 
+@pytest.mark.slow
 def test_a_unit_computed_in_another_process_has_the_same_rows(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     prepared = prepare(config)

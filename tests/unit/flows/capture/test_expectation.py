@@ -73,6 +73,7 @@ def test_a_killed_run_has_its_expectation_on_record(config: Config) -> None:
         raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_second_capture_expects_what_the_first_took_and_the_plan_says_how_good_that_was(
     cli: Any, config: Config, config_file: Any, run_capture: Any
 ) -> None:

@@ -32,6 +32,7 @@ def change(teacher: Path, **settings: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
 
 
+@pytest.mark.slow
 def test_another_config_is_another_recipe(own_teacher: Path, raw_config: dict[str, Any]) -> None:
     config = Config.model_validate(raw_config)
     first = capture_all(config)
@@ -42,6 +43,7 @@ def test_another_config_is_another_recipe(own_teacher: Path, raw_config: dict[st
     assert second.recipe_id != first.recipe_id
 
 
+@pytest.mark.slow
 def test_an_older_lake_goes_on_under_its_recipe_until_the_config_changes(
     own_teacher: Path, raw_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,6 +81,7 @@ def test_the_lake_says_which_teacher_it_was(own_teacher: Path, raw_config: dict[
     ]
 
 
+@pytest.mark.slow
 def test_an_older_lake_with_a_probed_size_goes_on_under_its_recipe(
     own_teacher: Path, raw_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ def own_teacher(raw_config: dict[str, Any], tiny_teacher: Path, tmp_path: Path) 
     return directory
 
 
+@pytest.mark.slow
 def test_another_tokenizer_is_another_recipe_beside_the_older_rows(
     own_teacher: Path, raw_config: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:

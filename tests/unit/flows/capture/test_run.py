@@ -157,6 +157,7 @@ def test_a_lost_corpus_is_told_and_what_was_committed_stays(
     assert query(location_of(config), "SELECT count(*) AS n FROM documents").to_pylist()[0]["n"] == 30
 
 
+@pytest.mark.slow
 def test_a_probe_is_asked_once_and_its_answer_is_the_recipe_from_then_on(
     config: Config, run_capture: CaptureCall
 ) -> None:
@@ -168,6 +169,7 @@ def test_a_probe_is_asked_once_and_its_answer_is_the_recipe_from_then_on(
     assert len(list((config.lake.path / "data" / "probes").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_target_that_is_added_later_costs_one_pass_and_stores_no_row_of_the_first_again(
     config: Config, captured: CaptureReport, run_capture: CaptureCall
 ) -> None:
@@ -192,6 +194,7 @@ def test_targets_that_are_the_same_are_refused(config: Config, run_capture: Capt
         run_capture(twice)
 
 
+@pytest.mark.slow
 def test_a_probed_target_that_is_one_of_the_others_is_refused_before_anything_is_stored(
     config: Config, run_capture: CaptureCall
 ) -> None:

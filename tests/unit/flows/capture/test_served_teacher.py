@@ -162,6 +162,7 @@ def test_targets_that_need_the_whole_distribution_are_refused_before_the_server_
     assert not bigram.requests
 
 
+@pytest.mark.slow
 def test_a_unit_that_failed_is_an_error_that_the_flow_retries_and_what_was_committed_stays(
     config: Config, bigram: BigramServer
 ) -> None:
@@ -190,6 +191,7 @@ def test_plan_tells_that_targets_are_biased_and_the_teacher_is_known_by_a_name(
     assert not bigram.requests
 
 
+@pytest.mark.slow
 def test_the_report_and_the_screens_do_without_an_entropy(
     config: Config, captured: CaptureReport, command: Command, tmp_path: Path
 ) -> None:

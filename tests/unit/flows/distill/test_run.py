@@ -142,6 +142,7 @@ def test_a_student_is_measured_on_what_it_may_learn_from_next_and_the_losses_are
     assert sorted(rows, key=str) == sorted(documents, key=str)
 
 
+@pytest.mark.slow
 def test_a_known_student_costs_neither_torch_nor_a_prefect_server(on_filled: Config, tmp_path: Path) -> None:
     first = distilled(on_filled)
     settings = tmp_path / "logitlake.yaml"
@@ -161,6 +162,7 @@ def test_a_known_student_costs_neither_torch_nor_a_prefect_server(on_filled: Con
     assert "nothing to do" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_student_whose_directory_is_gone_is_trained_again(on_filled: Config) -> None:
     first = distilled(on_filled)
     shutil.rmtree(first.directory)

@@ -149,6 +149,7 @@ def test_forget_names_the_traces_of_a_prompt_before_and_removes_them(cli: Any, c
     assert prompt not in {row["prompt_id"] for row in samples(config.lake.path)}
 
 
+@pytest.mark.slow
 def test_a_trace_is_shown_by_the_beginning_of_its_id(cli: Any, config_file: Path) -> None:
     config = settings(config_file, ["generate.max_prompts=1"])
     generate_all(config)

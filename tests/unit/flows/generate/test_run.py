@@ -125,6 +125,7 @@ def test_another_verifier_judges_the_same_traces_again_without_the_writer(
     assert generate_all(config).n_units == 0
 
 
+@pytest.mark.slow
 def test_the_ids_and_logprobs_in_the_cache_are_those_that_the_writer_gave(generated: Config) -> None:
     """The writer is the teacher, so that both log-probabilities of a token are the same."""
     config = generated
@@ -147,6 +148,7 @@ def test_the_ids_and_logprobs_in_the_cache_are_those_that_the_writer_gave(genera
     assert capture_all(config).n_documents == 0
 
 
+@pytest.mark.slow
 def test_a_long_trace_is_cut_into_windows_with_each_writer_logprob_once(settings: dict[str, Any]) -> None:
     settings["tokenization"] = {"window": 16, "overlap": 4}
     config = changed(settings, max_new_tokens=40, max_prompts=3, samples=1)
@@ -160,6 +162,7 @@ def test_a_long_trace_is_cut_into_windows_with_each_writer_logprob_once(settings
         np.testing.assert_allclose([-code / 1024 for code in codes], trace["logprobs"], atol=0.6 / 1024)
 
 
+@pytest.mark.slow
 def test_only_what_the_verifier_keeps_is_captured_unless_told_otherwise(
     settings: dict[str, Any], generated: Config
 ) -> None:
@@ -192,6 +195,7 @@ def test_no_prompt_is_on_both_sides_of_the_held_out_split(generated: Config) -> 
         assert (prompt, held_out(prompt, salt="logitlake", share=0.2)) in sides
 
 
+@pytest.mark.slow
 def test_a_forgotten_prompt_is_not_answered_again(settings: dict[str, Any], generated: Config) -> None:
     config = generated
     capture_all(config)

@@ -94,6 +94,7 @@ def test_files_that_were_merged_stay_for_running_readers_and_leave_after_the_gra
     assert not shards & files(config)
 
 
+@pytest.mark.slow
 def test_forgotten_rows_leave_the_disk_in_one_upkeep_whatever_the_grace(
     config: Config, captured: CaptureReport
 ) -> None:
@@ -148,6 +149,7 @@ def test_another_day_verifies_another_sample(captured: CaptureReport, config: Co
         assert samples[3] == {check.unit_id for check in verify(lake, sample=0.5, salt="day 3")}
 
 
+@pytest.mark.slow
 def test_it_may_run_while_a_capture_and_a_reader_do(config: Config) -> None:
     """A unit computed before upkeep and committed after it is there; a reader that was open goes on."""
     config = config.model_copy(update={"capture": config.capture.model_copy(update={"unit_tokens": 100})})
@@ -193,6 +195,7 @@ def test_a_forgotten_document_leaves_the_local_copy_of_the_settings(
     assert not any(path.name.startswith(rows["unit_id"]) for path in left)
 
 
+@pytest.mark.slow
 def test_forgotten_rows_stay_due_while_a_small_table_is_put_off(
     config: Config, captured: CaptureReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:

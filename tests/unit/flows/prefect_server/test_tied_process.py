@@ -31,6 +31,7 @@ def ends(processes: list[psutil.Process]) -> bool:
     return not alive
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_tied_process_ends_when_its_parent_is_killed(tmp_path: Path, how: signal.Signals) -> None:
     began = tmp_path / "began"

@@ -101,6 +101,7 @@ def test_three_nights_new_nothing_new_and_a_bad_training(config: Config, documen
     assert fourth.outcome == "promoted", "with the old settings the same documents are learned after all"
 
 
+@pytest.mark.slow
 def test_a_later_student_is_the_child_of_the_current_one_and_has_a_directory_of_its_own(
     config: Config, documents: Path
 ) -> None:
@@ -148,6 +149,7 @@ def test_a_night_with_nothing_new_loads_no_torch(config: Config) -> None:
     assert orjson.loads(done.stdout) == []
 
 
+@pytest.mark.slow
 def test_too_little_new_waits_until_there_is_enough(config: Config, documents: Path) -> None:
     config = config.model_copy(update={"redistill": config.redistill.model_copy(update={"min_new_documents": 10})})
     first = current(config)
@@ -159,6 +161,7 @@ def test_too_little_new_waits_until_there_is_enough(config: Config, documents: P
     assert play(config).outcome == "promoted"
 
 
+@pytest.mark.slow
 def test_a_rejected_candidate_is_not_trained_again(config: Config, documents: Path) -> None:
     append_documents(documents, 30, 42)
     rejected = play(worse(config))
@@ -231,6 +234,7 @@ def test_a_night_that_was_stopped_goes_on_with_the_same_candidate_whatever_has_a
     assert [row["n"] for row in trained] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_what_was_planned_with_other_settings_is_left_alone(config: Config, documents: Path) -> None:
     append_documents(documents, 30, 42)
     with pytest.raises(KeyboardInterrupt), RedistillRun(worse(config)) as run:
@@ -242,6 +246,7 @@ def test_what_was_planned_with_other_settings_is_left_alone(config: Config, docu
     assert planned is not None and report.candidate != planned.candidate.student_id
 
 
+@pytest.mark.slow
 def test_a_changed_teacher_is_another_recipe_beside_the_old_one_until_that_is_retired(
     config: Config, tiny_teacher: Path, tmp_path: Path
 ) -> None:
@@ -264,6 +269,7 @@ def test_a_changed_teacher_is_another_recipe_beside_the_old_one_until_that_is_re
     assert {row["recipe_id"] for row in ask(config, "SELECT recipe_id FROM documents")} == {report.recipe_id}
 
 
+@pytest.mark.slow
 def test_the_row_set_of_a_student_can_be_read_again_less_what_was_forgotten(config: Config, documents: Path) -> None:
     append_documents(documents, 30, 42)
     report = play(config)
@@ -294,6 +300,7 @@ def test_without_held_out_documents_nothing_is_trained_that_could_not_be_compare
         play(config)
 
 
+@pytest.mark.slow
 def test_another_tokenizer_asks_for_an_alias_of_its_own(config: Config) -> None:
     with Lake.open(location_of(config), read_only=False) as lake:
         lake.connection.execute('UPDATE store.recipes SET recipe = json_merge_patch(recipe, \'{"tokenizer": "old"}\')')

@@ -109,6 +109,7 @@ def test_every_chart_has_a_title_a_description_and_a_table(strange: Lake, html: 
         assert all(len(row.cells) == len(chart.table.columns) for row in chart.table.rows)
 
 
+@pytest.mark.slow
 def test_what_an_older_lake_does_not_keep_is_left_out(tmp_path: Path) -> None:
     location = make_strange_lake(tmp_path / "lake")
     with Lake.open(location, read_only=False) as lake:
@@ -146,6 +147,7 @@ def test_without_an_output_the_page_lies_in_the_lake(cli: Any, filled: Any) -> N
     assert (filled.config.lake.path / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_page_that_can_not_be_written_leaves_the_old_one(
     strange: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

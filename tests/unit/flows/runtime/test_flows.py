@@ -51,6 +51,7 @@ def artifacts_of(run: FlowRun) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_capture_is_named_by_teacher_and_commit_number_and_shows_progress_and_a_table(
     server: None, config: Config, tiny_teacher: Path
 ) -> None:
@@ -102,6 +103,7 @@ def test_what_no_retry_can_mend_is_raised_at_once_as_it_is(
     assert tries == [0]
 
 
+@pytest.mark.slow
 def test_a_student_is_trained_once_and_its_run_says_where_it_comes_from(
     server: None, filled: Any, tmp_path: Path
 ) -> None:
@@ -125,6 +127,7 @@ def test_a_student_is_trained_once_and_its_run_says_where_it_comes_from(
     assert not page.exists(), "nothing was trained, so nothing is reported anew"
 
 
+@pytest.mark.slow
 def test_a_report_that_can_not_be_written_does_not_end_the_run(
     server: None, filled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +145,7 @@ def test_a_report_that_can_not_be_written_does_not_end_the_run(
     assert "report" not in artifacts_of(run)
 
 
+@pytest.mark.slow
 def test_the_whole_job_by_commands_and_again_with_nothing_to_do(server: None, cli: Any, config_file: Path) -> None:
     def call(*arguments: object) -> tuple[Any, str]:
         result = cli(*arguments, "--config", config_file, "--format", "json")
@@ -181,6 +185,7 @@ def test_an_error_inside_a_flow_is_one_message_and_its_exit_code(
     assert result.stdout == ""
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_the_lake_still_opens(
     server: None, cli: Any, config_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +200,7 @@ def test_a_full_disk_is_said_and_the_lake_still_opens(
     assert cli("show", "runs", "--config", config_file).exit_code == 0
 
 
+@pytest.mark.slow
 def test_who_waits_for_a_teacher_slot_says_for_what_and_gives_up_after_a_bound(
     server: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -47,6 +47,7 @@ def test_a_capture_counts_documents_tokens_and_commits(numbers: Any) -> None:
     assert found["logitlake.commit.number tiny"] == 7
 
 
+@pytest.mark.slow
 def test_the_commit_number_stands_still_in_an_idle_hour(numbers: Any, config: Config) -> None:
     """So that an alert on it can fire. The notes of the idle run raise the number of the lake."""
 

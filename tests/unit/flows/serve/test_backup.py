@@ -113,6 +113,7 @@ def test_a_backup_made_while_a_capture_runs_is_a_whole_lake_elsewhere(
     assert night(restored, again) not in (None, student), "the next student learns on from the restored one"
 
 
+@pytest.mark.slow
 def test_what_was_forgotten_after_the_backup_is_forgotten_again(
     config: Config, restored: Config, captured: CaptureReport, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def test_a_bidirectional_model_is_a_row_that_says_why(tmp_path: Path) -> None:
     assert (check, "expected a causal language model" in detail) == ("engine", True)
 
 
+@pytest.mark.slow
 def test_windows_are_compared_by_groups_with_the_outcomes_of_all_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -266,6 +266,7 @@ class Converted(TorchDispatchMode):
         self.alive -= n_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "loads"), [(torch.float32, 1), (torch.bfloat16, 3)])
 def test_one_model_is_in_memory_beside_the_trained_one_and_a_rounded_one_while_it_is_copied(
     trained, tmp_path, monkeypatch, dtype, loads

@@ -342,6 +342,7 @@ def failing_fetch(lake, after):
     return fetch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_training_killed_in_the_middle_of_an_epoch_ends_with_the_same_student(train, tmp_path, lake, accumulation):
     settings = {"epochs": 2, "save_steps": 1, "gradient_accumulation": accumulation, "learning_rate": 1e-3}
@@ -511,6 +512,7 @@ def change_a_byte(path):
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_the_checkpoint_before_a_damaged_one(train, tmp_path, lake, caplog):
     settings = {"epochs": 2, "save_steps": 1, "learning_rate": 1e-3}
     whole = train(output=tmp_path / "whole", **settings)
@@ -527,6 +529,7 @@ def test_a_training_goes_on_from_the_checkpoint_before_a_damaged_one(train, tmp_
     assert again.metrics["tokens"] == whole.metrics["tokens"]
 
 
+@pytest.mark.slow
 def test_a_training_with_damaged_checkpoints_only_starts_from_the_beginning(train, tmp_path, lake, caplog):
     settings = {"epochs": 2, "save_steps": 1, "learning_rate": 1e-3}
     with pytest.raises(KilledError):

@@ -38,6 +38,7 @@ def positions(strange: Lake) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_small_lake_is_looked_at_whole(strange: Lake, positions: list[dict[str, Any]]) -> None:
     sample = take_sample(strange)
     assert sample.whole

@@ -170,6 +170,7 @@ def test_a_shard_that_can_not_be_read_costs_its_documents_only(filled, location,
     is_mended(filled, repair(filled), ("c", "d"))
 
 
+@pytest.mark.slow
 def test_whole_row_groups_of_a_torn_merged_shard_are_kept(filled, location, monkeypatch):
     monkeypatch.setattr(writing, "_ROW_GROUP_TOKENS", 6)
     for merge in plan_compaction(filled, target_bytes=1 << 30):
@@ -198,6 +199,7 @@ def test_documents_are_taken_from_the_files_that_were_merged_as_long_as_these_ar
     assert rows_of_lake(filled) == before
 
 
+@pytest.mark.slow
 def test_a_forgotten_document_does_not_come_back_from_a_damaged_shard(filled, location):
     forget(filled, ids("a"), reason="asked")
     path = shard_of(location, "c")
@@ -222,6 +224,7 @@ def test_upkeep_removes_the_damaged_file_and_keeps_its_copy(filled, location):
     assert copy.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_the_same_and_changes_nothing(filled, location):
     cut(shard_of(location, "a"))
     before = filled.commit_number
@@ -245,6 +248,7 @@ def test_only_the_named_units_are_repaired(filled, location):
     is_mended(filled, repair(filled), ("c",), names=("b", "c", "d", "e"))
 
 
+@pytest.mark.slow
 def test_an_older_catalog_is_refused_and_nothing_is_changed(filled, location, make_rows, recipe, tmp_path):
     filled.close()
     backup = shutil.copy(location.catalog_file, tmp_path / "backup.sqlite")

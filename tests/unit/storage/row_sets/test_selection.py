@@ -115,6 +115,7 @@ def test_other_weights_make_another_row_set_and_no_query_the_one_of_before(split
     assert plain.content_hash == every.content_hash and plain.row_set_id != every.row_set_id
 
 
+@pytest.mark.slow
 def test_the_same_rows_are_read_again_whatever_the_query_would_answer_by_then(
     split_lake, make_rows, recipe, location, tmp_path
 ):

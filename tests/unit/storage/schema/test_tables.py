@@ -84,6 +84,7 @@ def _toys(lake: Lake) -> list[tuple[str, int]]:
     return [(row["doc_id"], row["commit_number"]) for row in rows]
 
 
+@pytest.mark.slow
 def test_a_table_that_is_described_is_created_narrowed_verified_forgotten_and_rebuilt(
     toys, every_table, location, damage
 ):
