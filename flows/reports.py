@@ -10,7 +10,8 @@ from logitlake.flows.terminal.comparison import compared
 class CaptureReport:
     """What a run of the teacher flow did. `stopped`: why it ended before the end of the corpora.
 
-    `seconds` are those of the whole run, `expected` what was expected of it (see logitlake.flows.terminal.comparison).
+    `documents_elsewhere` were left to other runs, which computed them meanwhile. `seconds` are those of the whole run,
+    `expected` what was expected of it (see logitlake.flows.terminal.comparison).
     """
 
     run_id: str
@@ -27,6 +28,7 @@ class CaptureReport:
     documents_seen: int = 0
     documents_known: int = 0
     documents_repeated: int = 0
+    documents_elsewhere: int = 0
     documents_rejected: int = 0
     stopped: str = ""
     expected: dict[str, Any] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from logitlake.flows.settings import location_of
-from logitlake.pipeline.capture.planning import Plan, StoredDocuments
+from logitlake.pipeline.capture.planning import ClaimedDocuments, Plan, StoredDocuments
 from logitlake.pipeline.capture.recipe import Recipe, make_recipe
 from logitlake.pipeline.capture.target_size_question import probe_key
 from logitlake.pipeline.corpus.document import Document, Reject
@@ -68,8 +68,13 @@ class Prepared:
         """The same with the value from the probe."""
         return replace(self, recipe=replace(self.recipe, target=self.recipe.target.with_size(value)), question=None)
 
-    def plan(self, stored: StoredDocuments, guards: Mapping[str, RejectGuard] | None = None) -> Plan:
-        """Work units of documents that are not stored, streamed, up to `capture.max_tokens`.
+    def plan(
+        self,
+        stored: StoredDocuments,
+        guards: Mapping[str, RejectGuard] | None = None,
+        claimed: ClaimedDocuments = lambda doc_ids: set(),
+    ) -> Plan:
+        """Work units of documents that are neither stored nor `claimed`, streamed, up to `capture.max_tokens`.
 
         `guards` by corpus decide what happens where too much of one is unusable; by default they raise CorpusError.
         """
@@ -82,6 +87,7 @@ class Prepared:
             unit_tokens=self.config.capture.unit_tokens,
             max_tokens=self.config.capture.max_tokens,
             on_reject=lambda reject: guards[reject.corpus].refuse(reject),
+            claimed=claimed,
         )
 
 

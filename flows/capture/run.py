@@ -7,14 +7,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, repeat
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from logitlake.flows.capture.claimed_units import ClaimedUnits
 from logitlake.flows.capture.estimate import expected_rates
 from logitlake.flows.capture.other_tokenizer import other_tokenizer
 from logitlake.flows.capture.plan_count import PlanCount
@@ -24,15 +25,16 @@ from logitlake.flows.reports import CaptureReport
 from logitlake.flows.run_ids import new_run_id
 from logitlake.flows.settings import location_of, require_capture_settings
 from logitlake.flows.terminal.progress import quiet_transformers
-from logitlake.pipeline.capture.planning import Plan, WorkUnit
+from logitlake.pipeline.capture.planning import ClaimedDocuments, Plan, StoredDocuments, WorkUnit
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.errors import LogitlakeError
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.lake import Lake
 from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.schema.sequences import CAPTURED
+from logitlake.storage.writing.claims import Claims, claims_of
 from logitlake.storage.writing.commits import Receipt, RecipeRows, commit_units, last_data_commit
-from logitlake.storage.writing.known_documents import KnownDocuments, known_to_all
+from logitlake.storage.writing.known_documents import KnownDocuments, held_by_all, known_to_all
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 from logitlake.storage.writing.runs import note_run
 from logitlake.storage.writing.target_size_answers import keep_probe
@@ -99,14 +101,15 @@ class CaptureRun:
             recipe_id = self.prepared.recipe.recipe_id
             if warning := other_tokenizer(self.prepared, self._lake):
                 log.warning("%s", warning)
-            known = known_to_all([KnownDocuments(self._lake, r.recipe_id) for r in self.prepared.recipes])
+            known = self._known()
             self.report = CaptureReport(
                 run_id=self.run_id,
                 recipe_id=recipe_id,
                 teacher=self.prepared.files.name,
                 expected=expected_rates(self.prepared, self._lake).as_record(),
             )
-            self._plan: Plan = self.prepared.plan(known)
+            self._claims = self._open.enter_context(self._make_claims())
+            self._plan = self._planned(known)
             self._ahead = self._open.enter_context(PlanCount(self.prepared, known))
             self._units_ahead = self._plan_units()
             self._note("started")
@@ -134,6 +137,35 @@ class CaptureRun:
                 self._note("failed" if isinstance(error, Exception) else "interrupted", error=str(error))
             except LogitlakeError:
                 return  # the first error says more than the second
+
+    def _make_claims(self) -> AbstractContextManager[Claims]:
+        return claims_of(
+            self.location,
+            holder=self.run_id,
+            recipe_ids=[recipe.recipe_id for recipe in self.prepared.recipes],
+            lease_seconds=self.config.capture.claim_seconds,
+        )
+
+    def _planned(self, known: StoredDocuments) -> ClaimedUnits:
+        """The work units of this run. `known` is what the lake holds when it begins."""
+        recipe_ids = [recipe.recipe_id for recipe in self.prepared.recipes]
+        first = chain([known], repeat(None))
+
+        def make_plan(claimed: ClaimedDocuments) -> Plan:
+            stored = next(first) or self._known()
+            return self.prepared.plan(stored, claimed=claimed)
+
+        def held(doc_ids: list[str]) -> set[str]:
+            with self._writing:
+                return held_by_all(self._lake, recipe_ids, doc_ids)
+
+        poll_seconds = min(5.0, self.config.capture.claim_seconds / 4)
+        return ClaimedUnits(make_plan, claims=self._claims, held=held, poll_seconds=poll_seconds)
+
+    def _known(self) -> StoredDocuments:
+        """What the lake holds at this moment."""
+        with self._writing:
+            return known_to_all([KnownDocuments(self._lake, r.recipe_id) for r in self.prepared.recipes])
 
     def commit_notes(self) -> bool:
         """Commit the units before the first one that needs the teacher; returns whether there is such a unit."""
@@ -217,6 +249,7 @@ class CaptureRun:
             receipt = _of_all(receipts)
             del self._waiting[number], self._units[number]
             self._receipts[number] = receipt
+            self._claims.release([tokenized.document.doc_id for tokenized in computed.unit.documents])
             if receipt.n_documents:
                 self._count(receipt, computed.seconds)
             return receipt
@@ -297,6 +330,7 @@ class CaptureRun:
             documents_seen=summary.documents,
             documents_known=summary.stored,
             documents_repeated=summary.repeated,
+            documents_elsewhere=self._plan.documents_elsewhere,
             documents_rejected=summary.rejected,
             seconds=time.monotonic() - self._began,
         )

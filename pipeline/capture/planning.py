@@ -15,6 +15,8 @@ from logitlake.pipeline.tokens.sequences import TokenizedDocument, tokenize_docu
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 
 StoredDocuments = Callable[[list[str]], set[str]]
+# Those of some documents that another run computes now.
+ClaimedDocuments = Callable[[list[str]], set[str]]
 
 _LOOKUP_DOCUMENTS = 1000
 _LOOKUP_CHARACTERS = 16 * 2**20
@@ -50,15 +52,16 @@ class WorkUnit:
 class PlanSummary:
     """Counts of the plan so far.
 
-    Readable `documents` are `stored` in the lake, `new`, or `repeated` in this run; unreadable ones, and new ones
-    without a target, are `rejected`. `tokens` are what the teacher reads, `units` those with documents. `capped`:
-    the plan ended at `max_tokens`, before the end of the corpus.
+    Readable `documents` are `stored` in the lake, `new`, `repeated` in this run, or `claimed` by another run that
+    computes them now; unreadable ones, and new ones without a target, are `rejected`. `tokens` are what the teacher
+    reads, `units` those with documents. `capped`: the plan ended at `max_tokens`, before the end of the corpus.
     """
 
     documents: int = 0
     stored: int = 0
     new: int = 0
     repeated: int = 0
+    claimed: int = 0
     rejected: int = 0
     sequences: int = 0
     tokens: int = 0
@@ -85,12 +88,16 @@ class Plan(Iterator[WorkUnit]):
         max_tokens: int | None = None,
         lookup_documents: int = _LOOKUP_DOCUMENTS,
         on_reject: Callable[[Reject], None] = lambda reject: None,
+        claimed: ClaimedDocuments = lambda doc_ids: set(),
     ) -> None:
         """`stored` gets up to `lookup_documents` ids at a time and returns those stored under the recipe.
+
+        `claimed` gets the others and returns those to leave out.
 
         `on_reject` is called with each document that the plan itself rejects, and may raise.
         """
         self._stored = stored
+        self._claimed = claimed
         self._on_reject = on_reject
         self._tokenizer = tokenizer
         self._tokenization = tokenization
@@ -124,7 +131,8 @@ class Plan(Iterator[WorkUnit]):
         first_of = {item.doc_id: item for item in reversed(items) if isinstance(item, Document)}
         doc_ids = [doc_id for doc_id in first_of if doc_id not in self._planned]
         stored = self._stored(doc_ids)
-        missing = [first_of[doc_id] for doc_id in doc_ids if doc_id not in stored]
+        claimed = self._claimed([doc_id for doc_id in doc_ids if doc_id not in stored])
+        missing = [first_of[doc_id] for doc_id in doc_ids if doc_id not in stored and doc_id not in claimed]
         outcomes = tokenize_documents(missing, self._tokenizer, self._tokenization)
         outcome_of = {document.doc_id: outcome for document, outcome in zip(missing, outcomes, strict=True)}
         for item in items:
@@ -132,6 +140,9 @@ class Plan(Iterator[WorkUnit]):
                 self._rejects.append(item)
             elif item.doc_id in stored:
                 self._note_duplicate(item, "stored")
+            elif item.doc_id in claimed:
+                is_first = first_of[item.doc_id] is item
+                self._counts.update(documents=1, claimed=is_first, repeated=not is_first)
             elif item.doc_id in self._planned:
                 self._note_duplicate(item, "repeated")
             else:

@@ -123,6 +123,11 @@ class CaptureSettings(Settings):
         description="count the remaining tokens while the teacher runs, to tell the time left: reads the corpora twice",
     )
     unit_retries: int = Field(2, ge=0, le=20)
+    claim_seconds: float = Field(
+        120.0,
+        ge=1,
+        description="catalog on PostgreSQL: the documents of a run that died are free for other runs after this time",
+    )
 
 
 class LoraSettings(Settings):

@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from logitlake.storage.errors import LostRaceError
-from logitlake.storage.identity import ID_LENGTH, digest
+from logitlake.storage.identity import digest
 from logitlake.storage.identity import recipe_id as id_of_recipe
 from logitlake.storage.lake.lake import Lake, Transaction
 from logitlake.storage.schema.sequences import CAPTURED, SEQUENCES, complete_rows, with_checksums
 from logitlake.storage.schema.tables import NAME
 from logitlake.storage.shards.writing import write_shard
+from logitlake.storage.writing.known_documents import held_now
 from logitlake.storage.writing.sightings import insert_sightings
 
 SOURCES = pa.schema([("doc_id", pa.string()), ("corpus", pa.string()), ("source", pa.string()), ("line", pa.int64())])
@@ -98,7 +99,8 @@ def commit_units(
     assert len(set(ids)) == len(ids), "two parts of one recipe would be stored twice"
 
     def present() -> list[pa.Array]:
-        return [_present(lake, recipe_id, part.rows) for recipe_id, part in zip(ids, parts, strict=True)]
+        pairs = zip(ids, parts, strict=True)
+        return [held_now(lake, recipe_id, part.rows["doc_id"].unique()) for recipe_id, part in pairs]
 
     def attempt() -> list[Receipt]:
         before = present()
@@ -133,21 +135,6 @@ def last_data_commit(lake: Lake) -> int:
     """Number of the last commit that added documents; 0 before the first. Notes of runs raise the lake's number too."""
     query = "SELECT coalesce(max(commit_number), 0)::BIGINT AS n FROM store.commits WHERE n_documents > 0"
     return int(lake.row(query)["n"])
-
-
-def _present(lake: Lake, recipe_id: str, rows: pa.Table) -> pa.Array:
-    """The documents of these rows that are held under the recipe, or forgotten, themselves or by their prompt."""
-    lake.connection.register("incoming_ids", pa.table({"doc_id": rows["doc_id"].unique()}))
-    present = lake.sql(
-        """
-        SELECT doc_id FROM incoming_ids WHERE doc_id IN (
-            SELECT doc_id FROM store.documents WHERE recipe_id = ? UNION ALL SELECT doc_id FROM store.tombstones)
-            OR substr(doc_id, 1, ?) IN (SELECT doc_id FROM store.tombstones)
-        """,
-        [recipe_id, ID_LENGTH],
-    )
-    lake.connection.unregister("incoming_ids")
-    return present["doc_id"].combine_chunks()
 
 
 def stored_rows(rows: pa.Table) -> pa.Table:

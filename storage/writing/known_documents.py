@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pyarrow as pa
 
-from logitlake.storage.identity import TRACE_ID_LENGTH, prompt_of
+from logitlake.storage.identity import ID_LENGTH, TRACE_ID_LENGTH, prompt_of
 from logitlake.storage.lake.lake import Lake
 
 _ID_BYTES = TRACE_ID_LENGTH // 2
@@ -34,6 +35,28 @@ class KnownDocuments:
         # A trace comes back from another lake after its prompt was forgotten here.
         is_known = _among(self._ids, doc_ids) | _among(self._forgotten, [prompt_of(doc_id) for doc_id in doc_ids])
         return {doc_ids[hit] for hit in np.flatnonzero(is_known).tolist()}
+
+
+def held_now(lake: Lake, recipe_id: str, doc_ids: pa.Array) -> pa.Array:
+    """Those of the documents that the lake holds under the recipe at this moment, or that are forgotten, themselves or
+    by their prompt."""
+    lake.connection.register("incoming_ids", pa.table({"doc_id": doc_ids}))
+    held = lake.sql(
+        """
+        SELECT doc_id FROM incoming_ids WHERE doc_id IN (
+            SELECT doc_id FROM store.documents WHERE recipe_id = ? UNION ALL SELECT doc_id FROM store.tombstones)
+            OR substr(doc_id, 1, ?) IN (SELECT doc_id FROM store.tombstones)
+        """,
+        [recipe_id, ID_LENGTH],
+    )
+    lake.connection.unregister("incoming_ids")
+    return held["doc_id"].combine_chunks()
+
+
+def held_by_all(lake: Lake, recipe_ids: Sequence[str], doc_ids: Sequence[str]) -> set[str]:
+    """Those that need no teacher at this moment, under none of the recipes."""
+    ids = pa.array(doc_ids, pa.string())
+    return set.intersection(*(set(held_now(lake, recipe_id, ids).to_pylist()) for recipe_id in recipe_ids))
 
 
 def known_to_all(recipes: Sequence[KnownDocuments]) -> Callable[[Sequence[str]], set[str]]:
