@@ -12,7 +12,7 @@ from pydantic import Field, SerializeAsAny, field_serializer, field_validator, m
 
 from logitlake.pipeline.settings.base import Settings as Settings
 from logitlake.pipeline.settings.corpus import CorpusSettings as CorpusSettings
-from logitlake.pipeline.settings.engines import TransformersSettings, VllmSettings
+from logitlake.pipeline.settings.engines import ReplaySettings, TransformersSettings, VllmSettings
 from logitlake.pipeline.settings.generate import GenerateSettings as GenerateSettings
 from logitlake.pipeline.settings.paths import PathSetting, PathText
 from logitlake.pipeline.settings.registry import ENGINES, LOSSES, NameIn
@@ -74,11 +74,14 @@ class TeacherSettings(Settings):
     transformers: TransformersSettings = TransformersSettings()
     vllm: VllmSettings = VllmSettings()
     server: ServerSettings | None = None
+    replay: ReplaySettings | None = None
 
     @model_validator(mode="after")
     def _server_has_an_address(self) -> "TeacherSettings":
         if self.is_served and self.server is None:
             raise ValueError("engine server needs the section `server`: set teacher.server.url")
+        if self.is_replayed and self.replay is None:
+            raise ValueError("engine replay needs the section `replay`: set teacher.replay.recording")
         return self
 
     @property
@@ -86,6 +89,11 @@ class TeacherSettings(Settings):
         """Whether a server runs the model: then its dtype and speed are not known here, and its weights need not lie
         here."""
         return self.engine == "server"
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether a recording stands for the model: then it says which weights they were, and none need lie here."""
+        return self.engine == "replay"
 
 
 class TokenizationSettings(Settings):
@@ -123,6 +131,11 @@ class CaptureSettings(Settings):
         description="count the remaining tokens while the teacher runs, to tell the time left: reads the corpora twice",
     )
     unit_retries: int = Field(2, ge=0, le=20)
+    record: PathSetting | None = Field(
+        None,
+        description="directory for the logits of all that is captured, for teacher.engine replay; takes the vocabulary "
+        "times 2 or 4 bytes for each target; none: nothing is recorded",
+    )
 
 
 class LoraSettings(Settings):

@@ -116,6 +116,7 @@ ENGINES = Registry(
         "transformers": "logitlake.pipeline.teachers.engines:TRANSFORMERS",
         "vllm": "logitlake.pipeline.teachers.engines:VLLM",
         "server": "logitlake.pipeline.teachers.engines:SERVER",
+        "replay": "logitlake.pipeline.teachers.engines:REPLAY",
     },
 )
 
