@@ -270,6 +270,9 @@ class ScheduleSettings(Settings):
 
     timezone: str = Field("UTC", description="IANA name; daylight saving time is followed")
     capture: str | None = Field("0 * * * *", description="the capture flow")
+    generate: str | None = Field(
+        None, description="the flow that writes traces, followed by a capture; needs generate.prompts"
+    )
     redistill: str | None = Field("0 2 * * *", description="the redistill flow")
     maintain: str | None = Field("0 5 * * *", description="the maintenance flow: merge, expire, sweep, verify")
     on_capture: bool = Field(True, description="start redistill when a capture has committed")
@@ -288,7 +291,7 @@ class ScheduleSettings(Settings):
             raise ValueError("expected an IANA time zone such as Europe/Berlin or UTC")
         return name
 
-    @field_validator("capture", "redistill", "maintain")
+    @field_validator("capture", "generate", "redistill", "maintain")
     @classmethod
     def _cron_has_five_fields(cls, text: str | None) -> str | None:
         if text is not None and len(text.split()) != 5:
@@ -321,6 +324,12 @@ class Config(Settings):
             raise ValueError(f"corpora must have different names, found {names}")
         for corpus in self.corpora:
             corpus.bind_lake(self.lake.path, self.lake.catalog, self.lake.data)
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_scheduled_has_prompts(self) -> "Config":
+        if self.schedule.generate is not None and self.generate.prompts is None:
+            raise ValueError("schedule.generate: nothing to write without prompts: set generate.prompts")
         return self
 
     @model_validator(mode="after")
