@@ -227,6 +227,15 @@ def test_plan_says_that_no_teacher_runs(recorded: Recorded, tmp_path: Path, cli:
     assert "engine replay: no teacher runs" in " ".join(planned.output.split())
 
 
+def test_check_needs_a_running_teacher(recorded: Recorded, tmp_path: Path, cli: Any) -> None:
+    path = tmp_path / "settings.yaml"
+    raw = recorded.replayed(tmp_path).model_dump(mode="json", include={"lake", "teacher", "tokenization"})
+    path.write_bytes(orjson.dumps({**raw, "corpora": recorded.raw["corpora"]}))
+    refused = cli("check", "--config", path)
+    assert refused.exit_code == 2
+    assert "check compares a running teacher" in " ".join(refused.output.split())
+
+
 def test_a_replay_waits_for_each_token_where_it_stands_for_a_slow_teacher(
     recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
