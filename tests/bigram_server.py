@@ -1,6 +1,7 @@
 """An OpenAI-compatible server in this process, whose teacher is a table: the next token depends on the last one alone.
 
-It answers as vLLM does (`prompt_logprobs`) or by the classic `echo`, and fails when a test tells it to.
+It answers as vLLM does (`prompt_logprobs`) or by the classic `echo`, writes completions, and fails when a test tells it
+to.
 """
 
 import json
@@ -38,6 +39,10 @@ class BigramServer:
     key: str | None = None
     max_model_len: int | None = 128
     tells: tuple[str, ...] = ("models", "tokenize", "usage")
+    # How drawn ids are told: `token_ids`, `names` as token_id:N, or `texts`, which is not at all.
+    drawn: str = "token_ids"
+    processed_logprobs: bool = False
+    follows_stop_tokens: bool = True
     mishaps: list[Reply] = field(default_factory=list)
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     change: Callable[[dict[str, Any]], dict[str, Any]] = lambda answer: answer
@@ -84,10 +89,34 @@ class BigramServer:
             ]
         if self.form == "echo" and body.get("echo"):
             choice["logprobs"] = self._echo(prompt, k)
+        if body.get("return_token_ids"):
+            self._write(body, prompt, choice)
         answer: dict[str, Any] = {"choices": [choice]}
         if "usage" in self.tells:
             answer["usage"] = {"prompt_tokens": len(prompt)}
         return _json(self.change(answer))
+
+    def _write(self, body: dict[str, Any], prompt: list[int], choice: dict[str, Any]) -> None:
+        """Draws with the seed of the request, as its sampling says, but for top_p."""
+        rng, ids, values, tops = np.random.default_rng(body["seed"]), [], [], []
+        before = prompt[-1]
+        while len(ids) < body["max_tokens"] and not (
+            self.follows_stop_tokens and ids and ids[-1] in body["stop_token_ids"]
+        ):
+            raw_V = self.logprobs_VV[before]
+            x_V = raw_V / (body["temperature"] or 1e-9)
+            if body["top_k"]:
+                x_V = np.where(raw_V >= np.sort(raw_V)[-body["top_k"]], x_V, -np.inf)
+            p_V = np.exp(x_V - x_V.max())
+            before = int(rng.choice(len(p_V), p=p_V / p_V.sum()))
+            told_V = np.log(np.maximum(p_V / p_V.sum(), 1e-30)) if self.processed_logprobs else raw_V
+            ids.append(before)
+            values.append(float(np.float32(told_V[before])))
+            tops.append({f"token_id:{i}": float(np.float32(told_V[i])) for i in {before, int(told_V.argmax())}})
+        names = [f"token_id:{i}" if self.drawn == "names" else self.tokenizer.decode([i]) for i in ids]
+        choice["logprobs"] = {"tokens": names, "token_logprobs": values, "top_logprobs": tops}
+        if self.drawn == "token_ids":
+            choice["token_ids"] = ids
 
     def _top(self, token: int, k: int) -> list[int]:
         return np.argsort(-self.logprobs_VV[token], kind="stable")[:k].tolist()

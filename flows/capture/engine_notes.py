@@ -11,6 +11,11 @@ def engine_notes(prepared: Prepared) -> list[str]:
             f"engine {prepared.recipe.engine}: gives only the most probable ids, so that the targets are biased and "
             "the entropy is not known"
         )
+    if prepared.teacher.is_replayed:
+        lines.append(
+            f"engine replay: no teacher runs; logits are those that engine {prepared.recipe.engine} gave to the "
+            "capture that recorded them"
+        )
     if prepared.files.served_as is not None:
         lines.append(
             f"teacher {prepared.files.served_as}: known only by this name on the server; nothing here can tell whether "

@@ -98,10 +98,16 @@ def prepare(config: Config, files: TeacherFiles | None = None) -> Prepared:
     is taken from the lake's data path.
     """
     assert config.teacher is not None
-    if check_engine(config.teacher, config.target).gives == "top_k" and config.targets:
+    kind = check_engine(config.teacher, config.target)
+    if kind.gives == "top_k" and config.targets:
         raise SettingsError(
             f"targets: teacher.engine {config.teacher.engine} gives only the most probable ids: one target; "
             "remove `targets`, or choose an engine that gives the distribution"
+        )
+    if config.capture.record is not None and kind.gives == "top_k":
+        raise SettingsError(
+            f"capture.record: keeps the logits of every id, and teacher.engine {config.teacher.engine} gives only the "
+            "most probable ids; leave capture.record out"
         )
     files = files or resolve_teacher(config.teacher)
     tokenizer = load_tokenizer(

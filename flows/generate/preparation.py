@@ -7,6 +7,7 @@ from typing import Any
 
 from logitlake.flows.distill.directories import directory_of
 from logitlake.flows.settings import location_of
+from logitlake.pipeline.capture.recipe import DTYPE_OF_THE_SERVER
 from logitlake.pipeline.corpus.document import Reject
 from logitlake.pipeline.corpus.rejects import RejectGuard
 from logitlake.pipeline.model_files.files import TeacherFiles, resolve_teacher
@@ -31,6 +32,7 @@ from logitlake.storage.students.registry import named_student
 
 _TEACHER = "teacher"
 _VLLM = "vllm"
+_SERVER = "server"
 # Raise it when the same settings would write otherwise than before.
 _VERSION = 1
 
@@ -87,6 +89,7 @@ def prompts_corpus(config: Config) -> CorpusSettings:
 def prepare_writer(config: Config) -> PreparedWriter:
     """Find and hash the model, read its tokenizer. Raises SettingsError for a writer that is not there."""
     prompts_corpus(config)
+    _refuse_unserved(config)
     settings, student_id = _writer_settings(config)
     files = resolve_teacher(settings)
     tokenizer = load_tokenizer(
@@ -112,7 +115,7 @@ def prepare_writer(config: Config) -> PreparedWriter:
             "adapter": files.adapter_hash,
             "config": files.config_hash,
             "engine": generate.engine,
-            "dtype": resolve_dtype(settings.dtype, settings.device),
+            "dtype": _dtype(generate.engine, settings),
             **_engine_options(generate.engine, settings),
         },
         "tokenizer": tokenizer.fingerprint,
@@ -149,6 +152,25 @@ def _engine_options(engine: str, settings: TeacherSettings) -> dict[str, Any]:
     """The engine's own settings that decide its numbers, as in a recipe; nothing without any, as before there were."""
     options = dict(engine_kind(engine).options(settings)) if engine == _VLLM else {}
     return {"options": options} if options else {}
+
+
+def _dtype(engine: str, settings: TeacherSettings) -> str:
+    if engine == _SERVER and settings.dtype == "auto":
+        return DTYPE_OF_THE_SERVER
+    return resolve_dtype(settings.dtype, settings.device)
+
+
+def _refuse_unserved(config: Config) -> None:
+    """Raises SettingsError for a writer that `teacher.server` does not serve."""
+    if config.generate.engine != _SERVER:
+        return
+    if config.generate.writer != _TEACHER:
+        raise SettingsError(
+            f"generate.engine server: the server of teacher.server has the teacher, and generate.writer is "
+            f"{config.generate.writer}; let transformers or vllm run a student"
+        )
+    if config.teacher is not None and config.teacher.server is None:
+        raise SettingsError("generate.engine server: needs the section teacher.server: set teacher.server.url")
 
 
 def _writer_settings(config: Config) -> tuple[TeacherSettings, str | None]:

@@ -3,6 +3,7 @@
 The flow calls `units`, `compute` and `commit` in turn. Committed units stay, however the run ends.
 """
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -98,13 +99,12 @@ class GenerateRun:
         self._is_closed = True
         with self._open:
             self._count_plan()
-            if error is None:
-                self._note("finished")
-                return
             try:
-                self._note("failed" if isinstance(error, Exception) else "interrupted", error=str(error))
-            except LogitlakeError:
-                return  # the first error says more than the second
+                self._note_end(error)
+            finally:
+                # A capture may follow in this process, whose teacher needs the memory.
+                self._writer = None
+                gc.collect()
 
     def commit_notes(self) -> bool:
         """Commit the units before the first one that has something to write or judge; whether there is such a unit."""
@@ -221,6 +221,15 @@ class GenerateRun:
             samples_stored=summary.samples_stored,
             seconds=time.monotonic() - self._began,
         )
+
+    def _note_end(self, error: BaseException | None) -> None:
+        if error is None:
+            self._note("finished")
+            return
+        try:
+            self._note("failed" if isinstance(error, Exception) else "interrupted", error=str(error))
+        except LogitlakeError:
+            return  # the first error says more than the second
 
     def _note(self, event: str, **more: Any) -> None:
         engine = self._writer.description if self._writer else {}

@@ -1,4 +1,4 @@
-"""The three scheduled flows as Prefect deployments, for `serve` and for work pools.
+"""The scheduled flows as Prefect deployments, for `serve` and for work pools.
 
 Each run reads the settings file again, so a change takes effect at the next run. A run that is started by hand can
 replace whole sections of it, by a validated form.
@@ -23,9 +23,11 @@ from prefect.runtime import flow_run
 from prefect.types.entrypoint import EntrypointType
 
 from logitlake.flows.capture.flow import capture as capture_flow
+from logitlake.flows.generate.flow import generate as generate_flow
 from logitlake.flows.maintain.flow import maintain as maintain_flow
 from logitlake.flows.maintain.run import has_no_lake_yet
 from logitlake.flows.redistill.flow import redistill as redistill_flow
+from logitlake.flows.reports import CaptureReport
 from logitlake.flows.runtime.environment import TAG
 from logitlake.flows.runtime.events import CAPTURED, TELLS_ITS_END, resource_of, tell
 from logitlake.flows.runtime.log_secrets import hide_secrets_in_logs
@@ -35,6 +37,7 @@ from logitlake.pipeline.settings.models import (
     CaptureSettings,
     Config,
     EvaluationSettings,
+    GenerateSettings,
     MaintenanceSettings,
     RedistillSettings,
     Settings,
@@ -75,12 +78,35 @@ def capture(
     capture: CaptureSettings | None = None,
 ) -> dict[str, Any]:
     """Capture new documents; emits an event if any were committed."""
-    config = _settings(config_file, overrides, lake, capture=capture)
+    return _captured(_settings(config_file, overrides, lake, capture=capture)).as_record()
+
+
+def _captured(config: Config) -> CaptureReport:
     with tags(TAG):
         report = capture_flow(config, _PATIENCE)
     if report.n_documents:
         tell(CAPTURED, location_of(config), documents=report.n_documents, commit=report.commit_number)
-    return report.as_record()
+    return report
+
+
+@flow(
+    name="scheduled-generate",
+    flow_run_name=_run_name,
+    description="Write and verify the traces that the lake does not hold yet, then capture.",
+    **TELLS_ITS_END,
+)
+def generate(
+    config_file: Path | None = None,
+    overrides: list[str] | None = None,
+    lake: Path | None = None,
+    generate: GenerateSettings | None = None,
+    capture: CaptureSettings | None = None,
+) -> dict[str, Any]:
+    """Write what is missing, and capture it: traces that an earlier run wrote and did not capture, too."""
+    config = _settings(config_file, overrides, lake, generate=generate, capture=capture)
+    with tags(TAG):
+        report = generate_flow(config, _PATIENCE)
+    return {"generate": report.as_record(), "capture": _captured(config).as_record()}
 
 
 @flow(
@@ -135,8 +161,9 @@ def deployments(
     *,
     own_server: bool = False,
 ) -> list[RunnerDeployment]:
-    """The three deployments with the schedules of the settings, for one machine (`prefect.yaml` is for many).
+    """The deployments with the schedules of the settings, for one machine (`prefect.yaml` is for many).
 
+    That of `generate` is there if the settings name prompts.
     Each run reads the settings anew from `config_file`, `overrides` and `lake` (lake.path). `own_server`: the server's
     state is in the lake's folder.
     """
@@ -153,8 +180,10 @@ def deployments(
         match={"prefect.resource.id": resource_of(location_of(config))},
         parameters=parameters,
     )
+    has_prompts = config.generate.prompts is not None
     return [
         _deployment(capture, schedule.capture, config, parameters, server_tags),
+        *([_deployment(generate, schedule.generate, config, parameters, server_tags)] if has_prompts else []),
         # A night that is triggered while another one runs waits for it; it then ends within seconds.
         _deployment(
             redistill,

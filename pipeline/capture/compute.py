@@ -9,8 +9,10 @@ from logitlake.pipeline.capture.recipe import Recipe
 from logitlake.pipeline.capture.top_k_unit import capture_top_k_unit
 from logitlake.pipeline.capture.unit import CapturedUnit, capture_unit
 from logitlake.pipeline.model_files.files import TeacherSource
+from logitlake.pipeline.model_files.recording import RecordedTeacher
 from logitlake.pipeline.settings.models import CaptureSettings
 from logitlake.pipeline.teachers.engine import Engine
+from logitlake.pipeline.teachers.recorder import Recorder
 from logitlake.pipeline.teachers.registry import load_any_engine
 from logitlake.pipeline.teachers.top_k_engine import TopKEngine
 
@@ -28,7 +30,19 @@ def compute_unit(
     engine = loaded_teacher(source)
     if isinstance(engine, TopKEngine):
         return capture_top_k_unit(unit, engine=engine, recipe=recipe, settings=settings, on_progress=on_progress)
+    if settings.record is not None:
+        engine = Recorder(engine, settings.record.expanduser(), _recorded(source, recipe))
     return capture_unit(unit, engine=engine, recipe=recipe, further=further, settings=settings, on_progress=on_progress)
+
+
+def _recorded(source: TeacherSource, recipe: Recipe) -> RecordedTeacher:
+    origin = source.files.origin
+    return RecordedTeacher(
+        teacher=recipe.to_dict()["teacher"],
+        origin={"model": source.settings.model} if origin is None else origin.to_dict(),
+        vocabulary=recipe.vocabulary,
+        n_parameters=source.files.n_parameters,
+    )
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from logitlake.pipeline.model_files.files import TeacherFiles
+from logitlake.pipeline.model_files.files import ComputedBy, TeacherFiles
 from logitlake.pipeline.model_files.positions import check_window
 from logitlake.pipeline.settings.models import TargetSettings, TeacherSettings, TokenizationSettings
 from logitlake.pipeline.teachers.dtype import resolve_dtype
@@ -122,10 +122,14 @@ def make_recipe(
             f"target.{target.size_knob.setting}; run the probe first, or set target.{target.size_knob.setting} yourself"
         )
     kind = check_engine(teacher, target)
+    # A recording gives the numbers of another engine, bit for bit: the recipe is that engine's.
+    computed_by = files.computed_by or ComputedBy(
+        engine=teacher.engine, dtype=_dtype(teacher), options=kind.options(teacher)
+    )
     return Recipe(
         teacher=files,
-        engine=teacher.engine,
-        dtype=_dtype(teacher),
+        engine=computed_by.engine,
+        dtype=computed_by.dtype,
         tokenizer=tokenizer.fingerprint,
         vocabulary=tokenizer.vocab_size,
         chat_template=tokenizer.template_hash,
@@ -136,7 +140,7 @@ def make_recipe(
         overlap=tokenization.overlap,
         target=target,
         teacher_gives=kind.gives,
-        engine_options=kind.options(teacher),
+        engine_options=computed_by.options,
     )
 
 

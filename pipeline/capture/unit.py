@@ -22,7 +22,7 @@ from logitlake.pipeline.targets.encoding import RowOrigin, encode_rows
 from logitlake.pipeline.targets.sparsifiers import Sparsifier, make_sparsifier
 from logitlake.pipeline.targets.sparsifiers.blocks import Blocks, Statistics
 from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets, concatenate
-from logitlake.pipeline.teachers.engine import Engine, Prefetching
+from logitlake.pipeline.teachers.engine import Engine, NotRecordedError, Prefetching
 from logitlake.pipeline.tokens.sequences import TokenSequence
 from logitlake.storage.errors import MismatchError
 from logitlake.storage.schema.sequences import CAPTURED
@@ -60,7 +60,7 @@ def capture_unit(
 
     Writes nothing. An error of the encoder is raised here, and no thread outlives the call, also if it raises or is
     interrupted. Raises MismatchError if the engine's vocabulary is not the
-    recipe's.
+    recipe's, and for a document that is not in the recording that is replayed.
     """
     begin = time.perf_counter()
     if engine.vocab_size != recipe.vocabulary:
@@ -82,7 +82,13 @@ def capture_unit(
         try:
             for indices in batches:
                 batch = [sequences[i] for i in indices]
-                targets, statistics = draw_targets(engine, batch, draws)
+                try:
+                    targets, statistics = draw_targets(engine, batch, draws)
+                except NotRecordedError as error:
+                    sequence, i = batch[error.sequence], indices[error.sequence]
+                    raise MismatchError(
+                        f"document {sequence.doc_id} ({corpora[i]}/{sources[i]}), window {sequence.window}: {error}"
+                    ) from None
                 origins = [
                     RowOrigin(
                         recipe_id=r.recipe_id,

@@ -16,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from logitlake.pipeline.model_files.config_hash import hash_config
 from logitlake.pipeline.model_files.fingerprints import hash_adapter, hash_weights
 from logitlake.pipeline.model_files.origin import CARD, TeacherOrigin, find_origin
+from logitlake.pipeline.model_files.recording import read_recording
 from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.storage.errors import MismatchError, SettingsError
 from logitlake.storage.identity import FACTS, canonical_json, digest
@@ -27,12 +28,22 @@ _NAMES = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ComputedBy:
+    """What the recipe says of how numbers are made: engine, dtype, and the engine's options that decide them."""
+
+    engine: str
+    dtype: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherFiles:
     """A teacher on this disk: `directory` holds its weights and tokenizer, `name` is its family and size.
 
     `config_hash` covers what its config decides beside the tensors; None in recipes of an older logitlake.
     `served_as`: the name of a teacher whose weights only a server has. `teacher_hash` is then the hash of that name:
     nothing here can tell whether the server still has the same weights.
+    `has_weights`: whether `directory` has them. `computed_by` says what made the numbers of a recording.
     """
 
     directory: Path
@@ -43,6 +54,8 @@ class TeacherFiles:
     adapter_hash: str | None = None
     config_hash: str | None = None
     served_as: str | None = None
+    has_weights: bool = True
+    computed_by: ComputedBy | None = field(default=None, compare=False)
     origin: TeacherOrigin | None = field(default=None, compare=False)
 
 
@@ -62,15 +75,22 @@ class TeacherSource:
 def resolve_teacher(settings: TeacherSettings) -> TeacherFiles:
     """Find, fetch or convert the teacher's files, and hash them.
 
-    Of a teacher behind a server only the tokenizer is needed: a hub id is not asked for more, and a directory may hold
-    no weights. Raises SettingsError that says what was tried when there is no such teacher, or no weights that may be
-    loaded.
+    Of a teacher behind a server or in a recording only the tokenizer is needed: a hub id is not asked for more, and a
+    directory may hold no weights. Raises SettingsError that says what was tried when there is no such teacher, or no
+    weights that may be loaded, MismatchError for weights that are not those of the recording.
     """
     directory = _directory(settings)
     if settings.trust_remote_code:
         refuse_foreign_code(directory)
     if settings.is_served and (_is_on_hub(settings) or not _has_weights(directory)):
         return _served(settings, directory)
+    if settings.is_replayed:
+        return _recorded(settings, directory)
+    return _local(settings, directory)
+
+
+def _local(settings: TeacherSettings, directory: Path) -> TeacherFiles:
+    """A teacher whose weights are in `directory`."""
     _refuse_adapter_beside(directory)
     weights = _weight_files(directory, settings)
     teacher_hash, n_parameters = hash_weights(weights)
@@ -128,9 +148,34 @@ def _served(settings: TeacherSettings, directory: Path) -> TeacherFiles:
         directory=directory,
         teacher_hash=digest(b"served", canonical_json([name, version])),
         served_as=name,
+        has_weights=False,
         origin=replace(origin, revision=version),
         name=name.rstrip("/").rpartition("/")[2],
     )
+
+
+def _recorded(settings: TeacherSettings, directory: Path) -> TeacherFiles:
+    """The teacher of a recording. Raises MismatchError if there are weights in `directory`, and they are others."""
+    assert settings.replay is not None
+    recorded = read_recording(settings.replay.directory)
+    teacher = recorded.teacher
+    files = TeacherFiles(
+        directory=directory,
+        teacher_hash=teacher["weights"],
+        name=teacher["name"],
+        n_parameters=recorded.n_parameters,
+        adapter_hash=teacher["adapter"],
+        config_hash=teacher.get("config"),
+        has_weights=_has_weights(directory),
+        computed_by=ComputedBy(engine=teacher["engine"], dtype=teacher["dtype"], options=teacher.get("options", {})),
+        origin=TeacherOrigin.from_dict(recorded.origin),
+    )
+    if files.has_weights and (found := _local(settings, directory).teacher_hash) != files.teacher_hash:
+        raise MismatchError(
+            f"teacher.replay.recording {settings.replay.recording}: is of a teacher with weights {files.teacher_hash}, "
+            f"and teacher.model {directory} has {found}; set teacher.model to the teacher that was recorded"
+        )
+    return files
 
 
 def _directory(settings: TeacherSettings) -> Path:
@@ -191,7 +236,7 @@ def _local_or_hub(name: str, revision: str | None, setting: str, patterns: list[
 
 def _patterns(settings: TeacherSettings) -> list[str]:
     code = ["*.py"] if settings.trust_remote_code else []
-    if settings.is_served:
+    if settings.is_served or settings.is_replayed:
         return [*_SMALL_FILES, *code]
     return [*_SMALL_FILES, "*.safetensors", *(_PICKLES if settings.allow_pickle else ()), *code]
 

@@ -4,6 +4,7 @@ transformers and PEFT draw fresh weights for those that the files lack, and leav
 know; both only warn. Here a model is the one of its files, or it is refused.
 """
 
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +49,29 @@ def load_causal_lm(
     except LOAD_ERRORS as error:
         raise SettingsError(f"{what} {directory}: transformers can't load it: {error}") from None
     check_whole(model, found, f"{what} {directory}")
+    if _was_dequantised(model, Path(directory)):
+        _convert(model, dtype)
     return model
+
+
+def _was_dequantised(model: Any, directory: Path) -> bool:
+    """Whether the files are quantised and the model is not: as transformers loads fp8 where no kernel computes it."""
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(config.get("quantization_config")) and not getattr(model, "is_quantized", False)
+
+
+def _convert(model: Any, dtype: Any) -> None:
+    """Bring all parameters to `dtype`, but for those that the model's code keeps in float32.
+
+    transformers dequantises to this dtype, and leaves what was not quantised in that of the files.
+    """
+    keep = [*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())]
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not any(part in name for part in keep):
+            parameter.data = parameter.data.to(dtype)
 
 
 def check_whole(model: Any, found: Mapping[str, Any], where: str) -> None:

@@ -25,6 +25,11 @@ class TeacherOrigin:
     licence: str | None = None
     base_models: tuple[str, ...] = ()
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "TeacherOrigin":
+        """The origin that `to_dict` gave."""
+        return cls(**{**content, "base_models": tuple(content.get("base_models", ()))})
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, without what is not known."""
         known = {name: value for name, value in asdict(self).items() if value}

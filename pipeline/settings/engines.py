@@ -1,5 +1,6 @@
 """Settings of single engines: sections of `teacher` that only the engine of their name reads."""
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator
@@ -44,6 +45,20 @@ class TransformersSettings(EngineSettings):
         default_factory=dict, description="memory of each device that device_map may fill, as in 0: 70GiB, cpu: 200GiB"
     )
     offload_folder: PathText | None = Field(None, description="directory for the modules whose device is disk")
+
+
+class ReplaySettings(EngineSettings):
+    """A recording in place of a running teacher."""
+
+    recording: PathText = Field(description="directory that a capture with capture.record has written")
+    seconds_per_token: float = Field(
+        0.0, ge=0, description="wait so long for each token, to simulate a teacher's speed; 0: as fast as the disk"
+    )
+
+    @property
+    def directory(self) -> Path:
+        """Where the recording is."""
+        return Path(self.recording).expanduser()
 
 
 class VllmSettings(EngineSettings):

@@ -18,7 +18,8 @@ class GenerateSettings(Settings):
     )
     writer: str = Field("teacher", min_length=1, description="`teacher`, or a student: its directory, id or alias")
     engine: Annotated[str, NameIn(WRITERS)] = Field(
-        "transformers", description="what runs the writer; vllm takes its settings from `teacher.vllm`"
+        "transformers",
+        description="what runs the writer; vllm and server take their settings from `teacher.vllm`, `teacher.server`",
     )
     samples: int = Field(1, ge=1, le=100_000, description="completions for each prompt")
     temperature: float = Field(1.0, ge=0, le=100, description="0: always the most probable token")

@@ -12,7 +12,7 @@ from pydantic import Field, SerializeAsAny, field_serializer, field_validator, m
 
 from logitlake.pipeline.settings.base import Settings as Settings
 from logitlake.pipeline.settings.corpus import CorpusSettings as CorpusSettings
-from logitlake.pipeline.settings.engines import TransformersSettings, VllmSettings
+from logitlake.pipeline.settings.engines import ReplaySettings, TransformersSettings, VllmSettings
 from logitlake.pipeline.settings.generate import GenerateSettings as GenerateSettings
 from logitlake.pipeline.settings.paths import PathSetting, PathText
 from logitlake.pipeline.settings.registry import ENGINES, LOSSES, NameIn
@@ -74,11 +74,14 @@ class TeacherSettings(Settings):
     transformers: TransformersSettings = TransformersSettings()
     vllm: VllmSettings = VllmSettings()
     server: ServerSettings | None = None
+    replay: ReplaySettings | None = None
 
     @model_validator(mode="after")
     def _server_has_an_address(self) -> "TeacherSettings":
         if self.is_served and self.server is None:
             raise ValueError("engine server needs the section `server`: set teacher.server.url")
+        if self.is_replayed and self.replay is None:
+            raise ValueError("engine replay needs the section `replay`: set teacher.replay.recording")
         return self
 
     @property
@@ -86,6 +89,11 @@ class TeacherSettings(Settings):
         """Whether a server runs the model: then its dtype and speed are not known here, and its weights need not lie
         here."""
         return self.engine == "server"
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether a recording stands for the model: then it says which weights they were, and none need lie here."""
+        return self.engine == "replay"
 
 
 class TokenizationSettings(Settings):
@@ -127,6 +135,11 @@ class CaptureSettings(Settings):
         120.0,
         ge=1,
         description="catalog on PostgreSQL: the documents of a run that died are free for other runs after this time",
+    )
+    record: PathSetting | None = Field(
+        None,
+        description="directory for the logits of all that is captured, for teacher.engine replay; takes the vocabulary "
+        "times 2 or 4 bytes for each target; none: nothing is recorded",
     )
 
 
@@ -262,6 +275,9 @@ class ScheduleSettings(Settings):
 
     timezone: str = Field("UTC", description="IANA name; daylight saving time is followed")
     capture: str | None = Field("0 * * * *", description="the capture flow")
+    generate: str | None = Field(
+        None, description="the flow that writes traces, followed by a capture; needs generate.prompts"
+    )
     redistill: str | None = Field("0 2 * * *", description="the redistill flow")
     maintain: str | None = Field("0 5 * * *", description="the maintenance flow: merge, expire, sweep, verify")
     on_capture: bool = Field(True, description="start redistill when a capture has committed")
@@ -280,7 +296,7 @@ class ScheduleSettings(Settings):
             raise ValueError("expected an IANA time zone such as Europe/Berlin or UTC")
         return name
 
-    @field_validator("capture", "redistill", "maintain")
+    @field_validator("capture", "generate", "redistill", "maintain")
     @classmethod
     def _cron_has_five_fields(cls, text: str | None) -> str | None:
         if text is not None and len(text.split()) != 5:
@@ -313,6 +329,12 @@ class Config(Settings):
             raise ValueError(f"corpora must have different names, found {names}")
         for corpus in self.corpora:
             corpus.bind_lake(self.lake.path, self.lake.catalog, self.lake.data)
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_scheduled_has_prompts(self) -> "Config":
+        if self.schedule.generate is not None and self.generate.prompts is None:
+            raise ValueError("schedule.generate: nothing to write without prompts: set generate.prompts")
         return self
 
     @model_validator(mode="after")

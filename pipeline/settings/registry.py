@@ -116,6 +116,7 @@ ENGINES = Registry(
         "transformers": "logitlake.pipeline.teachers.engines:TRANSFORMERS",
         "vllm": "logitlake.pipeline.teachers.engines:VLLM",
         "server": "logitlake.pipeline.teachers.engines:SERVER",
+        "replay": "logitlake.pipeline.teachers.engines:REPLAY",
     },
 )
 
@@ -126,6 +127,7 @@ WRITERS = Registry(
     built_in={
         "transformers": "logitlake.pipeline.traces.writers.transformers_writer:load_writer",
         "vllm": "logitlake.pipeline.traces.writers.vllm_writer:load_writer",
+        "server": "logitlake.pipeline.traces.writers.server_writer:load_writer",
     },
 )
 

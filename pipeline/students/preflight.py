@@ -42,11 +42,11 @@ def check_training(
             f"training.output {str(output)!r}: found bytes that are not UTF-8, which safetensors can't write to; "
             "choose another path"
         ) from None
-    if student.source == "teacher" and teacher is not None and teacher.served_as is not None:
+    if student.source == "teacher" and teacher is not None and not teacher.has_weights:
+        where = f"only the server of {teacher.served_as} has" if teacher.served_as else "are not there"
         raise SettingsError(
-            f"student.source teacher: the student is cut from the teacher's weights, which only the server of "
-            f"{teacher.served_as} has; set teacher.model to a directory with the weights, or start from a checkpoint "
-            "(student.source checkpoint)"
+            f"student.source teacher: the student is cut from the teacher's weights, which {where}; set teacher.model "
+            "to a directory with the weights, or start from a checkpoint (student.source checkpoint)"
         )
     existing_facts(output, student_id)
     _check_can_be_written(output)

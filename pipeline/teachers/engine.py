@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from logitlake.pipeline.model_files.files import TeacherFiles
 from logitlake.pipeline.settings.models import TeacherSettings
+from logitlake.storage.errors import MismatchError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +49,14 @@ class Engine(Protocol):
         """
 
 
+class NotRecordedError(MismatchError):
+    """A recording has no logits of a sequence; `sequence` is its number in the arguments of `forward`."""
+
+    def __init__(self, message: str, *, sequence: int) -> None:
+        super().__init__(message)
+        self.sequence = sequence
+
+
 @runtime_checkable
 class Prefetching(Protocol):
     """An engine of another process, which can begin with a batch before `forward` asks for it."""
@@ -79,10 +88,12 @@ class EngineKind:
     `options` are those of the engine's own settings that decide its numbers: they are part of the recipe. Where the
     teacher runs, and how fast, is not among them.
 
-    With `takes_window` the loader gets `window` too: the length of the longest sequence.
+    With `takes_window` the loader gets `window` too: the length of the longest sequence. With `is_recorded` it gives
+    what was recorded and nothing else, so that it can't be probed.
     """
 
     gives: Gives
     load: str
     options: Callable[[TeacherSettings], Mapping[str, Any]] = _none
     takes_window: bool = False
+    is_recorded: bool = False

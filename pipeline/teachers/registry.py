@@ -61,10 +61,13 @@ def load_engine(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: i
         )
     load = _load_function(settings, kind)
     more = {"window": window} if kind.takes_window else {}
+    engine = load(settings, files, vocab_size=vocab_size, **more)
+    if kind.is_recorded:
+        return engine
     # Imported here: the probe needs torch, as every loaded teacher does.
     from logitlake.pipeline.teachers.probe import probed
 
-    return probed(load(settings, files, vocab_size=vocab_size, **more), window=window, name=files.name)
+    return probed(engine, window=window, name=files.name)
 
 
 def load_any_engine(

@@ -104,6 +104,22 @@ def test_log_probs_of_architectures_are_those_of_transformers(
     torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), rtol=1e-4, atol=5e-4)
 
 
+def test_a_teacher_on_two_ranks_gives_the_log_probs_of_one_and_leaves_no_process(teacher: Path) -> None:
+    """Tensor parallel: each rank is a process with half of every matrix."""
+    batch = batch_of((5, 100, 64, 128))
+    expected = logits_of(AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32).eval(), batch)
+    engine = load(teacher, tensor_parallel_size=2)
+    found = all_chunks(engine, batch)
+    torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), rtol=1e-4, atol=5e-4)
+    assert engine._process is not None
+    vllm = psutil.Process(engine._process._process.pid)
+    ranks = vllm.children(recursive=True)
+    assert len(ranks) >= 2
+    engine._process.end()
+    _, alive = psutil.wait_procs([vllm, *ranks], 60)
+    assert alive == []
+
+
 def test_prompts_of_any_length_in_any_batch_give_the_same_log_probs(engine: VllmEngine, teacher: Path) -> None:
     """Chunked prefill splits them at 64 tokens; the probe finds a function of each document alone."""
     assert probed(engine, window=200, name="tiny") is engine

@@ -11,7 +11,7 @@ from logitlake.flows.terminal.output import Format, print_record, print_rows, sa
 from logitlake.flows.terminal.progress import quiet_transformers
 from logitlake.flows.terminal.quantities import bytes_text
 from logitlake.pipeline.settings.models import Config
-from logitlake.storage.errors import CorpusError, MismatchError
+from logitlake.storage.errors import CorpusError, MismatchError, SettingsError
 
 if TYPE_CHECKING:
     from logitlake.flows.capture.preparation import Prepared
@@ -45,6 +45,11 @@ def check(options: CheckOptions) -> None:
 
     quiet_transformers()
     prepared = prepare(config)
+    if prepared.teacher.is_replayed:
+        raise SettingsError(
+            "teacher.engine replay: check compares a running teacher, and computes other windows than those that were "
+            "recorded; set teacher.engine to the one that was recorded"
+        )
     documents = _documents(config, prepared, options.documents)
     report = _checked(prepared, documents)
     _print(report, prepared, documents, options.form)

@@ -28,7 +28,7 @@ class ServeOptions(LakeOptions):
 
 
 def serve(options: ServeOptions) -> None:
-    """Run capture, redistill and maintain on their schedules until you stop it; Ctrl-C pauses the schedules.
+    """Run capture, generate, redistill and maintain on their schedules until you stop it; Ctrl-C pauses the schedules.
 
     Starts a Prefect server if none is configured (PREFECT_API_URL); its state is in the lake's folder. Each run reads
     the settings file again: a change takes effect at the next run, except in the section `schedule`.

@@ -33,4 +33,7 @@ VLLM = EngineKind(
     takes_window=True,
     options=_vllm_options,
 )
+REPLAY = EngineKind(
+    gives="distribution", load="logitlake.pipeline.teachers.engines.replay_engine:load_teacher", is_recorded=True
+)
 SERVER = EngineKind(gives="top_k", load="logitlake.pipeline.teachers.engines.server_engine:load_teacher")

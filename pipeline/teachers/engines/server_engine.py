@@ -5,22 +5,19 @@ way at once, one for each sequence, and answers are taken in their order.
 """
 
 import logging
-import os
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
 from logitlake.pipeline.model_files.files import TeacherFiles
-from logitlake.pipeline.model_files.tokenizer import load_tokenizer
-from logitlake.pipeline.settings.models import ServerSettings, TeacherSettings
+from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.pipeline.teachers.server.answers import Echo, Form, PromptLogprobs, prompt_of, read_answer
-from logitlake.pipeline.teachers.server.same_tokenizer import compare_tokenizers
+from logitlake.pipeline.teachers.server.connection import connect, end
 from logitlake.pipeline.teachers.server.token_names import TokenNames
 from logitlake.pipeline.teachers.server.transport import RefusedError, Transport
 from logitlake.pipeline.teachers.top_k_engine import TopLogprobs, WantedLogprobs
@@ -68,7 +65,7 @@ class ServerEngine:
         self._about = about
         self._ahead = concurrency * _AHEAD
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="teacher-server")
-        self._end = weakref.finalize(self, _end, model.transport, self._pool)
+        self._end = weakref.finalize(self, end, model.transport, self._pool)
 
     @property
     def vocab_size(self) -> int:
@@ -100,76 +97,27 @@ class ServerEngine:
         self._end()
 
 
-def _end(transport: Transport, pool: ThreadPoolExecutor) -> None:
-    # In this order: a request that starts after the connections are given back would leave one open.
-    transport.stop()
-    pool.shutdown(wait=True, cancel_futures=True)
-    transport.close()
-
-
 def load_teacher(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: int, window: int) -> ServerEngine:
     """Connect to the server, find the form of its answers, and compare its tokenizer with the local one.
 
     Raises SettingsError for a server that can't be used, MismatchError for one with another tokenizer,
     TeacherUnavailableError for one that does not answer.
     """
-    assert settings.server is not None
-    server = settings.server
-    model = files.served_as or server.model or settings.model
-    tokenizer = load_tokenizer(files.directory, trust_remote_code=settings.trust_remote_code)
-    transport = Transport(server, key=_key(server))
+    connection = connect(settings, files)
     try:
-        about = _check_model(transport, model, window)
-        # First: the ids of another tokenizer may be none of the server's.
-        about["tokenizer"] = compare_tokenizers(transport, model, tokenizer)
-        form = find_form(transport, model, tokenizer)
+        if connection.longest is not None and window >= connection.longest:
+            raise SettingsError(
+                f"tokenization.window {window}: the server {connection.transport.url} takes {connection.longest} "
+                f"tokens, one of which it generates; set tokenization.window to at most {connection.longest - 1}, or "
+                "start the server with a longer one"
+            )
+        form = find_form(connection.transport, connection.model, connection.tokenizer)
     except BaseException:
-        transport.close()
+        connection.transport.close()
         raise
-    served = ServedModel(transport=transport, form=form, name=model, vocab_size=vocab_size)
-    return ServerEngine(served, concurrency=server.concurrency, about=about)
-
-
-def _key(server: ServerSettings) -> str | None:
-    if server.api_key_env is None:
-        return None
-    key = os.environ.get(server.api_key_env, "").strip()
-    if not key:
-        raise SettingsError(
-            f"teacher.server.api_key_env: expected the key of the server in the environment variable "
-            f"{server.api_key_env}, which is not set; set it where the capture runs"
-        )
-    return key
-
-
-def _check_model(transport: Transport, model: str, window: int) -> dict[str, str]:
-    """What the server says of the model. Raises SettingsError if it has no such model, or a shorter one."""
-    about = {"url": transport.url, "model": model}
-    try:
-        listed = transport.get("/models")
-    except RefusedError as error:
-        if error.status in (401, 403):
-            raise
-        return about  # some servers list nothing
-    entries = listed.get("data") if isinstance(listed, dict) else None
-    models = {entry["id"]: entry for entry in entries or [] if isinstance(entry, dict) and "id" in entry}
-    if not models:
-        return about
-    if model not in models:
-        names = ", ".join(sorted(map(str, models))[:10])
-        raise SettingsError(
-            f"teacher.server.model {model}: the server {transport.url} has no such model; it has {names}: set "
-            "teacher.server.model to one of them"
-        )
-    entry: Mapping[str, Any] = models[model]
-    longest = entry.get("max_model_len")
-    if isinstance(longest, int) and window >= longest:
-        raise SettingsError(
-            f"tokenization.window {window}: the server {transport.url} takes {longest} tokens, one of which it "
-            f"generates; set tokenization.window to at most {longest - 1}, or start the server with a longer one"
-        )
-    said = {f"server_{name}": str(entry[name]) for name in ("root", "owned_by") if entry.get(name)}
-    return {**about, **said}
+    served = ServedModel(transport=connection.transport, form=form, name=connection.model, vocab_size=vocab_size)
+    assert settings.server is not None
+    return ServerEngine(served, concurrency=settings.server.concurrency, about=connection.about)
 
 
 def _forms(tokenizer: TextTokenizer) -> Iterator[Form]:

@@ -110,15 +110,15 @@ class PromptLogprobs:
         return min(counts) < k
 
     def positions(self, answer: Any, prompt: Sequence[int]) -> Iterator[_Position]:
-        listed = _choice(answer).get("prompt_logprobs")
+        listed = only_choice(answer).get("prompt_logprobs")
         if not isinstance(listed, list) or len(listed) != len(prompt):
-            raise _unlike("choices[0].prompt_logprobs", f"a list of {len(prompt)} entries", listed)
+            raise unlike("choices[0].prompt_logprobs", f"a list of {len(prompt)} entries", listed)
         for token, entry in zip(prompt[1:], listed[1:], strict=True):
             try:
                 values: _Entries = [(int(name), float(given["logprob"])) for name, given in entry.items()]
                 yield values, float(entry[str(token)]["logprob"])
             except (AttributeError, KeyError, TypeError, ValueError):
-                raise _unlike(
+                raise unlike(
                     "an entry of prompt_logprobs", f"log-probs by id, with the real token {token} among them", entry
                 ) from None
 
@@ -142,37 +142,39 @@ class Echo:
         return max(counts) <= k / 2 or (alike and max(counts) < k)
 
     def positions(self, answer: Any, prompt: Sequence[int]) -> Iterator[_Position]:
-        logprobs = _choice(answer).get("logprobs")
+        logprobs = only_choice(answer).get("logprobs")
         if not isinstance(logprobs, dict):
-            raise _unlike("choices[0].logprobs", "an object", logprobs)
+            raise unlike("choices[0].logprobs", "an object", logprobs)
         names, values, tops = (logprobs.get(name) for name in ("tokens", "token_logprobs", "top_logprobs"))
         for name, listed in (("tokens", names), ("token_logprobs", values), ("top_logprobs", tops)):
             # The generated token may follow.
             if not isinstance(listed, list) or len(listed) not in (len(prompt), len(prompt) + 1):
-                raise _unlike(f"choices[0].logprobs.{name}", f"a list of {len(prompt)} entries", listed)
+                raise unlike(f"choices[0].logprobs.{name}", f"a list of {len(prompt)} entries", listed)
         assert names is not None and values is not None and tops is not None
         for i, token in enumerate(prompt[1:], start=1):
             try:
                 value = float(values[i])
                 entries = [(name, float(given)) for name, given in tops[i].items()]
             except (AttributeError, TypeError, ValueError):
-                raise _unlike("an entry of logprobs", "log-probs by token", tops[i]) from None
+                raise unlike("an entry of logprobs", "log-probs by token", tops[i]) from None
             if self.names.id_of(names[i]) not in (token, None):
-                raise _unlike(f"token {i} of the echoed prompt", f"the text of id {token}", names[i])
+                raise unlike(f"token {i} of the echoed prompt", f"the text of id {token}", names[i])
             is_real = (names[i], value)
             yield [(token if entry == is_real else self.names.id_of(entry[0]), entry[1]) for entry in entries], value
 
 
-def _choice(answer: Any) -> Mapping[str, Any]:
+def only_choice(answer: Any) -> Mapping[str, Any]:
+    """The completion of an answer that has one. Raises MismatchError for another one."""
     choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
-        raise _unlike("the answer", "an object with one choice", answer)
+        raise unlike("the answer", "an object with one choice", answer)
     return choices[0]
 
 
-def _unlike(what: str, expected: str, found: Any) -> MismatchError:
+def unlike(what: str, expected: str, found: Any) -> MismatchError:
+    """The error for a part of an answer that is not as expected."""
     words = f"a list of {len(found)}" if isinstance(found, list) else f"{found!r:.200}"
     return MismatchError(
         f"teacher server: {what}: expected {expected}, found {words}; the server is not the one that was probed, or "
-        "does not give log-probs of prompt tokens"
+        "does not give what was asked for"
     )

@@ -138,9 +138,12 @@ class Service:
         return value
 
     def create_run(self, step: str) -> str:
-        """Create a run of capture, redistill or maintain, as the web page does; returns its id."""
-        self.wait(lambda: len(self.deployments()) == 3, "the deployments")
-        (deployment,) = [found for found in self.deployments() if found["name"].startswith(step)]
+        """Create a run of capture, generate, redistill or maintain, as the web page does; returns its id."""
+
+        def named() -> list[dict[str, Any]]:
+            return [found for found in self.deployments() if found["name"].startswith(step)]
+
+        (deployment,) = self.wait(named, f"the deployment of {step}")
         return str(self.ask(f"deployments/{deployment['id']}/create_flow_run", {})["id"])
 
     def held(self) -> set[str]:

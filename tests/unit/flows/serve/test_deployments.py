@@ -25,11 +25,17 @@ from logitlake.storage.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parents[4]
 NAMES = ("capture", "redistill", "maintain")
+PROMPTS = {"name": "questions", "kind": "text", "path": "questions"}
 
 
 def made(config: Config) -> dict[str, Any]:
     found = deployments(config, Path("logitlake.yaml"), ["capture.max_hours=1"])
-    return dict(zip(NAMES, found, strict=True))
+    return {str(deployment.name).partition("-")[0]: deployment for deployment in found}
+
+
+@pytest.fixture
+def with_prompts(raw_config: dict[str, Any]) -> Config:
+    return Config.model_validate(raw_config | {"generate": {"prompts": PROMPTS}, "schedule": {"generate": "7 3 * * *"}})
 
 
 def test_each_flow_has_its_cron_schedule_in_the_time_zone_of_the_settings(config: Config) -> None:
@@ -61,6 +67,21 @@ def test_one_run_of_each_at_a_time_and_no_night_is_lost(config: Config) -> None:
     assert strategies["capture"] == strategies["maintain"] == ConcurrencyLimitStrategy.CANCEL_NEW
 
 
+def test_traces_are_written_by_the_clock_where_there_are_prompts(config: Config, with_prompts: Config) -> None:
+    found = made(with_prompts)
+    assert set(found) == {*NAMES, "generate"}
+    assert found["generate"].schedules[0].schedule.cron == "7 3 * * *"
+    assert found["generate"].concurrency_limit == 1
+    unscheduled = with_prompts.model_copy(update={"schedule": ScheduleSettings()})
+    assert made(unscheduled)["generate"].schedules == [], "only by hand"
+    assert "generate" not in made(config)
+
+
+def test_a_schedule_of_traces_without_prompts_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"schedule\.generate: nothing to write without prompts"):
+        load_config(None, ('schedule.generate="0 1 * * *"',))
+
+
 def test_a_capture_of_this_lake_that_committed_starts_the_student(config: Config) -> None:
     (trigger,) = made(config)["redistill"].triggers
     assert trigger.expect == {CAPTURED}
@@ -82,13 +103,13 @@ def test_events_name_the_lake_without_its_path(config: Config) -> None:
     assert str(config.lake.path) not in resource_of(location_of(config))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_parameters_are_forms_that_prefect_validates(config: Config, name: str) -> None:
+@pytest.mark.parametrize("name", [*NAMES, "generate"])
+def test_parameters_are_forms_that_prefect_validates(with_prompts: Config, name: str) -> None:
     entry = getattr(entries, name)
     with pytest.raises(Exception, match="max_hours"):
-        wrong = {"capture": "capture", "redistill": "redistill", "maintain": "maintenance"}[name]
+        wrong = {"maintain": "maintenance"}.get(name, name)
         entry.validate_parameters({"config_file": None, "overrides": [], wrong: {"max_hours": -1}})
-    properties = made(config)[name]._parameter_openapi_schema.properties
+    properties = made(with_prompts)[name]._parameter_openapi_schema.properties
     assert {"config_file", "overrides"} < set(properties)
 
 
@@ -101,16 +122,17 @@ def test_a_form_replaces_a_section_of_the_file_and_nothing_else(config_file: Pat
     assert config.model_copy(update={"capture": file.capture}) == file
 
 
-def test_prefect_yaml_deploys_the_same_flows_with_the_same_limits_and_clock(config: Config) -> None:
+def test_prefect_yaml_deploys_the_same_flows_with_the_same_limits_and_clock(with_prompts: Config) -> None:
+    """That of `generate` has no clock: not all lakes have prompts."""
     content = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
-    served = made(config)
-    assert {entry["name"] for entry in content["deployments"]} == set(NAMES)
+    served = made(with_prompts.model_copy(update={"schedule": ScheduleSettings()}))
+    assert {entry["name"] for entry in content["deployments"]} == set(served)
     for entry in content["deployments"]:
         assert entry["entrypoint"] == f"logitlake.flows.serve.deployments.{entry['name']}"
         options = served[entry["name"]].concurrency_options
         assert entry["concurrency_limit"]["collision_strategy"] == options.collision_strategy.value
-        clock = served[entry["name"]].schedules[0].schedule
-        assert entry["schedules"] == [{"cron": clock.cron, "timezone": clock.timezone}]
+        clocks = [found.schedule for found in served[entry["name"]].schedules]
+        assert entry["schedules"] == [{"cron": clock.cron, "timezone": clock.timezone} for clock in clocks]
     (trigger,) = next(e for e in content["deployments"] if e["name"] == "redistill")["triggers"]
     assert trigger["expect"] == [CAPTURED]
 
@@ -141,6 +163,7 @@ def test_runs_give_signs_of_life_more_often_than_they_are_waited_for(config: Con
     [
         "schedule.timezone=Mars/Olympus",
         'schedule.capture="every day"',
+        'schedule.generate="every day"',
         "schedule.teachers=0",
         "schedule.notify=slack",
         "schedule.zombie_seconds=5",

@@ -194,7 +194,7 @@ class TestKeys:
         assert self.KEY not in str(caught.value) + repr(server) + repr(caught.value.reason) + caplog.text
 
     def test_a_variable_that_is_not_set_is_named(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-        from logitlake.pipeline.teachers.engines.server_engine import _key
+        from logitlake.pipeline.teachers.server.connection import _key
         from logitlake.storage.errors import SettingsError
 
         monkeypatch.delenv("TEACHER_KEY")
