@@ -5,7 +5,7 @@ row is the target for token i+1.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -50,7 +50,8 @@ class TargetBatch:
 
     `next_ids[b, i]` is token i+1 where that position has a target and NO_LABEL elsewhere. Padding stands on the right,
     so causal attention needs no mask: no real position ever sees it. `n_tokens` counts real tokens, not padding.
-    `step_targets` counts the targets of this batch on all ranks together: the divisor of a mean over tokens.
+    `step_targets` counts the targets of the optimiser step that this batch is a part of, on all ranks together: the
+    divisor of a mean over tokens. `ends_step`: the step follows this batch.
     """
 
     input_ids: torch.Tensor
@@ -59,16 +60,15 @@ class TargetBatch:
     n_tokens: int
     n_targets: int
     step_targets: int
+    ends_step: bool = True
 
     def to(self, device: torch.device | str) -> "TargetBatch":
         """The same batch on `device`."""
-        return TargetBatch(
+        return replace(
+            self,
             input_ids=self.input_ids.to(device),
             next_ids=self.next_ids.to(device),
             targets=self.targets.to(device),
-            n_tokens=self.n_tokens,
-            n_targets=self.n_targets,
-            step_targets=self.step_targets,
         )
 
 
@@ -77,11 +77,13 @@ def make_batch(rows: pa.Table, *, cut_mass: CutMass = "renormalise", pad_id: int
     return batch_of(DecodedTable.of(rows, cut_mass=cut_mass).rows(np.arange(rows.num_rows)), pad_id=pad_id)
 
 
-def batch_of(picked: Sequence[PickedRow], *, step_targets: int | None = None, pad_id: int = 0) -> TargetBatch:
+def batch_of(
+    picked: Sequence[PickedRow], *, step_targets: int | None = None, ends_step: bool = True, pad_id: int = 0
+) -> TargetBatch:
     """Decoded rows as one batch, padded on the right to the longest of them.
 
-    `step_targets` counts the targets of all ranks; None: there is no other rank. No rows give a batch of padding alone:
-    a rank without work still takes its part in a step.
+    `step_targets` counts the targets of the whole step; None: this batch is all of it. No rows give a batch of padding
+    alone: a rank without work still takes its part in a step.
     """
     lengths = [rows.places[row + 1] - rows.places[row] for rows, row in picked]
     B, T = max(len(picked), 1), max([2, *lengths])
@@ -118,4 +120,5 @@ def batch_of(picked: Sequence[PickedRow], *, step_targets: int | None = None, pa
         n_tokens=sum(lengths),
         n_targets=n_targets,
         step_targets=n_targets if step_targets is None else step_targets,
+        ends_step=ends_step,
     )
