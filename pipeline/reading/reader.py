@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from logitlake.pipeline.reading.background import in_background
-from logitlake.pipeline.reading.batches import TargetBatch, batch_of
+from logitlake.pipeline.reading.batches import TargetBatch, batch_of_lines
 from logitlake.pipeline.reading.blocks import EpochRows, Fetch, Segment
 from logitlake.pipeline.reading.local_copy import LocalCopy
 from logitlake.pipeline.reading.shares import Share, share_sequences, share_tokens
@@ -29,10 +29,10 @@ class RowSetReader:
     """Iterates over one epoch of a row set at a time, as TargetBatch on the CPU.
 
     A step has `step_tokens` tokens on average over all ranks, and the same number of targets as the others; its batches
-    have at most `batch_tokens` tokens with padding. Or, with `batch_sequences` in place of `step_tokens`, a step is
-    `accumulation` batches of so many sequences on each rank. Every rank gets the same number of batches in a step, some
-    of them without targets. `read` is called by one background thread at a time; its errors come out of the iteration.
-    A `local_copy` changes neither order nor content.
+    have at most `batch_tokens` tokens with padding. With `packing` several short sequences stand in one line. Or, with
+    `batch_sequences` in place of `step_tokens`, a step is `accumulation` batches of so many sequences on each rank.
+    Every rank gets the same number of batches in a step, some of them without targets. `read` is called by one thread
+    at a time; its errors come out of the iteration. A `local_copy` changes neither order nor content.
 
     Each `iter` goes on from the reader's state and moves it with the last batch of every step; at the end of an epoch
     the state is the start of the next.
@@ -47,6 +47,7 @@ class RowSetReader:
         accumulation: int = 1,
         step_tokens: int | None = None,
         batch_tokens: int = BATCH_TOKENS,
+        packing: bool = False,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -59,10 +60,13 @@ class RowSetReader:
             raise ValueError(f"rank must be in [0, {world_size}), found {rank}")
         if (batch_sequences is None) == (step_tokens is None):
             raise ValueError("set either step_tokens or batch_sequences")
+        if packing and step_tokens is None:
+            raise ValueError("packing needs step_tokens")
         if min(batch_sequences or 1, step_tokens or 1, batch_tokens, accumulation) < 1:
             raise ValueError("step_tokens, batch_tokens, batch_sequences and accumulation must be at least 1")
         self.row_set = row_set
         self.world_size = world_size
+        self.packing = packing
         self._batch_sequences = batch_sequences
         self._batch_tokens = batch_tokens
         self._accumulation = accumulation
@@ -159,8 +163,8 @@ class RowSetReader:
         """This rank's share of a step."""
         share, n_targets = self._shares(rows)[self._rank], sum(rows.n_targets)
         for number, lines in enumerate(share, 1):
-            yield batch_of(
-                [rows.rows[row] for (row,) in lines],
+            yield batch_of_lines(
+                [[rows.rows[row] for row in line] for line in lines],
                 step_targets=n_targets,
                 ends_step=number == len(share),
                 pad_id=self._pad_id,
@@ -170,7 +174,7 @@ class RowSetReader:
         if self._batch_sequences is not None:
             return share_sequences(len(rows.rows), ranks=self.world_size, batch_sequences=self._batch_sequences)
         lengths = [decoded.places[row + 1] - decoded.places[row] for decoded, row in rows.rows]
-        return share_tokens(lengths, ranks=self.world_size, batch_tokens=self._batch_tokens)
+        return share_tokens(lengths, ranks=self.world_size, batch_tokens=self._batch_tokens, packing=self.packing)
 
 
 def _of_an_older_version(state: dict[str, Any], accumulation: int) -> dict[str, Any]:

@@ -6,7 +6,9 @@ then take part in. The loss of a step does not depend on how it is shared.
 """
 
 import heapq
+from bisect import bisect_left, insort
 from collections.abc import Sequence
+from itertools import pairwise
 
 Line = list[int]
 Batch = list[Line]
@@ -27,12 +29,14 @@ def share_sequences(n_rows: int, *, ranks: int, batch_sequences: int) -> list[Sh
     return shares
 
 
-def share_tokens(lengths: Sequence[int], *, ranks: int, batch_tokens: int) -> list[Share]:
+def share_tokens(lengths: Sequence[int], *, ranks: int, batch_tokens: int, packing: bool = False) -> list[Share]:
     """The share of each rank, with about the same number of tokens: batches of at most `batch_tokens` with padding.
 
-    A row that is longer than `batch_tokens` is a batch by itself.
+    A row that is longer than `batch_tokens` is a batch by itself. With `packing` a line holds as many rows as fit into
+    the length of the longest row.
     """
-    shares = [_padded(rows, lengths, batch_tokens) for rows in _balanced(lengths, ranks)]
+    arranged = _packed if packing else _padded
+    shares = [arranged(rows, lengths, batch_tokens) for rows in _balanced(lengths, ranks)]
     most = max(map(len, shares))
     return [share + [[] for _ in range(most - len(share))] for share in shares]
 
@@ -57,3 +61,25 @@ def _padded(rows: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> S
             share.append([])
         share[-1].append([row])
     return share
+
+
+def _packed(rows: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> Share:
+    """Best fit: each row, the longest first, goes to the line with the least room that is enough.
+
+    Lines are no longer than the longest row: the cost of attention with a mask grows with the square of the line.
+    """
+    if not rows:
+        return []
+    longest = lengths[rows[0]]
+    lines: list[Line] = []
+    rooms: list[tuple[int, int]] = []  # room that is left, and number of the line; ascending
+    for row in rows:
+        at = bisect_left(rooms, (lengths[row], 0))
+        room, line = rooms.pop(at) if at < len(rooms) else (longest, len(lines))
+        if line == len(lines):
+            lines.append([])
+        lines[line].append(row)
+        insort(rooms, (room - lengths[row], line))
+    count = -(-len(lines) // max(1, batch_tokens // longest))
+    bounds = [len(lines) * number // count for number in range(count + 1)]
+    return [lines[low:high] for low, high in pairwise(bounds)]

@@ -12,7 +12,7 @@ from logitlake.pipeline.settings.registry import LOSSES, NameIn
 
 class TrainingSettings(Settings):
     """How the student learns. All of it is part of the student's id, but for `output`, `device`, `batch_tokens`,
-    `save_minutes`, `save_steps` and the local copy, which change no number."""
+    `packing`, `save_minutes`, `save_steps` and the local copy, which change no number."""
 
     output: PathSetting = Path("student")
     where: str | None = Field(None, description="SQL condition over the view `sequences`")
@@ -34,6 +34,11 @@ class TrainingSettings(Settings):
         8192,
         ge=1,
         description="with `step_tokens`: padded tokens per forward and device at most; a step may take several",
+    )
+    packing: bool = Field(
+        False,
+        description="with `step_tokens`: short sequences share the lines of a batch and do not see each other; refused "
+        "for models that can't keep them apart",
     )
     batch_sequences: int | None = Field(
         None, ge=1, description="in place of `step_tokens`: sequences per forward and device; none: 8"
@@ -72,6 +77,8 @@ class TrainingSettings(Settings):
     def _steps_are_cut_one_way(self) -> "TrainingSettings":
         if self.step_tokens is not None and (self.batch_sequences is not None or self.gradient_accumulation > 1):
             raise ValueError("set step_tokens, or batch_sequences and gradient_accumulation, not both")
+        if self.packing and self.step_tokens is None:
+            raise ValueError("packing needs step_tokens: set how many tokens a step has")
         return self
 
     @property

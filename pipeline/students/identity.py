@@ -30,7 +30,16 @@ NOT_HASHED = ("generation_config.json", "tokenizer_config.json")
 _METHOD = "sparse divergence 1"
 
 # Where and how a student is trained, not what it learns.
-_WHERE_AND_HOW = {"output", "device", "batch_tokens", "save_minutes", "save_steps", "local_copy", "local_copy_bytes"}
+_WHERE_AND_HOW = {
+    "output",
+    "device",
+    "batch_tokens",
+    "packing",
+    "save_minutes",
+    "save_steps",
+    "local_copy",
+    "local_copy_bytes",
+}
 # What chooses the rows: the row set's id stands for it.
 _IN_THE_ROW_SET = {"where", "weight", "query", "recipe", "up_to_commit"}
 _NOT_PART_OF_THE_STUDENT = _WHERE_AND_HOW | _IN_THE_ROW_SET

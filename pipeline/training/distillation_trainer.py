@@ -21,6 +21,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.training.checkpoints import READER_STATE, complete_checkpoint
 from logitlake.pipeline.training.model_loss import LossSettings, attach_loss, batch_inputs, detach_loss
+from logitlake.pipeline.training.packing import check_packing
 from logitlake.storage.errors import MismatchError
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,8 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.parts = attach_loss(model, loss)
+        if reader.packing:
+            check_packing(self.parts)
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(_Bar())

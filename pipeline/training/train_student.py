@@ -107,6 +107,7 @@ def train_student(
         accumulation=training.gradient_accumulation,
         step_tokens=training.step_tokens,
         batch_tokens=training.batch_tokens,
+        packing=training.packing,
         seed=training.seed,
         rank=args.process_index,
         world_size=args.world_size,

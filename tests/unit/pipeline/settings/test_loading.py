@@ -22,6 +22,7 @@ from logitlake.storage.errors import SettingsError
         ({"student": {"source": "checkpoint"}}, "needs `model`"),
         ({"student": {"source": "teacher"}}, "needs `layers`"),
         ({"training": {"step_tokens": 4096, "batch_sequences": 8}}, "step_tokens, or batch_sequences"),
+        ({"training": {"packing": True}}, "packing needs step_tokens"),
         ({"training": {"step_tokens": 4096, "gradient_accumulation": 2}}, "step_tokens, or batch_sequences"),
     ],
 )

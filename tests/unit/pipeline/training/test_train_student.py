@@ -571,14 +571,16 @@ def test_accumulation_is_the_same_as_one_large_batch(train, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_tokens_of_a_batch_change_no_student(train, tmp_path):
+def test_the_tokens_of_a_batch_and_packing_change_no_student(train, tmp_path):
     settings = {"epochs": 2, "learning_rate": 1e-3, "batch_sequences": None, "step_tokens": 40}
     whole = train(output=tmp_path / "a", **settings)
     parts = train(output=tmp_path / "b", batch_tokens=12, **settings)
-    assert whole.student_id == parts.student_id
-    assert whole.metrics["steps"] == parts.metrics["steps"] == 2 * round(117 / 40)
-    assert_same_weights(whole.directory, parts.directory, rtol=1e-3, atol=2e-5)
-    assert parts.metrics["train_loss"] == pytest.approx(whole.metrics["train_loss"], rel=1e-4)
+    packed = train(output=tmp_path / "c", packing=True, **settings)
+    for other in (parts, packed):
+        assert other.student_id == whole.student_id
+        assert other.metrics["steps"] == whole.metrics["steps"] == 2 * round(117 / 40)
+        assert_same_weights(whole.directory, other.directory, rtol=1e-3, atol=2e-5)
+        assert other.metrics["train_loss"] == pytest.approx(whole.metrics["train_loss"], rel=1e-4)
 
 
 def test_the_loss_that_is_reported_is_the_mean_over_targets(lake, checkpoint, tmp_path):
