@@ -134,7 +134,7 @@ def _train(stage: Stage, cell: Cell, rows: pa.Table) -> tuple[Any, int]:
         }
     )
     student = narrow_student(stage.teacher.weight_VD, seed=cell.seed)
-    reader = memory_reader(rows, batch_sequences=training.batch_sequences, seed=cell.seed)
+    reader = memory_reader(rows, batch_sequences=BATCH_SEQUENCES, seed=cell.seed)
     with tempfile.TemporaryDirectory(prefix="logitlake-bench-") as directory:
         args = training_arguments(training, Path(directory), show_progress=False)
         if cell.arm == FULL:

@@ -23,7 +23,8 @@ from benchmarks.training_peers import OnlineTrainer, PlainTrainer, StepTimes
 from logitlake.flows.terminal.progress import quiet_transformers
 from logitlake.pipeline.api import LossSettings, Rows, open_rows, sparse_divergence
 from logitlake.pipeline.model_files.files import TeacherFiles, resolve_teacher
-from logitlake.pipeline.settings.models import TeacherSettings, TrainingSettings
+from logitlake.pipeline.settings.models import TeacherSettings
+from logitlake.pipeline.settings.training import TrainingSettings
 from logitlake.pipeline.students.identity import find_parent
 from logitlake.pipeline.students.initial_model import make_student
 from logitlake.pipeline.teachers.dtype import resolve_dtype

@@ -1,11 +1,11 @@
 """Targets as a loss takes them: padded batches of tensors, made of decoded rows by copying slices.
 
-Shapes: B sequences in a batch; T its longest one; N = B·T padded positions, row-major; E stored entries. Entry i of a
-row is the target for token i+1.
+Shapes: B lines in a batch, each of one sequence or of several end to end; T the longest line; N = B·T padded positions,
+row-major; E stored entries. Entry i of a row is the target for token i+1.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -49,8 +49,11 @@ class TargetBatch:
     """One padded batch: `input_ids` int64 [B, T], `next_ids` int64 [B, T], `targets` over its B·T positions.
 
     `next_ids[b, i]` is token i+1 where that position has a target and NO_LABEL elsewhere. Padding stands on the right,
-    so causal attention needs no mask: no real position ever sees it. `n_tokens` counts real tokens, not padding.
-    `step_targets` counts the targets of this batch on all ranks together: the divisor of a mean over tokens.
+    so causal attention needs no mask: no real position ever sees it. `position_ids` int64 [B, T] begins again at 0 with
+    each sequence of a line, and with the padding; by them transformers keeps the sequences of a line apart. It is None
+    where no line has two sequences. `n_tokens` counts real tokens, not padding. `step_targets` counts the targets of
+    the optimiser step that this batch is a part of, on all ranks together: the divisor of a mean over tokens.
+    `ends_step`: the step follows this batch.
     """
 
     input_ids: torch.Tensor
@@ -59,16 +62,17 @@ class TargetBatch:
     n_tokens: int
     n_targets: int
     step_targets: int
+    ends_step: bool = True
+    position_ids: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> "TargetBatch":
         """The same batch on `device`."""
-        return TargetBatch(
+        return replace(
+            self,
             input_ids=self.input_ids.to(device),
             next_ids=self.next_ids.to(device),
             targets=self.targets.to(device),
-            n_tokens=self.n_tokens,
-            n_targets=self.n_targets,
-            step_targets=self.step_targets,
+            position_ids=None if self.position_ids is None else self.position_ids.to(device),
         )
 
 
@@ -77,28 +81,39 @@ def make_batch(rows: pa.Table, *, cut_mass: CutMass = "renormalise", pad_id: int
     return batch_of(DecodedTable.of(rows, cut_mass=cut_mass).rows(np.arange(rows.num_rows)), pad_id=pad_id)
 
 
-def batch_of(picked: Sequence[PickedRow], *, step_targets: int | None = None, pad_id: int = 0) -> TargetBatch:
-    """Decoded rows as one batch, padded on the right to the longest of them.
+def batch_of(picked: Sequence[PickedRow], *, pad_id: int = 0) -> TargetBatch:
+    """Decoded rows as one batch, padded on the right to the longest of them."""
+    return batch_of_lines([[row] for row in picked], pad_id=pad_id)
 
-    `step_targets` counts the targets of all ranks; None: there is no other rank. No rows give a batch of padding alone:
-    a rank without work still takes its part in a step.
+
+def batch_of_lines(
+    lines: Sequence[Sequence[PickedRow]], *, step_targets: int | None = None, ends_step: bool = True, pad_id: int = 0
+) -> TargetBatch:
+    """Decoded rows as one batch, those of a line end to end, padded on the right to the longest line.
+
+    `step_targets` counts the targets of the whole step; None: this batch is all of it. No lines give a batch of padding
+    alone: a rank without work still takes its part in a step.
     """
-    lengths = [rows.places[row + 1] - rows.places[row] for rows, row in picked]
-    B, T = max(len(picked), 1), max([2, *lengths])
+    lengths = [[rows.places[row + 1] - rows.places[row] for rows, row in line] for line in lines]
+    B, T = max(len(lines), 1), max([2, *map(sum, lengths)])
     input_ids = np.full((B, T), pad_id, np.int64)
     offsets = np.zeros(B * T + 1, np.int64)
     counts = offsets[1:].reshape(B, T)
-    ghost = np.zeros((B, T), np.float32) if any(rows.ghost is not None for rows, _ in picked) else None
+    ghost = np.zeros((B, T), np.float32) if any(rows.ghost is not None for line in lines for rows, _ in line) else None
     ids, probs = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
-    for b, ((rows, row), length) in enumerate(zip(picked, lengths, strict=True)):
-        first, end = rows.places[row], rows.places[row + 1]
-        low, high = rows.bounds[row], rows.bounds[row + 1]
-        input_ids[b, :length] = rows.tokens[first:end]
-        counts[b, :length] = rows.counts[first:end]
-        ids.append(rows.ids[low:high])
-        probs.append(rows.probs[low:high])
-        if ghost is not None and rows.ghost is not None:
-            ghost[b, :length] = rows.ghost[first:end]
+    for b, line in enumerate(lines):
+        begin = 0
+        for (rows, row), length in zip(line, lengths[b], strict=True):
+            first, last = rows.places[row], rows.places[row + 1]
+            low, high = rows.bounds[row], rows.bounds[row + 1]
+            here = slice(begin, begin + length)
+            input_ids[b, here] = rows.tokens[first:last]
+            counts[b, here] = rows.counts[first:last]
+            ids.append(rows.ids[low:high])
+            probs.append(rows.probs[low:high])
+            if ghost is not None and rows.ghost is not None:
+                ghost[b, here] = rows.ghost[first:last]
+            begin += length
     has_target = counts > 0
     # The last position of a row never has a target, so the token after it is never asked for.
     next_ids = np.full((B, T), NO_LABEL, np.int64)
@@ -115,7 +130,19 @@ def batch_of(picked: Sequence[PickedRow], *, step_targets: int | None = None, pa
         input_ids=torch.from_numpy(input_ids),
         next_ids=torch.from_numpy(next_ids),
         targets=targets,
-        n_tokens=sum(lengths),
+        n_tokens=sum(map(sum, lengths)),
         n_targets=n_targets,
         step_targets=n_targets if step_targets is None else step_targets,
+        ends_step=ends_step,
+        position_ids=_position_ids(lengths, T) if any(len(line) > 1 for line in lines) else None,
     )
+
+
+def _position_ids(lengths: Sequence[Sequence[int]], T: int) -> torch.Tensor:
+    position_ids = np.empty((len(lengths), T), np.int64)
+    for b, of_line in enumerate(lengths):
+        begin = 0
+        for length in (*of_line, T - sum(of_line)):
+            position_ids[b, begin : begin + length] = np.arange(length)
+            begin += length
+    return torch.from_numpy(position_ids)

@@ -98,6 +98,15 @@ class EpochRows:
         self._unit_rows = row_set.units["n_sequences"].to_numpy().astype(np.int64)
         self._unit_tokens = row_set.units["n_tokens"].to_numpy().astype(np.int64)
         self._weights: UnitWeights | None = None
+        self._weighted_totals: tuple[int, int] | None = None
+
+    def mean_totals(self) -> tuple[int, int]:
+        """Tokens and targets of an epoch; of the mean epoch, where rows are drawn by weight."""
+        if self._row_set.weight is None:
+            return self._row_set.n_tokens, self._row_set.n_targets
+        self._unit_weights()
+        assert self._weighted_totals is not None
+        return self._weighted_totals
 
     def segments(self, epoch: int, skip: int) -> Iterator[Segment]:
         """The epoch's rows from row `skip` on, a block at a time; the next block is read while one is worked on."""
@@ -173,13 +182,18 @@ class EpochRows:
         return rows
 
     def _unit_weights(self) -> UnitWeights:
-        """Sums of the sampling weights of every unit: one pass over that one column, the first time it is needed."""
+        """Sums of the sampling weights of every unit: one pass over few columns, the first time it is needed."""
         if self._weights is None:
             sums: list[float] = []
+            totals = np.zeros(2)
             for units in in_order(self._unit_rows, _WEIGHTS_AT_ONCE):
-                weights = _checked_weights(self._rows_of(units, ["n_tokens"]))
+                rows = self._rows_of(units, ["n_tokens", "n_targets"])
+                weights = _checked_weights(rows)
+                totals += [weights @ rows[name].to_numpy() for name in ("n_tokens", "n_targets")]
                 sums.extend(float(part.sum()) for part in self._by_unit(units, weights))
             self._weights = UnitWeights.of(sums, self._row_set.n_sequences)
+            n_tokens, n_targets = np.rint(totals * self._weights.scale).astype(np.int64).tolist()
+            self._weighted_totals = n_tokens, n_targets
         return self._weights
 
 

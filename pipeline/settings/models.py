@@ -15,9 +15,10 @@ from logitlake.pipeline.settings.corpus import CorpusSettings as CorpusSettings
 from logitlake.pipeline.settings.engines import ReplaySettings, TransformersSettings, VllmSettings
 from logitlake.pipeline.settings.generate import GenerateSettings as GenerateSettings
 from logitlake.pipeline.settings.paths import PathSetting, PathText
-from logitlake.pipeline.settings.registry import ENGINES, LOSSES, NameIn
+from logitlake.pipeline.settings.registry import ENGINES, NameIn
 from logitlake.pipeline.settings.server import ServerSettings as ServerSettings
 from logitlake.pipeline.settings.target import TargetSettings as TargetSettings
+from logitlake.pipeline.settings.training import TrainingSettings as TrainingSettings
 from logitlake.storage.connection.location import catalog_address
 from logitlake.storage.redaction import without_secrets
 
@@ -178,52 +179,6 @@ class StudentSettings(Settings):
         if self.source == "teacher" and self.model is not None:
             raise ValueError("source teacher is cut from the teacher: leave out `model`, or set source checkpoint")
         return self
-
-
-class TrainingSettings(Settings):
-    """How the student learns. All of it is part of the student's id, but for `output`, `device`, `save_minutes`,
-    `save_steps` and the local copy, which change no number."""
-
-    output: PathSetting = Path("student")
-    where: str | None = Field(None, description="SQL condition over the view `sequences`")
-    weight: str | None = Field(None, description="SQL expression over `sequences`: sampling weight per sequence")
-    query: str | None = Field(
-        None, description="the documents to train on: SELECT of `doc_id`, with an optional sampling `weight`"
-    )
-    recipe: str | None = Field(None, description="recipe id or unique prefix; none: the one of the current settings")
-    up_to_commit: int | None = Field(None, ge=1, description="train on commits up to this number; none: all")
-    epochs: int = Field(1, ge=1)
-    max_steps: int | None = Field(None, ge=1)
-    batch_sequences: int = Field(8, ge=1, description="sequences per step and device")
-    gradient_accumulation: int = Field(1, ge=1)
-    learning_rate: float = Field(3e-4, gt=0)
-    warmup_share: float = Field(0.05, ge=0, lt=1)
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    loss: Annotated[str, NameIn(LOSSES)] = Field("divergence", description="name of the loss function")
-    cross_entropy_weight: float = Field(0.0, ge=0, le=1, description="share of the loss on the real next tokens")
-    tail: Literal["renormalise", "ghost"] = Field(
-        "renormalise",
-        description="probability that top_k or top_p removed: scale heads to 1, or give it to the other ids",
-    )
-    loss_chunk: int = Field(1024, ge=1, description="positions whose logits exist at once")
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    gradient_checkpointing: bool = False
-    seed: int = Field(0, ge=0, lt=2**31)
-    device: Literal["auto", "cpu"] = "auto"
-    save_minutes: float | None = Field(
-        5.0,
-        gt=0,
-        description="minutes between checkpoints to resume from, with one of the last step; none: not by time",
-    )
-    save_steps: int | None = Field(None, ge=1, description="also a checkpoint every so many steps; none: not by steps")
-    local_copy: PathSetting | None = Field(
-        None, description="folder on a local disk for decoded rows, which epochs after the first read; none: no copy"
-    )
-    local_copy_bytes: int = Field(
-        50 * 10**9, ge=1, description="size of the local copy at most; files that were not read for longest go first"
-    )
 
 
 class EvaluationSettings(Settings):

@@ -10,7 +10,8 @@ from logitlake.pipeline.model_files.config_hash import hash_config
 from logitlake.pipeline.model_files.files import TeacherFiles, check_same_teacher, refuse_foreign_code, resolve_teacher
 from logitlake.pipeline.model_files.load_errors import LOAD_ERRORS
 from logitlake.pipeline.model_files.tokenizer import has_tokenizer
-from logitlake.pipeline.settings.models import StudentSettings, TeacherSettings, TrainingSettings
+from logitlake.pipeline.settings.models import StudentSettings, TeacherSettings
+from logitlake.pipeline.settings.training import TrainingSettings
 from logitlake.pipeline.students.file_hashes import difference
 from logitlake.pipeline.students.work_directory import checkpoints_of
 from logitlake.storage.errors import IntegrityError, SettingsError
@@ -29,7 +30,16 @@ NOT_HASHED = ("generation_config.json", "tokenizer_config.json")
 _METHOD = "sparse divergence 1"
 
 # Where and how a student is trained, not what it learns.
-_WHERE_AND_HOW = {"output", "device", "save_minutes", "save_steps", "local_copy", "local_copy_bytes"}
+_WHERE_AND_HOW = {
+    "output",
+    "device",
+    "batch_tokens",
+    "packing",
+    "save_minutes",
+    "save_steps",
+    "local_copy",
+    "local_copy_bytes",
+}
 # What chooses the rows: the row set's id stands for it.
 _IN_THE_ROW_SET = {"where", "weight", "query", "recipe", "up_to_commit"}
 _NOT_PART_OF_THE_STUDENT = _WHERE_AND_HOW | _IN_THE_ROW_SET
@@ -81,7 +91,7 @@ def find_parent(settings: StudentSettings, recipe: Mapping[str, Any], teacher: T
 
 
 # Settings added later: these values are left out of the hash, so that older ids stay the same.
-_ADDED_LATER = {"loss": "divergence"}
+_ADDED_LATER = {"loss": "divergence", "step_tokens": None}
 _STUDENT_ADDED_LATER = {"dtype": "auto"}
 
 
@@ -92,6 +102,9 @@ def student_id(parent: Parent, row_set: RowSet, student: StudentSettings, traini
         parent_id = digest(b"configured", parent_id.encode(), parent.config_id.encode())
     start = student.model_dump(mode="json", include={"source", "layers", "lora", "dtype"})
     content = training.model_dump(mode="json", exclude=_NOT_PART_OF_THE_STUDENT)
+    content["batch_sequences"] = training.sequences_a_batch
+    if training.step_tokens is not None:
+        del content["batch_sequences"], content["gradient_accumulation"]  # they decide nothing
     return digest(
         b"student",
         _METHOD.encode(),

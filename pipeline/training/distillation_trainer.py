@@ -21,11 +21,12 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.training.checkpoints import READER_STATE, complete_checkpoint
 from logitlake.pipeline.training.model_loss import LossSettings, attach_loss, batch_inputs, detach_loss
+from logitlake.pipeline.training.packing import check_packing
 from logitlake.storage.errors import MismatchError
 
 log = logging.getLogger(__name__)
 
-_STEP_TARGETS = "step_targets"
+_BATCHES, _STEP_TARGETS = "batches", "step_targets"
 _SEEN = "seen"
 
 
@@ -54,9 +55,10 @@ class Seen:
 
 
 class DistillationTrainer(Trainer):
-    """Trainer of one student on one reader. The reader's `accumulation` must equal that of the arguments.
+    """Trainer of one student on one reader, which alone says what a step is: the arguments must not accumulate.
 
-    The divisor of the loss is the number of targets of the whole optimiser step: over accumulation and over all ranks.
+    For Trainer a step is one item of its dataloader; here it is several batches, their number is the reader's, and it
+    may differ from step to step. The divisor of the loss is the number of targets of the whole step, over all ranks.
     `save_minutes`: minutes between checkpoints, beside those of the arguments; None for no checkpoint by time.
     """
 
@@ -71,6 +73,8 @@ class DistillationTrainer(Trainer):
         on_progress: OnProgress | None = None,
         **options: Any,
     ) -> None:
+        if args.gradient_accumulation_steps != 1:
+            raise ValueError("gradient_accumulation_steps must be 1: the reader accumulates")
         args.ignore_data_skip = True
         args.remove_unused_columns = False
         super().__init__(model=model, args=args, **options)
@@ -81,6 +85,8 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.parts = attach_loss(model, loss)
+        if reader.packing:
+            check_packing(self.parts)
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(_Bar())
@@ -91,15 +97,32 @@ class DistillationTrainer(Trainer):
             self.add_callback(_Report(on_progress))
 
     def get_train_dataloader(self) -> Any:
-        return _Batches(self)
+        return _Steps(self)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], torch.Tensor | None]:
-        """The batches of one optimiser step, and the targets in them on all ranks."""
-        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        targets = sum(batch.pop(_STEP_TARGETS) for batch in batches)
-        return batches, torch.tensor(targets, device=device) if batches else None
+        """One optimiser step, and the targets in it on all ranks."""
+        step = next(epoch_iterator, None)
+        return ([], None) if step is None else ([step], torch.tensor(step[_STEP_TARGETS], device=device))
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Forward and backward of every batch of a step; gradients are synchronised in the last backward alone."""
+        *first, last = inputs[_BATCHES]
+        loss = torch.zeros((), device=self.args.device)
+        gradients = self.accelerator.gradient_state
+        for batch in first:
+            gradients._set_sync_gradients(False)  # as accelerate does itself; DeepSpeed steps by it
+            with self.accelerator.no_sync(model):
+                loss = loss + super().training_step(model, batch, num_items_in_batch)
+        gradients._set_sync_gradients(True)
+        return loss + super().training_step(model, last, num_items_in_batch)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """An estimate of those of one step."""
+        return sum(super(DistillationTrainer, self).floating_point_ops(batch) for batch in inputs[_BATCHES])
 
     def compute_loss(
         self,
@@ -118,8 +141,10 @@ class DistillationTrainer(Trainer):
         """As Trainer.train; resumes at the batch after the checkpoint. Restores the model's own forward at the end."""
         if resume_from_checkpoint is not None:
             state = json.loads((Path(resume_from_checkpoint) / READER_STATE).read_text(encoding="utf-8"))
-            self._check_same_batches(Path(resume_from_checkpoint), state)
-            self.reader.load_state_dict(state)
+            try:
+                self.reader.load_state_dict(state)
+            except MismatchError as error:
+                raise MismatchError(f"{resume_from_checkpoint}: {error}") from None
             self.seen = Seen(**state.get(_SEEN, {}))
             if not self.is_world_process_zero():
                 self.seen.tokens = 0  # rank 0 has the tokens of all ranks before the resume
@@ -147,18 +172,9 @@ class DistillationTrainer(Trainer):
             "seconds": time.monotonic() - self._began,
         }
 
-    def _check_same_batches(self, checkpoint: Path, state: dict[str, Any]) -> None:
-        """Refuse another batch size: the reader could resume with it, but optimiser and schedule count steps."""
-        before, now = (position["global_batch_sequences"] for position in (state, self.reader.state_dict()))
-        if before != now:
-            raise MismatchError(
-                f"{checkpoint}: expected {before} sequences a batch over all ranks, as in the checkpoint, found {now}; "
-                f"start the same number of ranks, or remove {checkpoint.parent} and train from the start"
-            )
 
-
-class _Batches:
-    """The reader in the interface of a dataloader."""
+class _Steps:
+    """The reader in the interface of a dataloader: an item is the batches of one step."""
 
     def __init__(self, trainer: DistillationTrainer) -> None:
         self._trainer = trainer
@@ -172,9 +188,13 @@ class _Batches:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         if self._trainer.has_all_steps():
             return  # Trainer asks for one more after a resume from the last step, where that lies inside an epoch.
+        batches = []
         for batch in self._trainer.reader:
             self._trainer.seen.tokens += batch.n_tokens
-            yield {**batch_inputs(batch), _STEP_TARGETS: batch.step_targets}
+            batches.append(batch_inputs(batch))
+            if batch.ends_step:
+                yield {_BATCHES: batches, _STEP_TARGETS: batch.step_targets}
+                batches = []
 
 
 class _ReaderState(TrainerCallback):
@@ -184,7 +204,7 @@ class _ReaderState(TrainerCallback):
         self._trainer = trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        state.epoch = state.global_step * args.gradient_accumulation_steps / len(self._trainer.reader)
+        state.epoch = state.global_step / len(self._trainer.reader)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         # Every rank gets here when it has written its files, and waits for the others.

@@ -34,14 +34,15 @@ def batch_inputs(batch: TargetBatch) -> dict[str, torch.Tensor]:
         "target_ids": batch.targets.ids,
         "target_probs": batch.targets.probs,
     }
-    return inputs if batch.targets.ghost is None else inputs | {"target_ghost": batch.targets.ghost}
+    more = {"target_ghost": batch.targets.ghost, "position_ids": batch.position_ids}
+    return inputs | {name: tensor for name, tensor in more.items() if tensor is not None}
 
 
 def model_loss(
     parts: ModelParts, batch: TargetBatch, settings: LossSettings, *, divisor: float | torch.Tensor | None = None
 ) -> torch.Tensor:
     """Mean loss of a model on a batch; `divisor` as in losses.py."""
-    return _loss(parts, batch.input_ids, batch.next_ids, batch.targets, settings, divisor)
+    return _loss(parts, batch.input_ids, batch.position_ids, batch.next_ids, batch.targets, settings, divisor)
 
 
 def attach_loss(model: Any, settings: LossSettings) -> ModelParts:
@@ -55,10 +56,11 @@ def attach_loss(model: Any, settings: LossSettings) -> ModelParts:
         target_ids: torch.Tensor,
         target_probs: torch.Tensor,
         target_ghost: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         divisor: float | torch.Tensor | None = None,
     ) -> torch.Tensor:
         targets = SparseTargets(offsets=target_offsets, ids=target_ids, probs=target_probs, ghost=target_ghost)
-        return _loss(parts, input_ids, next_ids, targets, settings, divisor)
+        return _loss(parts, input_ids, position_ids, next_ids, targets, settings, divisor)
 
     model.forward = forward
     return parts
@@ -73,12 +75,13 @@ def detach_loss(model: Any) -> None:
 def _loss(
     parts: ModelParts,
     input_ids_BT: torch.Tensor,
+    position_ids_BT: torch.Tensor | None,
     next_ids_BT: torch.Tensor,
     targets: SparseTargets,
     settings: LossSettings,
     divisor: float | torch.Tensor | None,
 ) -> torch.Tensor:
-    hidden_ND = parts.hidden(input_ids_BT).flatten(0, 1)
+    hidden_ND = parts.hidden(input_ids_BT, position_ids_BT).flatten(0, 1)
     next_ids_N = next_ids_BT.flatten()
     options: dict[str, Any] = {
         "loss": settings.loss,

@@ -37,9 +37,13 @@ class ModelParts:
         """The output layer's current matrix: FSDP replaces the parameters that it wraps."""
         return None if self.head is None else self.head.weight
 
-    def hidden(self, input_ids_BT: torch.Tensor) -> torch.Tensor:
-        """Hidden states [B, T, D]. Padding must be on the right, where causal attention ignores it."""
-        return self.decoder(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+    def hidden(self, input_ids_BT: torch.Tensor, position_ids_BT: torch.Tensor | None = None) -> torch.Tensor:
+        """Hidden states [B, T, D]. Padding must be on the right, where causal attention ignores it.
+
+        `position_ids_BT` begins again at 0 with each sequence of a line: see packing.py.
+        """
+        positions = {} if position_ids_BT is None else {"position_ids": position_ids_BT}
+        return self.decoder(input_ids=input_ids_BT, use_cache=False, **positions).last_hidden_state
 
     def logits(self, hidden_PD: torch.Tensor) -> torch.Tensor:
         """Logits [P, V] as the model itself makes them from hidden states."""

@@ -19,8 +19,9 @@ from logitlake.pipeline.reading.blocks import Fetch
 from logitlake.pipeline.reading.local_copy import LocalCopy
 from logitlake.pipeline.reading.reader import RowSetReader
 from logitlake.pipeline.saving.card_metadata import find_parent_origin
-from logitlake.pipeline.settings.models import StudentSettings, TrainingSettings
+from logitlake.pipeline.settings.models import StudentSettings
 from logitlake.pipeline.settings.registry import LOSSES
+from logitlake.pipeline.settings.training import TrainingSettings
 from logitlake.pipeline.students.identity import Parent, as_named_before, find_parent, student_id
 from logitlake.pipeline.students.initial_model import make_student
 from logitlake.pipeline.students.preflight import existing_facts
@@ -102,16 +103,18 @@ def train_student(
     reader = RowSetReader(
         row_set,
         fetch,
-        batch_sequences=training.batch_sequences,
+        batch_sequences=training.sequences_a_batch,
+        accumulation=training.gradient_accumulation,
+        step_tokens=training.step_tokens,
+        batch_tokens=training.batch_tokens,
+        packing=training.packing,
         seed=training.seed,
         rank=args.process_index,
         world_size=args.world_size,
-        accumulation=training.gradient_accumulation,
         cut_mass=training.tail,
         local_copy=local_copy,
     )
-    steps_of_an_epoch = len(reader) // training.gradient_accumulation
-    args.logging_steps = logging_steps(training.max_steps or int(training.epochs * steps_of_an_epoch))
+    args.logging_steps = logging_steps(training.max_steps or training.epochs * len(reader))
     loss = LossSettings(
         loss=training.loss,
         cross_entropy_weight=training.cross_entropy_weight,
@@ -156,8 +159,6 @@ def training_arguments(training: TrainingSettings, directory: Path, *, show_prog
         output_dir=str(directory),
         num_train_epochs=training.epochs,
         max_steps=training.max_steps or -1,
-        per_device_train_batch_size=training.batch_sequences,
-        gradient_accumulation_steps=training.gradient_accumulation,
         learning_rate=training.learning_rate,
         warmup_steps=training.warmup_share,
         lr_scheduler_type=schedule,

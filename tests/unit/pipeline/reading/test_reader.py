@@ -81,25 +81,106 @@ def test_resuming_inside_an_epoch_skips_nothing_and_repeats_nothing(lake, stop):
 
 def test_resuming_reads_no_block_that_was_finished(lake):
     reader = lake.reader()
-    reader.load_state_dict(reader.state_dict() | {"batch": 9})
+    reader.load_state_dict(reader.state_dict() | {"step": 9, "row": 36})
     lake.fetched.clear()
     epoch_of(reader)
     assert sum(lake.units[unit].num_rows for units in lake.fetched for unit in units) < 37 / 2
 
 
-def test_resuming_on_more_ranks_goes_on_at_the_same_row(lake):
-    whole = flat(epoch_of(lake.reader(batch_sequences=2)))
-    state = lake.reader(batch_sequences=2).state_dict() | {"batch": 4}
-    ranks = [lake.reader(batch_sequences=2, rank=r, world_size=2) for r in range(2)]
-    for reader in ranks:
-        reader.load_state_dict(state)
-    assert flat(flat(pair) for pair in zip(*map(epoch_of, ranks), strict=True)) == whole[8:]
+SIZES = pytest.mark.parametrize(
+    "size",
+    [{"batch_sequences": 1}, {"batch_sequences": 1, "accumulation": 2}, {"step_tokens": 50, "batch_tokens": 30}],
+)
 
 
-def test_a_state_inside_a_batch_of_another_size_is_refused(lake):
-    reader = lake.reader(batch_sequences=8)
-    with pytest.raises(MismatchError, match="no multiple of today's 8"):
-        reader.load_state_dict(lake.reader().state_dict() | {"batch": 1})
+def steps_of(readers):
+    """The rows of each step, those of all ranks, and its number of targets."""
+    steps = []
+    for reader in readers:
+        own, rows, n_targets, count = [], [], 0, 0
+        for batch in reader:
+            rows, n_targets, count = rows + rows_of(batch), n_targets + batch.n_targets, count + 1
+            if batch.ends_step:
+                own.append((rows, n_targets, count, batch.step_targets))
+                rows, n_targets, count = [], 0, 0
+        assert not count
+        steps.append(own)
+    for ranks in zip(*steps, strict=True):
+        assert len({count for _, _, count, _ in ranks}) == 1, "each rank takes part in each forward"
+        assert {whole for *_, whole in ranks} == {sum(n_targets for _, n_targets, _, _ in ranks)}
+    return [sorted(flat(rows for rows, *_ in ranks)) for ranks in zip(*steps, strict=True)]
+
+
+@pytest.mark.parametrize("weight", [None, "mean_nll"])
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_even_steps_hold_the_same_rows_on_any_number_of_ranks(lake, world_size, weight):
+    if weight:
+        lake.weights = np.random.default_rng(1).gamma(1.0, size=37).tolist()
+    size = {"step_tokens": 50, "batch_tokens": 30, "weight": weight}
+    alone = lake.reader(**size, batch_sequences=None)
+    ranks = [lake.reader(**size, batch_sequences=None, rank=r, world_size=world_size) for r in range(world_size)]
+    for _ in range(2):
+        expected = steps_of([alone])
+        assert len(expected) == len(alone)
+        assert steps_of(ranks) == expected
+        assert len(flat(expected)) == 37
+        assert weight or sorted(flat(expected)) == list(range(37))
+
+
+@SIZES
+@pytest.mark.parametrize("step", [0, 1, 2])
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (2, 3), (8, 2)])
+def test_resuming_on_another_number_of_ranks_goes_on_with_exactly_the_rows_that_are_left(
+    lake, size, step, before, after
+):
+    def readers(count):
+        return [lake.reader(**{"batch_sequences": None} | size, rank=r, world_size=count) for r in range(count)]
+
+    whole = steps_of(readers(before))
+    states = []
+    for reader in readers(before):
+        iterator = iter(reader)
+        for _ in range(step):
+            while not next(iterator).ends_step:
+                pass
+        states.append(reader.state_dict())
+        iterator.close()
+    assert all(state == states[0] for state in states)
+    resumed = readers(after)
+    for reader in resumed:
+        reader.load_state_dict(states[0])
+    assert len(resumed[0]) == len(whole)
+    assert steps_of(resumed) == whole[step:]
+    again = readers(before)
+    for reader in again:
+        reader.load_state_dict(states[0])
+    steps_of(again)
+    assert steps_of(resumed) == steps_of(again), "the next epoch has steps of the same size"
+
+
+def test_the_state_inside_a_step_is_the_start_of_that_step(lake):
+    reader = lake.reader(batch_sequences=2, accumulation=3)
+    batches = iter(reader)
+    for _ in range(5):
+        next(batches)
+    assert reader.state_dict()["row"] == 6
+    batches.close()
+
+
+def test_a_state_of_an_older_logitlake_goes_on_at_its_row(lake):
+    """It counted the batches of all ranks."""
+    whole = steps_of([lake.reader(batch_sequences=2, accumulation=3)])
+    state = {"row_set_id": "s" * 32, "seed": 0, "epoch": 0, "batch": 6, "global_batch_sequences": 2}
+    reader = lake.reader(batch_sequences=2, accumulation=3)
+    reader.load_state_dict(state)
+    assert steps_of([reader]) == whole[2:]
+
+
+@pytest.mark.parametrize("other", [{"batch_sequences": 4}, {"batch_sequences": None, "step_tokens": 51}])
+def test_a_state_of_steps_of_another_number_of_tokens_is_refused(lake, other):
+    reader = lake.reader(batch_sequences=None, step_tokens=50)
+    with pytest.raises(MismatchError, match=r"counts steps of step_.*this reader's are of step_tokens 50"):
+        reader.load_state_dict(lake.reader(**other).state_dict())
 
 
 @pytest.mark.parametrize("name", ["row_set_id", "seed"])
@@ -119,11 +200,11 @@ def test_the_next_epoch_follows_by_itself_and_set_epoch_goes_anywhere(lake):
     assert epoch_of(other) == first
 
 
-def test_accumulation_rounds_the_epoch_up_with_batches_without_targets(lake):
-    reader = lake.reader(accumulation=4)
-    batches = list(reader)
-    assert len(batches) == len(reader) == 12
-    assert [bool(batch.n_targets) for batch in batches] == [True] * 10 + [False] * 2
+def test_a_batch_knows_the_targets_of_its_whole_step(lake):
+    batches = list(lake.reader(accumulation=4))
+    assert [batch.ends_step for batch in batches] == [False, False, False, True] * 2 + [False, True]
+    for step in (batches[:4], batches[4:8], batches[8:]):
+        assert {batch.step_targets for batch in step} == {sum(batch.n_targets for batch in step)}
 
 
 def test_targets_stay_with_their_tokens(lake):

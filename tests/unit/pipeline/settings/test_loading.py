@@ -21,6 +21,9 @@ from logitlake.storage.errors import SettingsError
         ({"student": {"source": "teacher", "model": "x", "layers": 3}}, "leave out `model`"),
         ({"student": {"source": "checkpoint"}}, "needs `model`"),
         ({"student": {"source": "teacher"}}, "needs `layers`"),
+        ({"training": {"step_tokens": 4096, "batch_sequences": 8}}, "step_tokens, or batch_sequences"),
+        ({"training": {"packing": True}}, "packing needs step_tokens"),
+        ({"training": {"step_tokens": 4096, "gradient_accumulation": 2}}, "step_tokens, or batch_sequences"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(sections, message):

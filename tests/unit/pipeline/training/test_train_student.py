@@ -18,7 +18,8 @@ from logitlake.pipeline.evaluation.evaluate import load_student
 from logitlake.pipeline.model_files.files import TeacherFiles
 from logitlake.pipeline.reading.batches import make_batch
 from logitlake.pipeline.reading.reader import RowSetReader
-from logitlake.pipeline.settings.models import LoraSettings, StudentSettings, TrainingSettings
+from logitlake.pipeline.settings.models import LoraSettings, StudentSettings
+from logitlake.pipeline.settings.training import TrainingSettings
 from logitlake.pipeline.tokens.tokenizer import TextTokenizer
 from logitlake.pipeline.training import distillation_trainer, save_student
 from logitlake.pipeline.training import train_student as train_student_module
@@ -179,6 +180,10 @@ def test_a_known_student_is_not_trained_again(train, lake):
         ({"save_minutes": 1}, True),
         ({"local_copy": "copy"}, True),
         ({"local_copy_bytes": 5}, True),
+        ({"batch_tokens": 5}, True),
+        ({"batch_sequences": 8}, True),
+        ({"batch_sequences": 4}, False),
+        ({"step_tokens": 4096}, False),
         ({"device": "cpu"}, True),
         ({"output": Path("elsewhere")}, True),
         ({"where": "n_tokens > 5"}, True),  # the row set says it
@@ -366,7 +371,7 @@ def test_training_killed_in_the_middle_of_an_epoch_ends_with_the_same_student(tr
     assert not (tmp_path / "killed").exists()
     work = next(tmp_path.glob(".killed.*")) / "checkpoints"
     state = json.loads((last_checkpoint(work) / READER_STATE).read_text())
-    assert (state["epoch"], state["batch"]) == (0, 3 * accumulation)
+    assert (state["epoch"], state["step"]) == (0, 3)
     resumed = train(output=tmp_path / "killed", **settings)
     assert resumed.student_id == whole.student_id
     for name in ("steps", "tokens"):
@@ -488,16 +493,17 @@ def test_a_disk_without_room_for_checkpoints_does_not_end_a_training(train, tmp_
     assert train(epochs=2).directory.is_dir()
 
 
-def test_a_checkpoint_of_batches_of_another_size_is_refused(train, tmp_path, lake):
-    """As on another number of ranks: optimiser and schedule count steps, so training would end too early."""
+def test_a_checkpoint_of_other_steps_is_refused(train, tmp_path, lake):
+    """Optimiser and schedule count steps, so training would end too early."""
+    settings = {"batch_sequences": None, "step_tokens": 20, "save_steps": 1, "epochs": 2}
     with pytest.raises(KilledError):
-        train(fetch=failing_fetch(lake, 1), save_steps=1, epochs=2)
+        train(fetch=failing_fetch(lake, 1), **settings)
     work = next(tmp_path.glob(".out.*")) / "checkpoints"
     path = last_checkpoint(work)
     state = json.loads((path / READER_STATE).read_text())
-    complete_checkpoint(path, state | {"global_batch_sequences": 4, "batch": 0})
-    with pytest.raises(MismatchError, match=r"expected 4 sequences a batch over all ranks.*found 2"):
-        train(save_steps=1, epochs=2)
+    complete_checkpoint(path, state | {"step_tokens": 40})
+    with pytest.raises(MismatchError, match=r"checkpoint-\d+: .*step_tokens 40, this reader's are of step_tokens 20"):
+        train(**settings)
 
 
 def test_a_training_that_came_to_nan_says_so(train, tmp_path):
@@ -563,6 +569,19 @@ def test_accumulation_is_the_same_as_one_large_batch(train, tmp_path):
     parts = train(output=tmp_path / "b", batch_sequences=2, gradient_accumulation=2, **settings)
     single = train(output=tmp_path / "c", batch_sequences=1, gradient_accumulation=4, **settings)
     for other in (parts, single):
+        assert_same_weights(whole.directory, other.directory, rtol=1e-3, atol=2e-5)
+        assert other.metrics["train_loss"] == pytest.approx(whole.metrics["train_loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_tokens_of_a_batch_and_packing_change_no_student(train, tmp_path):
+    settings = {"epochs": 2, "learning_rate": 1e-3, "batch_sequences": None, "step_tokens": 40}
+    whole = train(output=tmp_path / "a", **settings)
+    parts = train(output=tmp_path / "b", batch_tokens=12, **settings)
+    packed = train(output=tmp_path / "c", packing=True, **settings)
+    for other in (parts, packed):
+        assert other.student_id == whole.student_id
+        assert other.metrics["steps"] == whole.metrics["steps"] == 2 * round(117 / 40)
         assert_same_weights(whole.directory, other.directory, rtol=1e-3, atol=2e-5)
         assert other.metrics["train_loss"] == pytest.approx(whole.metrics["train_loss"], rel=1e-4)
 
@@ -702,49 +721,128 @@ def test_max_steps_ends_training_inside_an_epoch(train):
     assert train(max_steps=3).metrics["steps"] == 3
 
 
-TWO_RANKS = """
+RANK = """
 import json, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from conftest import MemoryLake, make_rows_of
-from logitlake.pipeline.training.model_loss import LossSettings
-from logitlake.pipeline.settings.models import StudentSettings, TrainingSettings
+from logitlake.pipeline.settings.models import StudentSettings
+from logitlake.pipeline.settings.training import TrainingSettings
+from logitlake.pipeline.training.distillation_trainer import DistillationTrainer
 from logitlake.pipeline.training.train_student import train_student
 
+training_step = DistillationTrainer.training_step
+
+def killed(trainer, *args):
+    if trainer.state.global_step == {steps}:
+        raise RuntimeError("killed here")
+    return training_step(trainer, *args)
+
+DistillationTrainer.training_step = killed
 lake = MemoryLake(make_rows_of, {lengths!r}, vocab=211)
 train_student(
     StudentSettings(source="checkpoint", model={checkpoint!r}),
-    TrainingSettings(output=Path({output!r}), batch_sequences=2, epochs=2, learning_rate=1e-3, precision="fp32",
-                     device="cpu", gradient_accumulation=2),
+    TrainingSettings(output=Path({output!r}), epochs=2, learning_rate=1e-3, precision="fp32", device="cpu",
+                     **{settings!r}),
     row_set=lake.row_set(), fetch=lake.fetch, recipe=json.loads({recipe!r}), show_progress=False,
 )
 """
 
 
-@pytest.mark.slow
-def test_two_ranks_train_the_student_that_one_rank_trains(train, checkpoint, recipe, tmp_path):
-    alone = train(output=tmp_path / "alone", batch_sequences=4, gradient_accumulation=2, epochs=2, learning_rate=1e-3)
-    script = tmp_path / "rank.py"
-    script.write_text(
-        TWO_RANKS.format(
-            tests=str(Path(__file__).parents[3]),
-            lengths=[[5, 9, 12], [7, 3, 8, 14], [20, 6], [4, 11, 9, 9]],
-            checkpoint=str(checkpoint),
-            output=str(tmp_path / "both"),
-            recipe=json.dumps(recipe),
+@pytest.fixture
+def train_on_ranks(checkpoint, recipe, tmp_path):
+    """Train in so many processes, on the rows and with the settings of `train`; after `steps` they are killed."""
+
+    def run(ranks, output, steps=None, **settings):
+        script = tmp_path / "rank.py"
+        script.write_text(
+            RANK.format(
+                tests=str(Path(__file__).parents[3]),
+                lengths=[[5, 9, 12], [7, 3, 8, 14], [20, 6], [4, 11, 9, 9]],
+                checkpoint=str(checkpoint),
+                output=str(output),
+                recipe=json.dumps(recipe),
+                steps=steps,
+                settings=settings,
+            )
         )
-    )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    root = Path(__file__).parents[4]
-    done = subprocess.run(launch, cwd=root, env=_environment(root), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert_same_weights(alone.directory, tmp_path / "both", rtol=1e-3, atol=2e-5)
-    facts = json.loads((tmp_path / "both" / "logitlake.json").read_text())
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        root = Path(__file__).parents[4]
+        done = subprocess.run(
+            [*launch, str(script)], cwd=root, env=_environment(root), capture_output=True, text=True, timeout=300
+        )
+        assert (done.returncode == 0) == (steps is None), done.stderr[-3000:]
+        assert steps is None or "killed here" in done.stderr
+        return output
+
+    return run
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """What trainings in this process log: of each step its loss, and the norm of its gradient."""
+    entries, make = {}, DistillationTrainer.__init__
+
+    class Log(TrainerCallback):
+        def on_log(self, args, state, control, logs, **_):
+            if "loss" in logs:
+                entries[state.global_step] = (logs["loss"], logs["grad_norm"])
+
+    def with_log(self, *args, **options):
+        make(self, *args, **options)
+        self.add_callback(Log())
+
+    monkeypatch.setattr(DistillationTrainer, "__init__", with_log)
+    return entries
+
+
+EVEN_STEPS = {"batch_sequences": None, "step_tokens": 20, "batch_tokens": 16}
+
+
+@pytest.mark.slow
+def test_two_ranks_train_the_student_that_one_rank_trains(train, train_on_ranks, tmp_path):
+    one = train(output=tmp_path / "one", epochs=2, learning_rate=1e-3, **EVEN_STEPS)
+    both = train_on_ranks(2, tmp_path / "both", **EVEN_STEPS)
+    assert_same_weights(one.directory, both, rtol=1e-3, atol=2e-5)
+    facts = json.loads((both / "logitlake.json").read_text())
     assert facts["metrics"]["processes"] == 2
-    assert facts["metrics"]["tokens"] == alone.metrics["tokens"]
-    assert facts["metrics"]["train_loss"] == pytest.approx(alone.metrics["train_loss"], rel=1e-4)
+    assert facts["metrics"]["tokens"] == one.metrics["tokens"]
+    assert facts["metrics"]["train_loss"] == pytest.approx(one.metrics["train_loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("alone", "ranks"),
+    [
+        ({"batch_sequences": 2, "gradient_accumulation": 2}, {"batch_sequences": 1, "gradient_accumulation": 2}),
+        (EVEN_STEPS, EVEN_STEPS),
+    ],
+)
+def test_a_training_goes_on_with_the_same_steps_on_another_number_of_ranks(
+    train, train_on_ranks, logged, tmp_path, alone, ranks
+):
+    """Two ranks are killed inside an epoch and one goes on: loss and gradient of each step are those of one rank."""
+    settings = {"epochs": 2, "learning_rate": 1e-3, "save_steps": 1}
+    whole = train(output=tmp_path / "whole", **settings, **alone)
+    expected = dict(logged)
+    assert sorted(expected) == list(range(1, whole.metrics["steps"] + 1))
+    logged.clear()
+    train_on_ranks(2, tmp_path / "out", steps=2, save_steps=1, **ranks)
+    checkpoint = last_checkpoint(next(tmp_path.glob(".out.*")) / "checkpoints")
+    log = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+    found = {entry["step"]: (entry["loss"], entry["grad_norm"]) for entry in log}
+    assert list(found) == [1, 2] and whole.metrics["steps"] > 4, "killed inside the first epoch"
+    resumed = train(**settings, **ranks)
+    assert min(logged) == 3
+    found |= logged
+    assert found.keys() == expected.keys()
+    for step, values in expected.items():
+        assert found[step] == pytest.approx(values, rel=1e-3), f"loss and norm of the gradient of step {step}"
+    for name in ("steps", "tokens"):
+        assert resumed.metrics[name] == whole.metrics[name]
+    assert_same_weights(whole.directory, resumed.directory, rtol=1e-3, atol=2e-5)
 
 
 def _environment(root):
@@ -759,6 +857,7 @@ def test_a_reader_of_the_api_and_the_trainer_read_the_same(lake, checkpoint, tmp
     reader = RowSetReader(lake.row_set(), lake.fetch, batch_sequences=4)
     trainer = DistillationTrainer(model, args, reader=reader, loss=LossSettings())
     seen = list(trainer.get_train_dataloader())
-    for batch, expected in zip(seen, lake.reader(block_tokens=2_000_000), strict=True):
+    for step, expected in zip(seen, lake.reader(block_tokens=2_000_000), strict=True):
+        (batch,) = step["batches"]
         assert torch.equal(batch["input_ids"], expected.input_ids)
         assert torch.equal(batch["target_ids"], expected.targets.ids)
