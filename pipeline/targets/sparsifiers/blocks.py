@@ -79,18 +79,19 @@ class Blocks:
 
         So of several equally probable ids that could be the last ones, the lowest are taken.
         """
-        logits_PV = self._scan.logits_PV
-        rows = torch.from_numpy(np.arange(self.n_positions) if rows_R is None else rows_R).to(logits_PV.device)
-        k = min(k, self.vocabulary)
+        logits_RV, k = self._scan.logits_PV, min(k, self.vocabulary)
+        rows = torch.from_numpy(np.arange(self.n_positions) if rows_R is None else rows_R).to(logits_RV.device)
+        if rows_R is not None:
+            logits_RV = logits_RV[rows]
         # One more than asked for tells whether the last one was a choice among equals.
-        x_Rk, ids_Rk = torch.topk(logits_PV[rows], min(k + 1, self.vocabulary), dim=1)
+        x_Rk, ids_Rk = torch.topk(logits_RV, min(k + 1, self.vocabulary), dim=1)
         if k < self.vocabulary:
             last_R, next_R = x_Rk[:, k - 1], x_Rk[:, k]
             x_Rk, ids_Rk = x_Rk[:, :k].contiguous(), ids_Rk[:, :k].contiguous()
             # Ids of probability 0 are no heads, whichever they are.
             tied_T = torch.nonzero((last_R == next_R) & (last_R > -torch.inf))[:, 0]
             if len(tied_T):
-                ids_Rk[tied_T] = _lowest_of_equals(logits_PV[rows[tied_T]], x_Rk[tied_T], ids_Rk[tied_T])
+                ids_Rk[tied_T] = _lowest_of_equals(logits_RV[tied_T], x_Rk[tied_T], ids_Rk[tied_T])
         weights_Rk = self._scan.weights(rows[:, None], x_Rk).cpu().numpy().astype(np.float64)
         ids = ids_Rk.cpu().numpy()
         order = np.lexsort((ids, -weights_Rk), axis=1)

@@ -19,14 +19,12 @@ from logitlake.pipeline.targets.sparsifiers.block_sums import BLOCK
 
 _LOG2_E = 1 / math.log(2)
 # A slice fits the cache of a CPU core during five passes, and takes little of a GPU's memory.
-_CPU_SLICE = 1 << 19
+_CPU_SLICE = 1 << 18
 _DEVICE_SLICE = 1 << 26
 # Below so many logits a thread takes longer to start than to do its share.
 _WORTH_THREADS = 1 << 22
 # On a CPU torch computes what does not fill a vector by other code, with other last bits: equal logits would differ.
 _VECTOR = 32
-# 0 · -inf is NaN, but p · log p is 0 at p = 0. Whatever is below weighs nothing in float32 either.
-_LEAST_EXPONENT = -1000.0
 
 
 class Scan:
@@ -48,7 +46,7 @@ class Scan:
         self._run()
         self.totals_P = self.sums_PB.sum(dim=1, dtype=torch.float64)
         # False for NaN, +inf, or a row that is -inf throughout.
-        self.is_finite = torch.isfinite(self.totals_P).all() & torch.isfinite(self._products_P).all()
+        self.is_finite = torch.isfinite(self.totals_P).all()
 
     def _run(self) -> None:
         """Rows are shared out among threads that run torch on one core each.
@@ -71,22 +69,23 @@ class Scan:
 
     @torch.inference_mode()
     def _scan_rows(self, first: int, last: int) -> None:
-        on_cpu = self.logits_PV.device.type == "cpu"
-        step = max(1, (_CPU_SLICE if on_cpu else _DEVICE_SLICE) // self.vocabulary)
-        width = self.n_blocks * BLOCK
-        z_CW = torch.empty(min(step, last - first), width, dtype=torch.float32, device=self.logits_PV.device)
-        e_CW = torch.empty_like(z_CW)
+        elements = _CPU_SLICE if self.logits_PV.device.type == "cpu" else _DEVICE_SLICE
+        step = min(max(1, elements // self.vocabulary), max(last - first, 1))
+        # Past the vocabulary: no weight.
+        e_CW = torch.zeros(step, self.n_blocks * BLOCK, dtype=torch.float32, device=self.logits_PV.device)
+        z_CV = torch.empty(step, self.vocabulary, dtype=torch.float32, device=self.logits_PV.device)
+        e_CV, e_CBK = e_CW[:, : self.vocabulary], e_CW.view(step, self.n_blocks, BLOCK)
         for begin in range(first, last, step):
             end = min(begin + step, last)
-            z_CV, e_CV = z_CW[: end - begin, : self.vocabulary], e_CW[: end - begin, : self.vocabulary]
+            if end - begin < step:
+                z_CV, e_CV, e_CBK = (tensor[: end - begin] for tensor in (z_CV, e_CV, e_CBK))
             e_CV.copy_(self.logits_PV[begin:end])
             shift_C = e_CV.amax(dim=1).mul_(-self._factor)
             torch.add(shift_C[:, None], e_CV, alpha=self._factor, out=z_CV)
             torch.exp2(z_CV, out=e_CV)
-            # Past the vocabulary: no weight.
-            e_CW[: end - begin, self.vocabulary :] = 0
-            torch.sum(e_CW[: end - begin].view(end - begin, self.n_blocks, BLOCK), dim=2, out=self.sums_PB[begin:end])
-            self._products_P[begin:end] = _products(e_CV, z_CV, may_look=on_cpu)
+            torch.sum(e_CBK, dim=2, out=self.sums_PB[begin:end])
+            # 0 · -inf is NaN, but p · log p is 0 at p = 0. A NaN of the logits themselves is in the totals too.
+            torch.nansum(z_CV.mul_(e_CV), dim=1, out=self._products_P[begin:end])
             self._shift_P[begin:end] = shift_C
 
     def rows(self, begin: int, end: int) -> "Scan":
@@ -113,12 +112,3 @@ class Scan:
         width = x.shape[-1]
         x = torch.nn.functional.pad(x.float(), (0, -width % _VECTOR))
         return torch.exp2(torch.add(self._shift_P[rows], x, alpha=self._factor))[..., :width]
-
-
-def _products(e_CV: torch.Tensor, z_CV: torch.Tensor, *, may_look: bool) -> torch.Tensor:
-    """Σ e · z of each row, where e = 2^z. Looking for -inf first saves a pass, but makes a GPU's host wait."""
-    if may_look:
-        products_C = torch.linalg.vecdot(e_CV, z_CV)
-        if bool(torch.isfinite(products_C).all()):
-            return products_C
-    return torch.linalg.vecdot(e_CV, z_CV.clamp_(min=_LEAST_EXPONENT))
