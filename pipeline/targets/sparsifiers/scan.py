@@ -10,7 +10,11 @@ Shapes: P positions, V ids, B blocks per row, K = BLOCK ids per block, W = B · 
 import math
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import pairwise
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -25,6 +29,12 @@ _DEVICE_SLICE = 1 << 26
 _WORTH_THREADS = 1 << 22
 # On a CPU torch computes what does not fill a vector by other code, with other last bits: equal logits would differ.
 _VECTOR = 32
+
+
+@cache
+def _fused_scan() -> ModuleType | None:
+    """The same pass as one compiled loop, where numba is installed."""
+    return import_module(f"{__package__}.fused_scan") if find_spec("numba") else None
 
 
 class Scan:
@@ -69,6 +79,12 @@ class Scan:
 
     @torch.inference_mode()
     def _scan_rows(self, first: int, last: int) -> None:
+        fused = _fused_scan()
+        if fused is not None and fused.fits(self.logits_PV) and self.vocabulary:
+            rows = slice(first, last)
+            results = (tensor[rows] for tensor in (self.sums_PB, self._products_P, self._shift_P))
+            fused.scan_rows(self.logits_PV[rows], self._factor, *results)
+            return
         elements = _CPU_SLICE if self.logits_PV.device.type == "cpu" else _DEVICE_SLICE
         step = min(max(1, elements // self.vocabulary), max(last - first, 1))
         # Past the vocabulary: no weight.

@@ -7,6 +7,17 @@ from logitlake.pipeline.targets.sparsifiers.blocks import BLOCK, Blocks
 from logitlake.storage.errors import SettingsError
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, params=["torch", "numba"])
+def one_pass(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test holds for both versions of the pass over the logits."""
+    if request.param == "numba":
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(scan_module, "_fused_scan", lambda: None)
+
+
 VOCABULARIES = [1, 5, BLOCK, 3 * BLOCK, 3 * BLOCK + 17]
 
 
