@@ -19,6 +19,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
+from logitlake.pipeline.targets import on_device
 from logitlake.pipeline.targets.sparsifiers.block_sums import BLOCK
 
 _LOG2_E = 1 / math.log(2)
@@ -37,10 +38,16 @@ def _fused_scan() -> ModuleType | None:
     return import_module(f"{__package__}.fused_scan") if find_spec("numba") else None
 
 
+def _double(tensor: torch.Tensor) -> torch.Tensor:
+    stays = tensor.device.type in {"cpu", *on_device.DEVICE_TYPES}
+    return tensor.double() if stays else tensor.cpu().double()
+
+
 class Scan:
     """Block sums of `softmax(logits / temperature)` before normalisation, and the statistics of each row.
 
     `sums_PB` float32, `totals_P` their sums in float64, `is_finite` a single bool: all on the device of the logits.
+    For a device without float64, such as Apple's, what is in float64 is on the CPU.
     """
 
     def __init__(self, logits_PV: torch.Tensor, temperature: float = 1.0) -> None:
@@ -54,7 +61,7 @@ class Scan:
         self._products_P = torch.empty(self.n_positions, **floats)
         self._shift_P = torch.empty(self.n_positions, **floats)
         self._run()
-        self.totals_P = self.sums_PB.sum(dim=1, dtype=torch.float64)
+        self.totals_P = _double(self.sums_PB).sum(dim=1)
         # False for NaN, +inf, or a row that is -inf throughout.
         self.is_finite = torch.isfinite(self.totals_P).all()
 
@@ -114,13 +121,13 @@ class Scan:
 
     def entropy(self) -> torch.Tensor:
         """Entropy `float64[P]` in nats of the distribution at the temperature of this scan."""
-        bits_P = torch.log2(self.totals_P) - self._products_P.double() / self.totals_P
+        bits_P = torch.log2(self.totals_P) - _double(self._products_P) / self.totals_P
         return bits_P.clamp(min=0.0) / _LOG2_E
 
     def negative_logprobs(self, ids_P: torch.Tensor) -> torch.Tensor:
         """-logprob `float64[P]` in nats of one id (int64) per position; infinity where the id has no probability."""
         x_P = self.logits_PV.gather(1, ids_P[:, None])[:, 0].float()
-        z_P = (x_P * self._factor + self._shift_P).double()
+        z_P = _double(x_P * self._factor + self._shift_P)
         return (torch.log2(self.totals_P) - z_P).clamp(min=0.0) / _LOG2_E
 
     def weights(self, rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

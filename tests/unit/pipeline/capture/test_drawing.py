@@ -17,6 +17,7 @@ from logitlake.pipeline.targets.on_device.transfer import Transfer, pack
 from logitlake.pipeline.targets.sparsifiers import make_sparsifier
 from logitlake.pipeline.targets.sparsifiers.block_sums import BlockSums
 from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets
+from logitlake.pipeline.targets.sparsifiers.scan import Scan
 from logitlake.pipeline.targets.sparsifiers.top_k import TopK
 from logitlake.pipeline.tokens.sequences import TokenSequence
 from logitlake.storage.errors import SettingsError
@@ -150,6 +151,12 @@ def test_what_a_device_draws_is_what_the_host_draws(monkeypatch: pytest.MonkeyPa
             np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
     np.testing.assert_array_equal(statistics.entropy, expected_statistics.entropy)
     np.testing.assert_array_equal(statistics.nll, expected_statistics.nll)
+
+
+def test_a_device_without_float64_is_asked_for_none() -> None:
+    """Tensors without data can't be copied to the host: the message shows that the copy comes before the float64."""
+    with pytest.raises(NotImplementedError, match="copy out of meta"):
+        Scan(torch.empty(3, VOCABULARY, device="meta"))
 
 
 def test_only_what_has_a_version_for_devices_and_takes_little_room_is_drawn_there() -> None:
