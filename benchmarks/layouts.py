@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from benchmarks.sample import captured, in_batches
 from benchmarks.target_measures import BATCH_TOKENS
 from benchmarks.target_sample import target_sample
-from logitlake.pipeline.capture.unit import batch_targets
+from logitlake.pipeline.capture.drawing import batch_targets
 from logitlake.pipeline.targets.arrow_lists import nested_lists, running_sums
 from logitlake.pipeline.targets.encoding import statistic_codes
 

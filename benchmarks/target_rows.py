@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from benchmarks.replay import ReplayedTeacher
-from logitlake.pipeline.capture.unit import batch_targets
+from logitlake.pipeline.capture.drawing import batch_targets
 from logitlake.pipeline.targets.encoding import RowOrigin, encode_rows
 from logitlake.pipeline.targets.sparsifiers import Sparsifier
 from logitlake.pipeline.tokens.sequences import TokenSequence

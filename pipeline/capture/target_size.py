@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from logitlake.pipeline.capture.drawing import batch_targets
 from logitlake.pipeline.capture.planning import make_batches
-from logitlake.pipeline.capture.unit import batch_targets
 from logitlake.pipeline.settings.models import CaptureSettings, TargetSettings
 from logitlake.pipeline.targets.encoding import RowOrigin, encode_rows
 from logitlake.pipeline.targets.sparsifiers import make_sparsifier

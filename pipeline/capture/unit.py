@@ -1,8 +1,4 @@
-"""One work unit: forward → sparsify → rows. Encoding runs in a thread beside the next forward.
-
-Shapes: P positions with a target of one batch in row-major order, p of one chunk of logits, S uniforms per position,
-V vocabulary.
-"""
+"""One work unit: forward → sparsify → rows. Encoding runs in a thread beside the next forward."""
 
 import time
 from collections import deque
@@ -13,15 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from logitlake.pipeline.capture.drawing import Draw, PendingTargets, start_drawing
 from logitlake.pipeline.capture.planning import WorkUnit, make_batches
 from logitlake.pipeline.capture.recipe import Recipe
 from logitlake.pipeline.capture.trace_columns import with_trace_columns
 from logitlake.pipeline.settings.models import CaptureSettings
-from logitlake.pipeline.targets.counter_random import document_keys, uniforms
 from logitlake.pipeline.targets.encoding import RowOrigin, encode_rows
-from logitlake.pipeline.targets.sparsifiers import Sparsifier, make_sparsifier
-from logitlake.pipeline.targets.sparsifiers.blocks import Blocks, Statistics
-from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets, concatenate
+from logitlake.pipeline.targets.sparsifiers import make_sparsifier
 from logitlake.pipeline.teachers.engine import Engine, NotRecordedError, Prefetching
 from logitlake.pipeline.tokens.sequences import TokenSequence
 from logitlake.storage.errors import MismatchError
@@ -83,7 +77,7 @@ def capture_unit(
             for indices in batches:
                 batch = [sequences[i] for i in indices]
                 try:
-                    targets, statistics = draw_targets(engine, batch, draws)
+                    pending = start_drawing(engine, batch, draws)
                 except NotRecordedError as error:
                     sequence, i = batch[error.sequence], indices[error.sequence]
                     raise MismatchError(
@@ -98,7 +92,7 @@ def capture_unit(
                     for r in recipes
                 ]
                 steps = [r.target.logprob_steps_per_nat for r in recipes]
-                waiting.append(encoder.submit(_encode_all, batch, targets, statistics, origins, steps))
+                waiting.append(encoder.submit(_encode_all, batch, pending, origins, steps))
                 while len(waiting) > _WAITING:
                     tables.append(waiting.popleft().result())
                 if on_progress is not None:
@@ -118,65 +112,14 @@ def capture_unit(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """One kind of target to draw: its sparsifier, temperature and seed."""
-
-    sparsifier: Sparsifier
-    temperature: float
-    seed: int
-
-
-def batch_targets(
-    engine: Engine,
-    batch: Sequence[TokenSequence],
-    sparsifiers: Sequence[Sparsifier],
-    *,
-    temperature: float,
-    seed: int,
-) -> tuple[list[CodedTargets], Statistics]:
-    """The targets of each sparsifier at one temperature; see `draw_targets`."""
-    return draw_targets(engine, batch, [Draw(sparsifier, temperature, seed) for sparsifier in sparsifiers])
-
-
-def draw_targets(
-    engine: Engine, batch: Sequence[TokenSequence], draws: Sequence[Draw]
-) -> tuple[list[CodedTargets], Statistics]:
-    """One forward over a batch: the targets of each draw at its temperature, and statistics at temperature 1.
-
-    Uniforms are keyed by document and by the label's absolute position in it: windows and batches do not change them.
-    """
-    labelled = [np.flatnonzero(sequence.has_target) for sequence in batch]
-    counts = [len(indices) for indices in labelled]
-    doc_ids = [sequence.doc_id for sequence in batch]
-    keys_P2 = {s: np.repeat(document_keys(s, doc_ids), counts, axis=0) for s in {draw.seed for draw in draws}}
-    labels_P = np.concatenate([sequence.start + at + 1 for sequence, at in zip(batch, labelled, strict=True)])
-    next_ids_P = np.concatenate([sequence.input_ids[at + 1] for sequence, at in zip(batch, labelled, strict=True)])
-    chunks: list[list[CodedTargets]] = [[] for _ in draws]
-    entropies, nlls = [np.zeros(0)], [np.zeros(0)]
-    begin = 0
-    for logits_pV in engine.forward([s.input_ids for s in batch], [s.has_target for s in batch]):
-        chunk = slice(begin, begin + len(logits_pV))
-        begin = chunk.stop
-        blocks = {t: Blocks(logits_pV, t) for t in {1.0, *(draw.temperature for draw in draws)}}
-        entropies.append(blocks[1.0].entropy())
-        nlls.append(blocks[1.0].negative_logprobs(next_ids_P[chunk]))
-        for draw, parts in zip(draws, chunks, strict=True):
-            drawn = uniforms(keys_P2[draw.seed][chunk], labels_P[chunk], draw.sparsifier.streams)
-            parts.append(draw.sparsifier(blocks[draw.temperature], drawn))
-    assert begin == len(labels_P), f"engine gave logits of {begin} positions, expected {len(labels_P)}"
-    targets = [concatenate(parts, draw.sparsifier.levels) for draw, parts in zip(draws, chunks, strict=True)]
-    return targets, Statistics(entropy=np.concatenate(entropies), nll=np.concatenate(nlls))
-
-
 def _encode_all(
     batch: Sequence[TokenSequence],
-    targets: Sequence[CodedTargets],
-    statistics: Statistics,
+    pending: PendingTargets,
     origins: Sequence[RowOrigin],
     steps: Sequence[int],
 ) -> list[pa.Table]:
-    """The rows of a batch, a table for each recipe."""
+    """The rows of a batch, a table for each recipe, once its targets have arrived."""
+    targets, statistics = pending.result()
     return [
         encode_rows(batch, coded, statistics, origin, nll_steps_per_nat=n)
         for coded, origin, n in zip(targets, origins, steps, strict=True)

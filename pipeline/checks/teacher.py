@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from logitlake.pipeline.capture.drawing import batch_targets
 from logitlake.pipeline.capture.planning import make_batches
 from logitlake.pipeline.capture.recipe import Recipe
-from logitlake.pipeline.capture.unit import batch_targets
 from logitlake.pipeline.checks.ids import ComparedText, compared_texts, ids_outcome
 from logitlake.pipeline.checks.labels import labelled_texts, labels_outcome
 from logitlake.pipeline.checks.outcome import Outcome, joined, name_of, not_compared

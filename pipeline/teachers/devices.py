@@ -1,6 +1,8 @@
 """Resolves the setting `device` to a torch device, and tells whether it computes in bfloat16."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from logitlake.storage.errors import SettingsError
 
@@ -33,6 +35,15 @@ def device_has_bfloat16(device: torch.device) -> bool:
         check = getattr(module, "is_bf16_supported", None)
         return bool(check()) if check else True
     return False
+
+
+def to_device(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
+    """The array as a tensor on the device.
+
+    From memory that the operating system may move, a GPU's host waits for all work before the copy; hence the detour.
+    """
+    tensor: torch.Tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _is_available(kind: str) -> bool:

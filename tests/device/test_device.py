@@ -5,18 +5,25 @@ LOGITLAKE_TEST_DEVICE names another device; with `cpu` the tests compare the CPU
 
 import os
 from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 
+from logitlake.pipeline.capture.drawing import Draw, start_drawing
 from logitlake.pipeline.reading.batches import SparseTargets
 from logitlake.pipeline.settings.target import TargetSettings
+from logitlake.pipeline.targets.on_device import device_draw
+from logitlake.pipeline.targets.on_device.padded_targets import coded_targets
+from logitlake.pipeline.targets.on_device.slices import draw_in_slices
 from logitlake.pipeline.targets.sparsifiers import make_sparsifier
 from logitlake.pipeline.targets.sparsifiers.blocks import Blocks
 from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets
+from logitlake.pipeline.targets.sparsifiers.scan import Scan
 from logitlake.pipeline.teachers.devices import resolve_device
 from logitlake.pipeline.teachers.engines.transformers_engine import TransformersEngine
+from logitlake.pipeline.tokens.sequences import TokenSequence
 from logitlake.pipeline.training.losses import sparse_divergence
 from tests.tiny_models import TINY_VOCAB, make_tiny_llama
 
@@ -43,8 +50,56 @@ def test_draws_on_the_device_are_those_of_the_cpu(sparsifier: str, dtype: torch.
     drawer = make_sparsifier(TargetSettings(sparsifier=sparsifier))
     uniforms_PS = np.random.default_rng(0).random((POSITIONS, drawer.streams))
     here = list(rows_of(drawer(Blocks(logits_PV, 1.5), uniforms_PS)))
-    there = list(rows_of(drawer(Blocks(logits_PV.to(DEVICE), 1.5), uniforms_PS)))
+    scan = Scan(logits_PV.to(DEVICE), 1.5)
+    there = list(rows_of(drawer(Blocks.of(scan), uniforms_PS)))
+    draw = device_draw(drawer, "cuda")
+    assert draw is not None
+    padded = draw_in_slices(draw, drawer, scan, torch.from_numpy(uniforms_PS).to(DEVICE))
+    drawn = list(rows_of(coded_targets(*(tensor.cpu().numpy() for tensor in padded.tensors), drawer.levels)))
+    # From the same block sums.
+    assert drawn == there
     assert sum(one != other for one, other in zip(here, there, strict=True)) <= POSITIONS / 100
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="only CUDA tells of a host that waits")
+def test_between_two_forwards_the_host_never_waits() -> None:
+    settings = [TargetSettings(sparsifier=name) for name in ("varopt", "random", "top_k", "top_p")]
+    draws = [Draw(make_sparsifier(s), s.temperature, s.seed) for s in settings]
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, VOCABULARY, POSITIONS + 1).astype(np.int32)
+    has_target = np.arange(len(ids)) < POSITIONS
+    batch = [TokenSequence(doc_id="doc", window=0, start=0, input_ids=ids, has_target=has_target)]
+    engine = FixedLogits(3 * torch.randn(POSITIONS, VOCABULARY, generator=torch.Generator().manual_seed(0)))
+    expected, expected_statistics = start_drawing(engine, batch, draws).result()
+    engine.logits_PV = engine.logits_PV.to(DEVICE)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        pending = start_drawing(engine, batch, draws)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    targets, statistics = pending.result()
+    for one, other in zip(targets, expected, strict=True):
+        differing = sum(a != b for a, b in zip(rows_of(one), rows_of(other), strict=True))
+        assert differing <= POSITIONS / 100
+    np.testing.assert_allclose(statistics.entropy, expected_statistics.entropy, rtol=1e-4)
+    np.testing.assert_allclose(statistics.nll, expected_statistics.nll, rtol=1e-4)
+
+
+class FixedLogits:
+    """An engine that gives the logits that it has, in chunks of 100 positions."""
+
+    vocab_size = VOCABULARY
+    description: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, logits_PV: torch.Tensor) -> None:
+        self.logits_PV = logits_PV
+
+    @property
+    def device(self) -> torch.device:
+        return self.logits_PV.device
+
+    def forward(self, input_ids: Any, has_target: Any) -> Iterator[torch.Tensor]:
+        yield from self.logits_PV.split(100)
 
 
 def test_statistics_on_the_device_are_those_of_the_cpu() -> None:

@@ -102,9 +102,9 @@ def _imported_by(file: Path) -> Iterator[str]:
 
 
 def distributions_of(names: set[str]) -> dict[str, set[str]]:
-    """The distributions that hold each imported name."""
+    """The distributions that hold each imported name; one that is not installed has the name itself."""
     held_by = packages_distributions()
-    return {name: {canonicalize_name(holder) for holder in held_by.get(name, ())} for name in names}
+    return {name: {canonicalize_name(holder) for holder in held_by.get(name, (name,))} for name in names}
 
 
 def declared(*extras: str) -> dict[str, Requirement]:
@@ -136,7 +136,9 @@ def test_every_dependency_is_pinned_within_its_range(requirement):
 
 
 @pytest.mark.parametrize(
-    ("names", "extras"), [(CODE, ("metrics",)), (ALL, ("metrics", "dev", "bench"))], ids=["package", "tests"]
+    ("names", "extras"),
+    [(CODE, ("metrics", "fast")), (ALL, ("metrics", "fast", "dev", "bench"))],
+    ids=["package", "tests"],
 )
 def test_every_import_is_declared(names, extras):
     known = declared(*extras).keys()
@@ -147,7 +149,7 @@ def test_every_import_is_declared(names, extras):
 @pytest.mark.parametrize("extra", ["", *EXTRAS])
 def test_every_declared_dependency_is_used(extra):
     """What only tests and benchmarks import is no dependency of the package."""
-    by_package = extra in ("", "metrics")
+    by_package = extra in ("", "metrics", "fast")
     needed = set().union(*distributions_of(CODE if by_package else ALL).values()) | NOT_IMPORTED.keys()
     lines = EXTRAS[extra] if extra else PROJECT["dependencies"]
     assert {canonicalize_name(Requirement(line).name) for line in lines} - needed == set()

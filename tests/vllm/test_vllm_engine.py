@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from logitlake.pipeline.capture.unit import batch_targets
+from logitlake.pipeline.capture.drawing import batch_targets
 from logitlake.pipeline.model_files.files import resolve_teacher
 from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.pipeline.targets.sparsifiers import make_sparsifier

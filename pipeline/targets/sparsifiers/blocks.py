@@ -1,30 +1,19 @@
-"""One pass over a chunk of logits that leaves sums by block, and a second look inside only the few blocks that matter.
+"""Block sums of a chunk on the host, and a second look inside only the few blocks that matter: what NumPy draws from.
 
-The weight of an id is 2^((x - max x) · log2(e) / T), its probability that over the sum of the row. A row of V ids is
-cut into blocks of BLOCK ids; only block sums and single blocks ever leave the device, and no [batch, length, V] float32
-tensor exists. exp2 because it vectorises on every CPU where torch's exp does not; both are within 1 ulp.
+Only block sums and single blocks ever leave the device.
 
-Shapes: P positions, V ids, B blocks per row, K = BLOCK ids per block, M blocks looked into, C positions per slice.
+Shapes: P positions, V ids, B blocks per row, K = BLOCK ids per block, M blocks looked into, R rows.
 """
 
-import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from logitlake.pipeline.targets.sparsifiers.block_sums import BLOCK
+from logitlake.pipeline.targets.sparsifiers.scan import Scan
 from logitlake.storage.errors import SettingsError
-
-_LOG2_E = 1 / math.log(2)
-# A slice fits the cache of a CPU core during five passes, and takes little of a GPU's memory.
-_CPU_SLICE = 1 << 19
-_DEVICE_SLICE = 1 << 26
-# Below so many logits a thread takes longer to start than to do its share.
-_WORTH_THREADS = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,112 +35,64 @@ class Blocks:
 
         Raises SettingsError for NaN, +inf, or a row that is -inf throughout: the teacher does not work at this dtype.
         """
-        self.logits_PV = logits_PV
-        self.n_positions, self.vocabulary = logits_PV.shape
-        self.n_blocks = -(-self.vocabulary // BLOCK)
-        self._factor = _LOG2_E / temperature
-        device, shape = logits_PV.device, (self.n_positions, self.n_blocks)
-        sums_PB = torch.empty(shape, dtype=torch.float32, device=device)
-        products_P = torch.empty(self.n_positions, dtype=torch.float32, device=device)
-        self._shift_P = torch.empty(self.n_positions, dtype=torch.float32, device=device)
-        self._scan(sums_PB, products_P)
-        self.sums_PB: NDArray[np.float64] = sums_PB.cpu().numpy().astype(np.float64)
-        self.totals_P: NDArray[np.float64] = self.sums_PB.sum(axis=1)
-        self._products_P = products_P.cpu().numpy().astype(np.float64)
-        if not (np.isfinite(self.totals_P).all() and np.isfinite(self._products_P).all()):
-            raise SettingsError(
-                "teacher: expected finite logits, found NaN or infinity; "
-                "load it with teacher.dtype float32, or check its weights"
-            )
+        self._take(Scan(logits_PV, temperature))
 
-    def _scan(self, sums_PB: torch.Tensor, products_P: torch.Tensor) -> None:
-        """Rows are shared out among threads that run torch on one core each.
+    @classmethod
+    def of(cls, scan: Scan) -> "Blocks":
+        """The blocks of a scan that was made before; the same errors."""
+        blocks = cls.__new__(cls)
+        blocks._take(scan)
+        return blocks
 
-        torch's own threads wait for each other after every small operation: on a busy machine this took ten times the
-        processor time.
-        """
-        threads = torch.get_num_threads() if self.logits_PV.device.type == "cpu" else 1
-        if threads == 1 or self.logits_PV.numel() < _WORTH_THREADS:
-            self._scan_rows(sums_PB, products_P, 0, self.n_positions)
-        else:
-            bounds = np.linspace(0, self.n_positions, threads + 1).astype(int).tolist()
-            try:
-                with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                    pieces = [
-                        pool.submit(self._scan_rows, sums_PB, products_P, begin, end) for begin, end in pairwise(bounds)
-                    ]
-                    for piece in pieces:
-                        piece.result()
-            finally:
-                # A thread that sets its number of threads also changes the default of threads started later.
-                torch.set_num_threads(threads)
-        if not bool(torch.isfinite(products_P).all()):
-            self._scan_products_again(products_P)
-
-    @torch.inference_mode()
-    def _scan_rows(self, sums_PB: torch.Tensor, products_P: torch.Tensor, first: int, last: int) -> None:
-        budget = _CPU_SLICE if self.logits_PV.device.type == "cpu" else _DEVICE_SLICE
-        step = max(1, budget // self.vocabulary)
-        width = self.n_blocks * BLOCK
-        z_CW = torch.empty(min(step, last - first), width, dtype=torch.float32, device=self.logits_PV.device)
-        e_CW = torch.empty_like(z_CW)
-        for begin in range(first, last, step):
-            end = min(begin + step, last)
-            z_CV, e_CV = z_CW[: end - begin, : self.vocabulary], e_CW[: end - begin, : self.vocabulary]
-            e_CV.copy_(self.logits_PV[begin:end])
-            shift_C = e_CV.amax(dim=1).mul_(-self._factor)
-            torch.add(shift_C[:, None], e_CV, alpha=self._factor, out=z_CV)
-            torch.exp2(z_CV, out=e_CV)
-            # Past the vocabulary: no weight.
-            e_CW[: end - begin, self.vocabulary :] = 0
-            torch.sum(e_CW[: end - begin].view(end - begin, self.n_blocks, BLOCK), dim=2, out=sums_PB[begin:end])
-            products_P[begin:end] = torch.linalg.vecdot(e_CV, z_CV)
-            self._shift_P[begin:end] = shift_C
-
-    def _scan_products_again(self, products_P: torch.Tensor) -> None:
-        """0 · -inf is NaN, but p · log p is 0 at p = 0: the rows with -inf logits once more, bounded below."""
-        for row in torch.nonzero(~torch.isfinite(products_P)).flatten().tolist():
-            z_V = self.logits_PV[row].float() * self._factor + self._shift_P[row]
-            products_P[row] = torch.dot(torch.exp2(z_V), z_V.clamp(min=-1000.0))
+    def _take(self, scan: Scan) -> None:
+        require_finite(bool(scan.is_finite))
+        self._scan = scan
+        self.n_positions, self.n_blocks, self.vocabulary = scan.n_positions, scan.n_blocks, scan.vocabulary
+        self.sums_PB: NDArray[np.float64] = scan.sums_PB.cpu().numpy().astype(np.float64)
+        self.totals_P: NDArray[np.float64] = scan.totals_P.cpu().numpy()
 
     def entropy(self) -> NDArray[np.float64]:
         """Entropy `float64[P]` in nats of the distribution at the temperature of these blocks."""
-        bits_P = np.log2(self.totals_P) - self._products_P / self.totals_P
-        return np.maximum(bits_P, 0.0) / _LOG2_E
+        entropy_P: NDArray[np.float64] = self._scan.entropy().cpu().numpy()
+        return entropy_P
 
     def negative_logprobs(self, ids_P: NDArray[np.integer]) -> NDArray[np.float64]:
         """-logprob `float64[P]` in nats of one id per position; infinity where the id has no probability."""
-        index_P1 = torch.from_numpy(np.ascontiguousarray(ids_P, np.int64)).to(self.logits_PV.device)[:, None]
-        x_P = self.logits_PV.gather(1, index_P1)[:, 0].float()
-        z_P = (x_P * self._factor + self._shift_P).cpu().numpy().astype(np.float64)
-        return np.maximum(np.log2(self.totals_P) - z_P, 0.0) / _LOG2_E
+        ids = torch.from_numpy(np.ascontiguousarray(ids_P, np.int64)).to(self._scan.logits_PV.device)
+        nll_P: NDArray[np.float64] = self._scan.negative_logprobs(ids).cpu().numpy()
+        return nll_P
 
     def look(self, rows_M: NDArray[np.int64], blocks_M: NDArray[np.int64]) -> NDArray[np.float32]:
         """Weights `float32[M, K]` inside the named blocks, 0 past the vocabulary."""
-        device = self.logits_PV.device
-        rows = torch.from_numpy(rows_M).to(device)
-        blocks = torch.from_numpy(blocks_M).to(device)
-        shift_M1 = self._shift_P[rows][:, None]
-        if self.vocabulary % BLOCK == 0 and self.logits_PV.is_contiguous():
-            x_MK = self.logits_PV.view(-1, BLOCK)[rows * self.n_blocks + blocks].float()
-            return torch.exp2(torch.add(shift_M1, x_MK, alpha=self._factor)).cpu().numpy()
-        ids_MK = blocks[:, None] * BLOCK + torch.arange(BLOCK, device=device)
-        x_MK = self.logits_PV[rows[:, None], ids_MK.clamp(max=self.vocabulary - 1)].float()
-        e_MK = torch.exp2(torch.add(shift_M1, x_MK, alpha=self._factor))
+        logits_PV = self._scan.logits_PV
+        rows_M1 = torch.from_numpy(rows_M).to(logits_PV.device)[:, None]
+        blocks_M1 = torch.from_numpy(blocks_M).to(logits_PV.device)[:, None]
+        if self.vocabulary % BLOCK == 0 and logits_PV.is_contiguous():
+            x_MK = logits_PV.view(-1, BLOCK)[(rows_M1 * self.n_blocks + blocks_M1)[:, 0]]
+            return self._scan.weights(rows_M1, x_MK).cpu().numpy()
+        ids_MK = blocks_M1 * BLOCK + torch.arange(BLOCK, device=logits_PV.device)
+        e_MK = self._scan.weights(rows_M1, logits_PV[rows_M1, ids_MK.clamp(max=self.vocabulary - 1)])
         return e_MK.masked_fill_(ids_MK >= self.vocabulary, 0.0).cpu().numpy()
 
-    def weights_at(self, rows_R: torch.Tensor, ids_Rk: torch.Tensor) -> NDArray[np.float64]:
-        """Weights `float64[R, k]` of k ids in each named row (tensors on the logits' device)."""
-        x_Rk = self.logits_PV[rows_R[:, None], ids_Rk].float()
-        e_Rk = torch.exp2(torch.add(self._shift_P[rows_R][:, None], x_Rk, alpha=self._factor))
-        return e_Rk.cpu().numpy().astype(np.float64)
-
     def largest(self, k: int, rows_R: NDArray[np.int64] | None = None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Ids and weights `[R, k]` of the k largest of the named rows (none: all), descending; ties by ascending id."""
-        rows_R = np.arange(self.n_positions) if rows_R is None else rows_R
-        rows = torch.from_numpy(rows_R).to(self.logits_PV.device)
-        ids_Rk = torch.topk(self.logits_PV[rows], min(k, self.vocabulary), dim=1, sorted=False).indices
-        weights_Rk = self.weights_at(rows, ids_Rk)
+        """Ids and weights `[R, k]` of the k largest of the named rows (none: all), descending; ties by ascending id.
+
+        So of several equally probable ids that could be the last ones, the lowest are taken.
+        """
+        logits_RV, k = self._scan.logits_PV, min(k, self.vocabulary)
+        rows = torch.from_numpy(np.arange(self.n_positions) if rows_R is None else rows_R).to(logits_RV.device)
+        if rows_R is not None:
+            logits_RV = logits_RV[rows]
+        # One more than asked for tells whether the last one was a choice among equals.
+        x_Rk, ids_Rk = torch.topk(logits_RV, min(k + 1, self.vocabulary), dim=1)
+        if k < self.vocabulary:
+            last_R, next_R = x_Rk[:, k - 1], x_Rk[:, k]
+            x_Rk, ids_Rk = x_Rk[:, :k].contiguous(), ids_Rk[:, :k].contiguous()
+            # Ids of probability 0 are no heads, whichever they are.
+            tied_T = torch.nonzero((last_R == next_R) & (last_R > -torch.inf))[:, 0]
+            if len(tied_T):
+                ids_Rk[tied_T] = _lowest_of_equals(logits_RV[tied_T], x_Rk[tied_T], ids_Rk[tied_T])
+        weights_Rk = self._scan.weights(rows[:, None], x_Rk).cpu().numpy().astype(np.float64)
         ids = ids_Rk.cpu().numpy()
         order = np.lexsort((ids, -weights_Rk), axis=1)
         return np.take_along_axis(ids, order, 1), np.take_along_axis(weights_Rk, order, 1)
@@ -166,3 +107,22 @@ class Blocks:
         sums_PB = self.sums_PB.copy()
         sums_PB[rows_M, blocks_M] = weights_MK.sum(axis=1, dtype=np.float64)
         return sums_PB.sum(axis=1)
+
+
+def _lowest_of_equals(logits_TV: torch.Tensor, x_Tk: torch.Tensor, ids_Tk: torch.Tensor) -> torch.Tensor:
+    """The ids of the k largest, descending, with the lowest of those that equal the last one in their places."""
+    last_T1 = x_Tk[:, -1:]
+    equal_T2 = torch.nonzero(logits_TV == last_T1)
+    begins_T = torch.searchsorted(equal_T2[:, 0].contiguous(), torch.arange(len(x_Tk), device=x_Tk.device))
+    n_above_T1 = (x_Tk > last_T1).sum(dim=1, keepdim=True)
+    places_Tk = begins_T[:, None] - n_above_T1 + torch.arange(x_Tk.shape[1], device=x_Tk.device)
+    return torch.where(x_Tk > last_T1, ids_Tk, equal_T2[:, 1][places_Tk.clamp(min=0)])
+
+
+def require_finite(is_finite: bool) -> None:
+    """SettingsError unless the logits were finite; see Scan.is_finite."""
+    if not is_finite:
+        raise SettingsError(
+            "teacher: expected finite logits, found NaN or infinity; "
+            "load it with teacher.dtype float32, or check its weights"
+        )

@@ -54,6 +54,11 @@ class Random:
     """`streams` draws per position, with replacement."""
 
     streams: int
+    on_device: ClassVar = "logitlake.pipeline.targets.on_device.random_draws:draw"
+
+    @property
+    def most_entries(self) -> int:
+        return self.streams
 
     @property
     def levels(self) -> int:

@@ -39,11 +39,16 @@ class TopKSettings(TargetSettings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TopK:
-    """The `k` largest; the device decides which of several equally probable ids are the last ones."""
+    """The `k` largest; of several equally probable ids that could be the last ones, the lowest."""
 
     k: int
     levels: int
     streams: int = 1
+    on_device: ClassVar = "logitlake.pipeline.targets.on_device.top_k:draw"
+
+    @property
+    def most_entries(self) -> int:
+        return self.k
 
     def __call__(self, blocks: BlockSums, uniforms_PS: NDArray[np.float64]) -> CodedTargets:
         """Targets of P positions; `uniforms_PS` holds one uniform for the rounding."""

@@ -49,6 +49,11 @@ class TopP:
     max_k: int
     levels: int
     streams: int = 1
+    on_device: ClassVar = "logitlake.pipeline.targets.on_device.top_p:draw"
+
+    @property
+    def most_entries(self) -> int:
+        return self.max_k
 
     def __call__(self, blocks: BlockSums, uniforms_PS: NDArray[np.float64]) -> CodedTargets:
         """Targets of P positions; `uniforms_PS` holds one uniform for the rounding."""

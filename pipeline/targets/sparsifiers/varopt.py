@@ -23,7 +23,9 @@ from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets, j
 from logitlake.pipeline.targets.sparsifiers.draw import draw_ids
 
 # r̂ / τ is a ratio of two decimals: 0.15 / 0.05 must not become 4 tails.
-_SLACK = 1e-9
+COUNT_SLACK = 1e-9
+# A block sum was rounded to float32: look a little lower than the threshold.
+BLOCK_SLACK = 1e-5
 
 
 class VarOptSettings(TargetSettings):
@@ -58,6 +60,21 @@ class VarOpt:
     threshold: float
     levels: int
     streams: int = 2
+    on_device: ClassVar = "logitlake.pipeline.targets.on_device.varopt:draw"
+
+    @property
+    def most_heads(self) -> int:
+        """No more ids, and no more blocks, have at least the threshold of the mass."""
+        return math.floor(1 / (self.threshold * (1 - BLOCK_SLACK)))
+
+    @property
+    def most_tails(self) -> int:
+        """The tails of a position without heads."""
+        return math.ceil(1 / self.threshold - COUNT_SLACK)
+
+    @property
+    def most_entries(self) -> int:
+        return self.most_heads + self.most_tails
 
     def __call__(self, blocks: BlockSums, uniforms_PS: NDArray[np.float64]) -> CodedTargets:
         """Targets of P positions; `uniforms_PS` holds one uniform for the rounding and one for the tails."""
@@ -67,7 +84,7 @@ class VarOpt:
         rest_P = tail_sums_PB.sum(axis=1)
         codes_H = systematic_codes(weights_H, offsets_P1, rest_P, uniforms_PS[:, 0], self.levels)
         residual_P = (self.levels - code_sums(codes_H, offsets_P1)) / self.levels
-        counts_P = np.ceil(residual_P / self.threshold - _SLACK).astype(np.int64)
+        counts_P = np.ceil(residual_P / self.threshold - COUNT_SLACK).astype(np.int64)
         rows_N = np.repeat(np.arange(blocks.n_positions), counts_P)
         steps_N = np.arange(len(rows_N)) - np.repeat(offsets_of(counts_P)[:-1], counts_P)
         fractions_N = (steps_N + uniforms_PS[rows_N, 1]) / counts_P[rows_N]
@@ -83,8 +100,7 @@ def _heads(
     A block that holds a head sums to the head at least, so only such blocks are looked into. The sum that is left in
     them is added up from what is left, never a difference.
     """
-    # The block sum was rounded to float32: look a little lower than the threshold.
-    rows_M, blocks_M = np.nonzero(blocks.sums_PB >= ceiling_P[:, None] * (1 - 1e-5))
+    rows_M, blocks_M = np.nonzero(blocks.sums_PB >= ceiling_P[:, None] * (1 - BLOCK_SLACK))
     weights_MK = blocks.look(rows_M, blocks_M)
     is_head_MK = weights_MK >= ceiling_P[rows_M, None]
     tail_sums_PB = blocks.sums_PB.copy()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from logitlake.pipeline.model_files.files import TeacherFiles
 from logitlake.pipeline.model_files.loading import load_adapter, load_causal_lm
 from logitlake.pipeline.settings.models import TeacherSettings
-from logitlake.pipeline.teachers.devices import resolve_device
+from logitlake.pipeline.teachers.devices import resolve_device, to_device
 from logitlake.pipeline.teachers.dtype import resolve_dtype
 from logitlake.pipeline.teachers.output_layer import (
     OutputLayer,
@@ -109,9 +109,9 @@ class TransformersEngine:
         ids_BL = np.zeros((len(input_ids), lengths.max()), np.int64)
         real_BL = np.arange(lengths.max())[None, :] < lengths[:, None]
         ids_BL[real_BL] = np.concatenate(input_ids)
-        inputs = {"input_ids": torch.from_numpy(ids_BL).to(self.device)}
+        inputs = {"input_ids": to_device(ids_BL, self.device)}
         if not real_BL.all():
-            inputs["attention_mask"] = torch.from_numpy(real_BL.astype(np.int64)).to(self.device)
+            inputs["attention_mask"] = to_device(real_BL.astype(np.int64), self.device)
         return inputs
 
     @torch.inference_mode()
@@ -144,7 +144,7 @@ def _flat_positions(has_target: Sequence[NDArray[np.bool_]], values_BLX: torch.T
     """Indices of the positions with a target in the first two dimensions, flattened, on the device of the values."""
     length = values_BLX.shape[1]
     positions = [np.flatnonzero(mask) + row * length for row, mask in enumerate(has_target)]
-    return torch.from_numpy(np.concatenate(positions)).to(values_BLX.device)
+    return to_device(np.concatenate(positions), values_BLX.device)
 
 
 def load_teacher(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: int) -> TransformersEngine:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from logitlake.pipeline.capture.unit import batch_targets
+from logitlake.pipeline.capture.drawing import batch_targets
 from logitlake.pipeline.checks.outcome import Outcome
 from logitlake.pipeline.checks.targets import targets_outcomes
 from logitlake.pipeline.settings.models import TargetSettings

@@ -2,11 +2,22 @@ import numpy as np
 import pytest
 import torch
 
-from logitlake.pipeline.targets.sparsifiers import blocks as blocks_module
+from logitlake.pipeline.targets.sparsifiers import scan as scan_module
 from logitlake.pipeline.targets.sparsifiers.blocks import BLOCK, Blocks
 from logitlake.storage.errors import SettingsError
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, params=["torch", "numba"])
+def one_pass(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test holds for both versions of the pass over the logits."""
+    if request.param == "numba":
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(scan_module, "_fused_scan", lambda: None)
+
+
 VOCABULARIES = [1, 5, BLOCK, 3 * BLOCK, 3 * BLOCK + 17]
 
 
@@ -52,7 +63,7 @@ def test_a_look_inside_gives_the_probabilities_of_the_block_and_none_past_the_vo
 def test_the_length_of_a_slice_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x = logits(50, 300, torch.bfloat16)
     whole = Blocks(x)
-    monkeypatch.setattr(blocks_module, "_CPU_SLICE", 900)
+    monkeypatch.setattr(scan_module, "_CPU_SLICE", 900)
     sliced = Blocks(x)
     np.testing.assert_array_equal(whole.sums_PB, sliced.sums_PB)
     np.testing.assert_allclose(whole.entropy(), sliced.entropy(), atol=1e-6)
@@ -61,7 +72,7 @@ def test_the_length_of_a_slice_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
 def test_the_number_of_threads_changes_nothing_and_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     x = logits(50, 300, torch.bfloat16)
     alone = Blocks(x)
-    monkeypatch.setattr(blocks_module, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(scan_module, "_WORTH_THREADS", 0)
     torch.set_num_threads(3)
     try:
         with torch.inference_mode():

@@ -1,6 +1,10 @@
-"""Monte-Carlo, quantisation included: E[p̂] = p and E[gradient] = full gradient, with a fixed seed."""
+"""Monte-Carlo, quantisation included: E[p̂] = p and E[gradient] = full gradient, with a fixed seed.
+
+Draws of the version for devices are compared with them entry by entry.
+"""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,13 +12,16 @@ import torch
 
 from logitlake.pipeline.settings.models import TargetSettings
 from logitlake.pipeline.targets.counter_random import document_keys, uniforms
+from logitlake.pipeline.targets.on_device import device_draw
+from logitlake.pipeline.targets.on_device.padded_targets import coded_targets
 from logitlake.pipeline.targets.sparsifiers import make_sparsifier
 from logitlake.pipeline.targets.sparsifiers.blocks import Blocks
 from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets
+from logitlake.pipeline.targets.sparsifiers.scan import Scan
 
 torch.set_num_threads(1)
 Dense = Callable[[CodedTargets, int], np.ndarray]
-VOCABULARY, DRAWS = 300, 20_000
+VOCABULARY, DRAWS, ON_DEVICE = 300, 20_000, 1000
 UNBIASED = [
     TargetSettings(threshold=0.05),
     TargetSettings(threshold=0.02, levels=16),
@@ -44,12 +51,26 @@ SHAPES = {"zipf": zipf, "near_threshold": near_threshold, "peaked": peaked}
 
 
 def estimates(settings: TargetSettings, weights: np.ndarray, dense: Dense) -> tuple[np.ndarray, np.ndarray]:
-    """p at the temperature, and p̂[DRAWS, V] of as many positions that all have this distribution."""
+    """p at the temperature, and p̂[DRAWS, V] of as many positions that all have this distribution.
+
+    A part of the draws is compared with those of the version for devices: what the mean shows holds for both.
+    """
     x_V = torch.from_numpy(np.log(weights)).float()
     sparsifier = make_sparsifier(settings)
     u = uniforms(np.repeat(document_keys(7, ["doc"]), DRAWS, axis=0), np.arange(DRAWS), sparsifier.streams)
-    targets = sparsifier(Blocks(x_V.expand(DRAWS, -1).contiguous(), settings.temperature), u)
+    scan = Scan(x_V.expand(DRAWS, -1).contiguous(), settings.temperature)
+    targets = sparsifier(Blocks.of(scan), u)
+    require_the_same_on_a_device(sparsifier, scan.rows(0, ON_DEVICE), u[:ON_DEVICE], targets)
     return torch.softmax(x_V.double() / settings.temperature, 0).numpy(), dense(targets, VOCABULARY)
+
+
+def require_the_same_on_a_device(sparsifier: Any, scan: Scan, u: np.ndarray, targets: CodedTargets) -> None:
+    draw = device_draw(sparsifier, "cuda")
+    assert draw is not None
+    tensors = draw(sparsifier, scan, torch.from_numpy(u)).tensors
+    drawn = coded_targets(*(tensor.numpy() for tensor in tensors), sparsifier.levels)
+    np.testing.assert_array_equal(drawn.ids, targets.ids[: targets.id_offsets[len(u)]])
+    np.testing.assert_array_equal(drawn.codes, targets.codes[: targets.code_offsets[len(u)]])
 
 
 def standard_errors(p: np.ndarray, estimate: np.ndarray) -> np.ndarray:
