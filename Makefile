@@ -37,7 +37,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@rm -f $@
 	@echo 'Installing into $(VENV): about 2 GB, one to three minutes. Done once.'
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt pip
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,bench]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,bench,fast]'
 	@touch $@
 
 vllm: $(VLLM_VENV)/installed ## make .venv-vllm, where vLLM runs on the CPU for its tests

@@ -7,6 +7,7 @@ where torch's exp does not; both are within 1 ulp. On a GPU nothing here makes t
 Shapes: P positions, V ids, B blocks per row, K = BLOCK ids per block, W = B · K ids with padding, C rows per slice.
 """
 
+import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -22,6 +23,8 @@ import torch
 from logitlake.pipeline.targets import on_device
 from logitlake.pipeline.targets.sparsifiers.block_sums import BLOCK
 
+log = logging.getLogger(__name__)
+
 _LOG2_E = 1 / math.log(2)
 # A slice fits the cache of a CPU core during five passes, and takes little of a GPU's memory.
 _CPU_SLICE = 1 << 18
@@ -35,7 +38,16 @@ _VECTOR = 32
 @cache
 def _fused_scan() -> ModuleType | None:
     """The same pass as one compiled loop, where numba is installed."""
-    return import_module(f"{__package__}.fused_scan") if find_spec("numba") else None
+    if find_spec("numba") is None:
+        return None
+    try:
+        return import_module(f"{__package__}.fused_scan")
+    except ImportError as error:
+        # numba refuses a newer NumPy than it knows.
+        log.warning(
+            "numba is installed but can't be used (%s): the pass over the logits takes three times as long", error
+        )
+        return None
 
 
 def _double(tensor: torch.Tensor) -> torch.Tensor:
