@@ -176,7 +176,7 @@ app = typer.Typer(
     cls=_Commands,
     name="logitlake",
     help=f"""Run the teacher once, train students from its cached targets, and query them in SQL.\n\n{EXIT_CODES}""",
-    epilog="`logitlake COMMAND --help` has examples. `logitlake show config > logitlake.yaml` starts a project.",
+    epilog="`logitlake COMMAND --help` has examples. `logitlake init DIRECTORY` starts a project.",
     no_args_is_help=True,
     **_STYLE,
 )
