@@ -41,8 +41,7 @@ def first_settings(survey: Survey, root: Path, *, teacher: str | None, layers: i
         "",
         "training:",
         _line("  output: student", "a new directory for each student"),
-        _line("  epochs: 1"),
-        _line("  learning_rate: 0.0003"),
+        *_training(n_documents),
     ]
     return "\n".join(lines) + "\n"
 
@@ -53,6 +52,16 @@ def documents_text(draft: CorpusDraft) -> str:
     about = "" if draft.is_exact else "about "
     documents = f"{about}{draft.n_documents:,} document{'s' * (draft.n_documents != 1)}"
     return f"{files}, {documents}, about {draft.n_tokens:,} tokens"
+
+
+def _training(n_documents: int) -> list[str]:
+    """Small steps and two passes over a small corpus, or training would end before it has begun."""
+    epochs, sequences, rate = (2, 4, "0.0005") if n_documents < _FEW_DOCUMENTS else (1, 8, "0.0003")
+    return [
+        _line(f"  epochs: {epochs}"),
+        _line(f"  batch_sequences: {sequences}", "per step and device"),
+        _line(f"  learning_rate: {rate}"),
+    ]
 
 
 def _named(root: Path) -> str:
