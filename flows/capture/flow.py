@@ -93,11 +93,16 @@ def _captured(run: CaptureRun) -> CaptureReport:
                 committing.result()
             committing = commit.with_options(retries=retries).submit(run, number)
             pace = Pace(run.report, run.planned_tokens)
-            get_run_logger().info(pace.line())
+            if run.report.n_units:
+                get_run_logger().info(pace.line())
             shown.update(pace.share, pace.words())
         if committing is not None:
             committing.result()
-        shown.update(1.0, Pace(run.report, run.planned_tokens).words())
+        # The lines above were written before the commit of their unit.
+        pace = Pace(run.report, run.planned_tokens)
+        get_run_logger().info(pace.line())
+        shown.update(1.0, pace.words())
+        bar.expect(None, note=f"{bytes_text(run.report.n_bytes)} stored")
     record_capture(run.report, run.last_data_commit)
     _show(run.report)
     return run.report

@@ -18,13 +18,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from logitlake.flows.terminal.labels import label
 from logitlake.flows.terminal.visible import visible
 from logitlake.storage.json_text import finite
 from logitlake.storage.redaction import without_secrets
 
 _ROWS_FOR_A_PERSON = 500
 _CELL_FOR_A_PERSON = 300
-_MIN_CELL = 8
+_LONGEST_WORD = 40
+# Blanks between two columns.
+_BETWEEN = 3
 _WIDE_ENOUGH_TO_PIPE = 100_000
 # A path or an id that is broken over lines can't be copied.
 _WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "drop_whitespace": True}
@@ -159,7 +162,7 @@ def print_record(record: Row, form: Format, *, title: str = "", exact_names: boo
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in record.items():
-            table.add_row(name if exact_names else name.replace("_", " "), readable(value))
+            table.add_row(name if exact_names else label(name), readable(value))
         console().print(table)
 
 
@@ -196,19 +199,22 @@ def _write_csv(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 def _write_table(names: Sequence[str], rows: Sequence[Row], title: str, *, exact_names: bool) -> None:
     screen = console()
+    headings = {name: name if exact_names else name.replace("_", " ") for name in names}
+    least = dict.fromkeys(names, 0)
     if screen.is_terminal:
         rows = [{name: _cut(readable(row[name]), row[name]) for name in names} for row in rows]
-        if _least_width(names, rows) > screen.width:
+        least = {name: _least_width(headings[name], [row[name] for row in rows]) for name in names}
+        if sum(least.values()) + _BETWEEN * len(names) > screen.width:
             _write_records(names, rows, title, exact_names=exact_names)
             return
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in names:
         numeric = any(isinstance(row[name], int | float) for row in rows)
-        heading = name if exact_names else name.replace("_", " ")
-        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+        justify: Any = "right" if numeric else "left"
+        table.add_column(headings[name], justify=justify, overflow="fold", min_width=least[name] or None)
     for row in rows:
         table.add_row(*(readable(row[name]) for name in names))
-    console().print(table)
+    screen.print(table)
 
 
 def _write_records(names: Sequence[str], rows: Sequence[Row], title: str, *, exact_names: bool) -> None:
@@ -218,10 +224,10 @@ def _write_records(names: Sequence[str], rows: Sequence[Row], title: str, *, exa
         print_record(record, Format.TABLE, title=heading, exact_names=exact_names)
 
 
-def _least_width(names: Sequence[str], rows: Sequence[Row]) -> int:
-    """Minimum width of a table whose long cells are broken over lines."""
-    cells = [max([len(str(row[name])) for row in rows] + [len(name)]) for name in names]
-    return sum(min(cell, _MIN_CELL) + 3 for cell in cells)
+def _least_width(heading: str, values: Sequence[Any]) -> int:
+    """Width of a column in which no word is broken: a number, an id or a path is one. A very long one is broken."""
+    words = [word for value in values for word in readable(value).split()]
+    return min(max(map(len, [*words, *heading.split()]), default=1), _LONGEST_WORD)
 
 
 def _cut(text: str, value: Any) -> Any:
