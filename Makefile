@@ -19,7 +19,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 check test test-slow bench: export HF_HUB_OFFLINE = 1
 check test test-slow bench: export HF_DATASETS_OFFLINE = 1
 
-.PHONY: help venv vllm demo nightly traces questions check audit test test-slow test-all bench clean
+.PHONY: help venv shell vllm demo nightly traces questions check audit test test-slow test-all bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -39,6 +39,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt pip
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,bench,fast]'
 	@touch $@
+
+shell: $(INSTALLED) ## a shell with `logitlake` and the Python of .venv in it; Ctrl-D leaves it
+	@VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$(CURDIR)/$(BIN):$$PATH" $${SHELL:-/bin/sh} || true
 
 vllm: $(VLLM_VENV)/installed ## make .venv-vllm, where vLLM runs on the CPU for its tests
 

@@ -21,7 +21,7 @@ from logitlake.flows.runtime.limits import one_teacher
 from logitlake.flows.runtime.metrics import record_capture
 from logitlake.flows.runtime.pace import Pace
 from logitlake.flows.runtime.retries import worth_retrying
-from logitlake.flows.runtime.run_names import last_commit, settings_of_run
+from logitlake.flows.runtime.run_names import last_commit, settings_of_run, teacher_label
 from logitlake.flows.terminal.comparison import comparison_rows
 from logitlake.flows.terminal.progress import Bar, progress_bar
 from logitlake.flows.terminal.quantities import bytes_text
@@ -51,8 +51,7 @@ def commit(run: CaptureRun, number: int) -> int:
 def _run_name() -> str:
     """The teacher, and the lake's commit number at the start."""
     config = settings_of_run()
-    teacher = config.teacher.model.rstrip("/").split("/")[-1] if config.teacher else "no teacher"
-    return f"{teacher} after commit {last_commit(config)}"
+    return f"{teacher_label(config)} after commit {last_commit(config)}"
 
 
 @flow(name="capture", flow_run_name=_run_name, **TELLS_ITS_END)
@@ -93,11 +92,16 @@ def _captured(run: CaptureRun) -> CaptureReport:
                 committing.result()
             committing = commit.with_options(retries=retries).submit(run, number)
             pace = Pace(run.report, run.planned_tokens)
-            get_run_logger().info(pace.line())
+            if run.report.n_units:
+                get_run_logger().info(pace.line())
             shown.update(pace.share, pace.words())
         if committing is not None:
             committing.result()
-        shown.update(1.0, Pace(run.report, run.planned_tokens).words())
+        # The lines above were written before the commit of their unit.
+        pace = Pace(run.report, run.planned_tokens)
+        get_run_logger().info(pace.line())
+        shown.update(1.0, pace.words())
+        bar.expect(None, note=f"{bytes_text(run.report.n_bytes)} stored")
     record_capture(run.report, run.last_data_commit)
     _show(run.report)
     return run.report

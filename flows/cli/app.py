@@ -6,9 +6,11 @@ torch and Prefect.
 
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,7 +87,7 @@ class _Commands(TyperGroup):
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except _UsageError as error:
-            error.message = without_secrets(error.message)  # type: ignore[attr-defined]
+            error.message = _usage(without_secrets(error.message))  # type: ignore[attr-defined]
             raise
         except BaseException as error:
             stop = stop_behind(error)
@@ -96,6 +98,14 @@ class _Commands(TyperGroup):
                 raise
             message, code = _message_and_code(error)
             raise _failed(ctx, error, message, code) from None
+
+
+def _usage(message: str) -> str:
+    """The message of typer about a word that is none of several, with the nearest one."""
+    message = message.replace("Value error, ", "")
+    given, separator, choices = message.partition(" is not one of ")
+    near = get_close_matches(given.strip("'"), re.findall(r"'([^']+)'", choices), n=1) if separator else []
+    return f"{message} Did you mean {near[0]!r}?" if near else message
 
 
 def _message_and_code(error: Exception) -> tuple[str, int]:
@@ -176,7 +186,7 @@ app = typer.Typer(
     cls=_Commands,
     name="logitlake",
     help=f"""Run the teacher once, train students from its cached targets, and query them in SQL.\n\n{EXIT_CODES}""",
-    epilog="`logitlake COMMAND --help` has examples. `logitlake show config > logitlake.yaml` starts a project.",
+    epilog="`logitlake COMMAND --help` has examples. `logitlake init DIRECTORY` starts a project.",
     no_args_is_help=True,
     **_STYLE,
 )

@@ -46,6 +46,13 @@ class Entry:
 COMMANDS: dict[str, tuple[Entry, ...]] = {
     "Commands": (
         Entry(
+            name="init",
+            module="logitlake.flows.cli.commands.init",
+            summary="write a first settings file for a directory",
+            light=True,
+            examples=("logitlake init data", "logitlake init data --teacher HuggingFaceTB/SmolLM2-1.7B-Instruct"),
+        ),
+        Entry(
             name="plan",
             module="logitlake.flows.cli.commands.plan",
             summary="show what a capture would compute, write and cost",

@@ -28,6 +28,19 @@ def offer_what_is_shown(ctx: typer.Context, incomplete: str) -> list[Offer]:
     return known_names(ctx.params, "student" if what == "lineage" else what, incomplete)
 
 
+def offer_setting(ctx: typer.Context, incomplete: str) -> list[Offer]:
+    """For `--set`: the names of settings, each with `=`; after it, the words that the setting may hold."""
+    # Imported here: completing commands and options needs no settings.
+    from logitlake.pipeline.settings.names import setting_names
+
+    name, separator, _ = incomplete.partition("=")
+    names = setting_names()
+    if separator:
+        words = names[name].words if name in names else ()
+        return [(f"{name}={word}", "") for word in words if f"{name}={word}".startswith(incomplete)]
+    return [(f"{name}=", setting.note) for name, setting in names.items() if name.startswith(incomplete)]
+
+
 def known_names(given: Mapping[str, Any], kind: str, beginning: str) -> list[Offer]:
     """Names of one kind that start with `beginning`, from the lake that the earlier options name."""
     # Imported here: completing commands and options needs no lake.

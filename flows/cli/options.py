@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 import typer
 from typer.models import OptionInfo
 
-from logitlake.flows.cli.completion import offer
+from logitlake.flows.cli.completion import offer, offer_setting
 from logitlake.flows.settings import location_of, settings
 from logitlake.flows.terminal.output import Format
 from logitlake.pipeline.settings.models import Config
@@ -65,7 +65,13 @@ class LakeOptions(DebugOption):
     ] = None
     overrides: Annotated[
         list[str] | None,
-        option("--set", "-s", metavar="SECTION.KEY=VALUE", help="Set one setting; the value is YAML. Repeatable."),
+        option(
+            "--set",
+            "-s",
+            metavar="SECTION.KEY=VALUE",
+            help="Set one setting; the value is YAML. Repeatable.",
+            autocompletion=offer_setting,
+        ),
     ] = None
 
     def config(self, **more: object) -> Config:

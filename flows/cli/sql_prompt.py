@@ -17,9 +17,13 @@ from logitlake.flows.terminal.output import Format, print_rows, say
 from logitlake.storage.errors import QueryError
 from logitlake.storage.sql.session import ReadSession
 
-_LEAVE = {"exit", "quit", "\\q"}
-_HELP = """End a query with ; and press Enter. \\d lists the views, \\d NAME explains one, \\q or Ctrl-D quits.
-Ctrl-C stops a query or clears the input. Tab completes."""
+# Words of other clients mean the same here: people type what their fingers know.
+_LEAVE = {"exit", "quit", "\\q", ".exit", ".quit"}
+_ASK_FOR_HELP = {"help", "\\?", "\\h", ".help", "?"}
+_LIST = {"\\d", "\\dt", "\\dv", ".tables", "show tables", "show views"}
+_EXPLAIN = {"\\d", "\\d+", ".schema", "describe", "desc"}
+_HELP = """End a query with ; and press Enter. Ctrl-C stops a query or clears the input; Tab completes.
+\\d or .tables lists the views, \\d NAME explains one, help shows this, \\q or Ctrl-D quits."""
 _WORDS = (
     *("SELECT", "FROM", "WHERE", "GROUP BY ALL", "ORDER BY", "HAVING", "LIMIT", "JOIN", "LEFT JOIN", "USING", "WITH"),
     *("DISTINCT", "DESC", "AS", "AND", "OR", "NOT", "IN", "LIKE", "BETWEEN", "CASE", "WHEN", "THEN", "ELSE", "END"),
@@ -49,9 +53,12 @@ def converse(session: ReadSession, form: Format, *, timeout: float | None = None
         except EOFError:
             return
         listen_again()
-        if text.rstrip(";").lower() in _LEAVE:
+        command = _command(text)
+        if command in _LEAVE:
             return
-        if text:
+        if command in _ASK_FOR_HELP:
+            say(_HELP)
+        elif text:
             _answer(session, text, form, timeout)
 
 
@@ -62,21 +69,36 @@ def completer(session: ReadSession) -> WordCompleter:
 
 def _answer(session: ReadSession, text: str, form: Format, timeout: float | None) -> None:
     try:
-        print_rows(session.ask(_spelled_out(text), timeout=timeout), form)
+        rows = session.ask(_spelled_out(text), timeout=timeout)
+        if not rows.num_rows and _spelled_out(text) != text:
+            say("there is no such view: \\d lists the views")
+        else:
+            print_rows(rows, form, as_in_sql=True)
     except QueryError as error:
         say(str(error))
     except KeyboardInterrupt:
         say("stopped")
 
 
+def _command(text: str) -> str:
+    """The words of an input in small letters, without what ends a query."""
+    return " ".join(text.strip().rstrip(";").lower().split())
+
+
 def _spelled_out(text: str) -> str:
-    """The query of a backslash command."""
-    command, _, name = text.rstrip(";").partition(" ")
-    if command == "\\d" and name:
-        return f"SELECT column_name, note FROM dictionary WHERE name = '{name.strip().replace(chr(39), '')}'"
-    if command == "\\d":
+    """The query of a command of the prompt; any other text as it is."""
+    command, _, name = _command(text).partition(" ")
+    if _command(text) in _LIST:
         return "SELECT name, note FROM dictionary WHERE column_name IS NULL"
+    if command in _EXPLAIN and name.replace("_", "").isalnum():
+        return f"SELECT column_name, note FROM dictionary WHERE name = '{name}'"
     return text
+
+
+def _is_complete(text: str) -> bool:
+    """Whether Enter sends the text; otherwise it begins another line."""
+    one_line = "\n" not in text and (text.startswith(("\\", ".")) or _command(text) in _LEAVE | _ASK_FOR_HELP | _LIST)
+    return not text or text.endswith(";") or one_line
 
 
 def _bindings() -> KeyBindings:
@@ -86,7 +108,7 @@ def _bindings() -> KeyBindings:
     @bindings.add("enter")
     def _enter(event: KeyPressEvent) -> None:
         text = event.current_buffer.text.strip()
-        if not text or text.endswith(";") or text.startswith("\\") or text.lower() in _LEAVE:
+        if _is_complete(text):
             event.current_buffer.validate_and_handle()
         else:
             event.current_buffer.insert_text("\n")

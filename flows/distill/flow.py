@@ -15,7 +15,7 @@ from logitlake.flows.runtime.artifacts import ProgressArtifact, named_rows, tabl
 from logitlake.flows.runtime.events import TELLS_ITS_END
 from logitlake.flows.runtime.pace import TrainingPace
 from logitlake.flows.runtime.retries import worth_retrying
-from logitlake.flows.runtime.run_names import last_commit, settings_of_run
+from logitlake.flows.runtime.run_names import last_commit, model_label, settings_of_run
 from logitlake.flows.terminal.progress import Bar, progress_bar
 from logitlake.pipeline.settings.models import Config
 from logitlake.storage.failpoints import reach
@@ -51,8 +51,11 @@ def _run_name() -> str:
     """The student's parent, and the lake's commit number."""
     config, job = settings_of_run(), flow_run.parameters.get("job")
     student = job.student if isinstance(job, StudentJob) else config.student
-    source = "student" if student is None else student.model or f"{student.layers} layers of the teacher"
-    return f"{source.rstrip('/').split('/')[-1]} at commit {last_commit(config)}"
+    if student is None:
+        source = "student"
+    else:
+        source = model_label(student.model) if student.model else f"{student.layers} layers of the teacher"
+    return f"{source} at commit {last_commit(config)}"
 
 
 # Not validated: Prefect would copy the job, which holds tables.

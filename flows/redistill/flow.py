@@ -22,7 +22,7 @@ from logitlake.flows.runtime.artifacts import file_artifact, table_artifact
 from logitlake.flows.runtime.events import PROMOTED, REJECTED, TELLS_ITS_END, tell
 from logitlake.flows.runtime.metrics import record_redistill
 from logitlake.flows.runtime.retries import worth_retrying
-from logitlake.flows.runtime.run_names import last_commit, settings_of_run
+from logitlake.flows.runtime.run_names import last_commit, settings_of_run, teacher_label
 from logitlake.pipeline.settings.models import Config
 
 
@@ -44,8 +44,7 @@ def decide(run: RedistillRun, attempt: Attempt, trained: DistillReport) -> None:
 def _run_name() -> str:
     """The teacher, and the lake's commit number at the start."""
     config = settings_of_run()
-    teacher = config.teacher.model.rstrip("/").split("/")[-1] if config.teacher else "no teacher"
-    return f"{teacher} after commit {last_commit(config)}"
+    return f"{teacher_label(config)} after commit {last_commit(config)}"
 
 
 @flow(name="redistill", flow_run_name=_run_name, **TELLS_ITS_END)

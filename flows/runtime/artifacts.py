@@ -21,7 +21,9 @@ from prefect.artifacts import (
 from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 
+from logitlake.flows.terminal.labels import label
 from logitlake.flows.terminal.output import readable
+from logitlake.flows.terminal.quantities import named_text
 
 
 class ProgressArtifact:
@@ -70,9 +72,20 @@ def file_artifact(key: str, path: Path, title: str, figures: Mapping[str, Any]) 
             create_markdown_artifact(markdown=text, key=key, description=title)
 
 
+# What most people look for, the most important first; the other values follow.
+_FIGURES = (
+    *("stopped", "n_documents", "n_traces", "n_tokens", "tokens_per_second", "bytes_per_token", "n_bytes", "n_kept"),
+    *("teacher_seconds", "writer_seconds", "seconds", "cost", "documents_rejected"),
+    *("before_kl", "after_kl", "before_top1_agreement", "after_top1_agreement", "after_cross_entropy"),
+    *("teacher_cross_entropy", "train_train_loss", "train_seconds", "train_tokens_per_second", "directory"),
+)
+
+
 def named_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A record as table rows of name and value."""
-    return [{"name": name.replace("_", " "), "value": value} for name, value in record.items()]
+    """A record as table rows of name and value, the figures that matter first; what is empty is left out."""
+    names = [*(name for name in _FIGURES if name in record), *(name for name in record if name not in _FIGURES)]
+    shown = [(name, record[name]) for name in names if record[name] not in (None, "")]
+    return [{"name": label(name), "value": named_text(name, value) or value} for name, value in shown]
 
 
 @contextmanager

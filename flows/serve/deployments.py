@@ -31,7 +31,7 @@ from logitlake.flows.reports import CaptureReport
 from logitlake.flows.runtime.environment import TAG
 from logitlake.flows.runtime.events import CAPTURED, TELLS_ITS_END, resource_of, tell
 from logitlake.flows.runtime.log_secrets import hide_secrets_in_logs
-from logitlake.flows.runtime.run_names import last_commit
+from logitlake.flows.runtime.run_names import last_commit, teacher_label
 from logitlake.flows.settings import location_of, settings
 from logitlake.pipeline.settings.models import (
     CaptureSettings,
@@ -61,8 +61,7 @@ def _run_name() -> str:
     """The teacher, and the lake's commit number at the start."""
     given = flow_run.parameters
     config = _settings(given["config_file"] and Path(given["config_file"]), given["overrides"], given.get("lake"))
-    teacher = config.teacher.model.rstrip("/").split("/")[-1] if config.teacher else "no teacher"
-    return f"{teacher} after commit {last_commit(config)}"
+    return f"{teacher_label(config)} after commit {last_commit(config)}"
 
 
 @flow(

@@ -18,13 +18,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from logitlake.flows.terminal.labels import label
 from logitlake.flows.terminal.visible import visible
 from logitlake.storage.json_text import finite
 from logitlake.storage.redaction import without_secrets
 
 _ROWS_FOR_A_PERSON = 500
 _CELL_FOR_A_PERSON = 300
-_MIN_CELL = 8
+_LONGEST_WORD = 40
+# Blanks between two columns.
+_BETWEEN = 3
 _WIDE_ENOUGH_TO_PIPE = 100_000
 # A path or an id that is broken over lines can't be copied.
 _WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "drop_whitespace": True}
@@ -85,13 +88,22 @@ def say(message: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def print_rows(rows: Sequence[Row] | pa.Table, form: Format, *, title: str = "", columns: Sequence[str] = ()) -> None:
+def print_rows(
+    rows: Sequence[Row] | pa.Table,
+    form: Format,
+    *,
+    title: str = "",
+    columns: Sequence[str] = (),
+    as_in_sql: bool = False,
+) -> None:
     """Many rows. JSON is a list of objects, CSV has a header; a table ends after 500 rows, with a message.
 
-    `columns` are the headings for the case of no rows at all.
+    `columns` are the headings for the case of no rows at all. A table rounds floats to four digits; JSON and CSV have
+    the shortest text that stands for the same number. `as_in_sql`: headings of a table are the names of the columns,
+    and new lines and tabs in text are shown as \\n and \\t.
     """
     if isinstance(rows, pa.Table):
-        rows = rows.rename_columns(_unique(rows.column_names))
+        rows = _with_short_floats(rows.rename_columns(_unique(rows.column_names)))
     records: Sequence[Row] = rows.to_pylist() if isinstance(rows, pa.Table) else rows
     names = list(rows.column_names if isinstance(rows, pa.Table) else records[0] if records else columns)
     if form is Format.JSON:
@@ -99,9 +111,27 @@ def print_rows(rows: Sequence[Row] | pa.Table, form: Format, *, title: str = "",
     elif form is Format.CSV:
         _write_csv(names, ([row[name] for name in names] for row in records))
     else:
-        _write_table(names, records[:_ROWS_FOR_A_PERSON], title)
+        shown = records[:_ROWS_FOR_A_PERSON]
+        if as_in_sql:
+            shown = [{name: _on_one_line(value) for name, value in row.items()} for row in shown]
+        _write_table(names, shown, title, exact_names=as_in_sql)
         if len(records) > _ROWS_FOR_A_PERSON:
             say(f"{len(records) - _ROWS_FOR_A_PERSON:,} more rows; --format csv or json prints all")
+
+
+def _with_short_floats(rows: pa.Table) -> pa.Table:
+    """Columns of 32-bit floats as 64-bit floats with the same digits: 0.1, not 0.10000000149011612."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_float32(field.type):
+            digits = rows.column(place).cast(pa.string())
+            rows = rows.set_column(place, field.name, digits.cast(pa.float64()))
+    return rows
+
+
+def _on_one_line(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return value.replace("\r", "\\r").replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _unique(names: Sequence[str]) -> list[str]:
@@ -118,8 +148,11 @@ def _unique(names: Sequence[str]) -> list[str]:
     return result
 
 
-def print_record(record: Row, form: Format, *, title: str = "") -> None:
-    """One record. JSON is one object; CSV and table have a row per value."""
+def print_record(record: Row, form: Format, *, title: str = "", exact_names: bool = False) -> None:
+    """One record. JSON is one object; CSV and table have a row per value.
+
+    In a table, names are words unless `exact_names`.
+    """
     if form is Format.JSON:
         _write_json(dict(record))
     elif form is Format.CSV:
@@ -129,7 +162,7 @@ def print_record(record: Row, form: Format, *, title: str = "") -> None:
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in record.items():
-            table.add_row(name.replace("_", " "), readable(value))
+            table.add_row(name if exact_names else label(name), readable(value))
         console().print(table)
 
 
@@ -164,32 +197,37 @@ def _write_csv(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         writer.writerow([_cell(value) for value in row])
 
 
-def _write_table(names: Sequence[str], rows: Sequence[Row], title: str) -> None:
+def _write_table(names: Sequence[str], rows: Sequence[Row], title: str, *, exact_names: bool) -> None:
     screen = console()
+    headings = {name: name if exact_names else name.replace("_", " ") for name in names}
+    least = dict.fromkeys(names, 0)
     if screen.is_terminal:
         rows = [{name: _cut(readable(row[name]), row[name]) for name in names} for row in rows]
-        if _least_width(names, rows) > screen.width:
-            _write_records(names, rows, title)
+        least = {name: _least_width(headings[name], [row[name] for row in rows]) for name in names}
+        if sum(least.values()) + _BETWEEN * len(names) > screen.width:
+            _write_records(names, rows, title, exact_names=exact_names)
             return
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in names:
         numeric = any(isinstance(row[name], int | float) for row in rows)
-        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+        justify: Any = "right" if numeric else "left"
+        table.add_column(headings[name], justify=justify, overflow="fold", min_width=least[name] or None)
     for row in rows:
         table.add_row(*(readable(row[name]) for name in names))
-    console().print(table)
+    screen.print(table)
 
 
-def _write_records(names: Sequence[str], rows: Sequence[Row], title: str) -> None:
+def _write_records(names: Sequence[str], rows: Sequence[Row], title: str, *, exact_names: bool) -> None:
     """Each row as a list of named values, if the columns do not fit side by side."""
     for number, row in enumerate(rows, start=1):
-        print_record({name: row[name] for name in names}, Format.TABLE, title=f"{title} row {number:,}".strip())
+        record, heading = {name: row[name] for name in names}, f"{title} row {number:,}".strip()
+        print_record(record, Format.TABLE, title=heading, exact_names=exact_names)
 
 
-def _least_width(names: Sequence[str], rows: Sequence[Row]) -> int:
-    """Minimum width of a table whose long cells are broken over lines."""
-    cells = [max([len(str(row[name])) for row in rows] + [len(name)]) for name in names]
-    return sum(min(cell, _MIN_CELL) + 3 for cell in cells)
+def _least_width(heading: str, values: Sequence[Any]) -> int:
+    """Width of a column in which no word is broken: a number, an id or a path is one. A very long one is broken."""
+    words = [word for value in values for word in readable(value).split()]
+    return min(max(map(len, [*words, *heading.split()]), default=1), _LONGEST_WORD)
 
 
 def _cut(text: str, value: Any) -> Any:

@@ -31,6 +31,8 @@ Item = TypeVar("Item")
 
 # One log line per half minute: the log of a night stays short.
 _SECONDS_BETWEEN_LINES = 30.0
+# Columns of a terminal that has room for everything.
+_WIDE = 120
 
 
 class Bar:
@@ -59,6 +61,10 @@ class _TerminalBar(Bar):
 
     def expect(self, total: int | None, note: str = "") -> None:
         self._progress.update(self._task, total=total, note=note)
+
+    def finish(self) -> None:
+        """The work is over: what was done is the total, whatever was expected."""
+        self._progress.update(self._task, total=self._progress.tasks[self._task].completed)
 
 
 class LoggedBar(Bar):
@@ -103,15 +109,16 @@ class LoggedBar(Bar):
 class _Rate(ProgressColumn):
     """Done, total and speed, such as `64,000/118,000 tokens  1,412/s`."""
 
-    def __init__(self, unit: str) -> None:
+    def __init__(self, unit: str, *, with_note: bool = True) -> None:
         super().__init__()
         self._unit = unit
+        self._with_note = with_note
 
     def render(self, task: Task) -> Text:
         total = f"/{task.total:,.0f}" if task.total else ""
         speed = task.finished_speed or task.speed
         rate = f"  {speed:,.{0 if speed >= 10 else 1}f}/s" if speed else ""
-        note = f"  {task.fields['note']}" if task.fields.get("note") else ""
+        note = f"  {task.fields['note']}" if self._with_note and task.fields.get("note") else ""
         return Text(f"{task.completed:,.0f}{total} {self._unit}{rate}{note}")
 
 
@@ -132,21 +139,25 @@ def quiet_transformers() -> None:
     disable_progress_bar()
 
 
+def _columns(unit: str, width: int) -> tuple[ProgressColumn, ...]:
+    """What stands on the line. A narrow terminal gets what tells the end; a bar of two lines would flicker."""
+    title = TextColumn("{task.description}")
+    if width < _WIDE:
+        return title, BarColumn(bar_width=10), _Rate(unit, with_note=False), _Left()
+    return title, BarColumn(bar_width=20), _Rate(unit), TimeElapsedColumn(), _Left()
+
+
 @contextmanager
 def progress_bar(title: str, *, total: int | None = None, unit: str = "tokens", logged: bool = True) -> Iterator[Bar]:
     """A bar on stderr while a command runs at a terminal; else lines in the log, or none without `logged`."""
     if not (messages_are_printed() and sys.stderr.isatty()):
         yield LoggedBar(title, total, unit, _SECONDS_BETWEEN_LINES) if logged else Bar()
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        _Rate(unit),
-        TimeElapsedColumn(),
-        _Left(),
-    )
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
-        yield _TerminalBar(progress, progress.add_task(title, total=total, note=""))
+    console = Console(stderr=True)
+    with Progress(*_columns(unit, console.width), console=console, refresh_per_second=4) as progress:
+        bar = _TerminalBar(progress, progress.add_task(title, total=total, note=""))
+        yield bar
+        bar.finish()
 
 
 def watched(items: Iterable[Item], title: str, *, total: int | None, unit: str) -> Iterator[Item]:

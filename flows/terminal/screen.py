@@ -39,7 +39,10 @@ def print_screen(sections: Sections, form: Format) -> None:
             if number:
                 console().print()
             console().print(Text(title.replace("_", " "), style="bold"))
-            console().print(_named(content) if isinstance(content, Mapping) else table_of(content))
+            if isinstance(content, Mapping):
+                console().print(_named(content))
+            else:
+                print_list(content)
 
 
 def short(name: str, value: Any) -> str:

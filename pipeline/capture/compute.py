@@ -1,6 +1,7 @@
 """Computes a work unit from values that can be pickled, so that any process can do it."""
 
 import gc
+import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -15,6 +16,8 @@ from logitlake.pipeline.teachers.engine import Engine
 from logitlake.pipeline.teachers.recorder import Recorder
 from logitlake.pipeline.teachers.registry import load_any_engine
 from logitlake.pipeline.teachers.top_k_engine import TopKEngine
+
+log = logging.getLogger(__name__)
 
 
 def compute_unit(
@@ -48,6 +51,8 @@ def _recorded(source: TeacherSource, recipe: Recipe) -> RecordedTeacher:
 @lru_cache(maxsize=1)
 def loaded_teacher(source: TeacherSource) -> Engine | TopKEngine:
     """The teacher of this process; kept until another one is loaded, or until `unload_teacher`."""
+    # Nothing moves meanwhile, for minutes if it is large.
+    log.info("loading the teacher %s", source.files.name)
     return load_any_engine(source.settings, source.files, vocab_size=source.vocabulary, window=source.window)
 
 

@@ -1,22 +1,17 @@
 """Settings from YAML: the file, then overrides, then validation with an explanation of what is wrong."""
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from logitlake.pipeline.settings.by_name import SettingsByName, own_fields_of
+from logitlake.pipeline.settings.by_name import own_fields_of
+from logitlake.pipeline.settings.explanation import explain
 from logitlake.pipeline.settings.models import Config
 from logitlake.pipeline.settings.target import TargetSettings
-from logitlake.pipeline.settings.yaml_file import inner_settings
 from logitlake.pipeline.settings.yaml_text import NotYamlError, parse_yaml, read_yaml
 from logitlake.storage.errors import SettingsError
-
-# Settings whose value may hold a password, in whatever form it was written.
-_HIDDEN_VALUES = {"catalog", "notify", "url", "api_key_env"}
-_MESSAGE_SAYS_IT_ALL = ("missing", "unknown_name", "setting_of_another")
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = (), flags: Mapping[str, object] | None = None) -> Config:
@@ -31,14 +26,15 @@ def load_config(path: Path | None, overrides: Sequence[str] = (), flags: Mapping
     for key, value, _ in parsed:
         if key == "target.sparsifier":
             _remove_settings_of_other_sparsifiers(raw.get("target"), value)
+    origins = dict[tuple[str, ...], str]()
     for key, value, origin in parsed:
-        _set(raw, key, value, origin)
+        origins[_set(raw, key, value, origin)] = "--set"
     for key, value in (flags or {}).items():
-        _set(raw, key, value, f"flag for {key}")
+        origins[_set(raw, key, value, f"flag for {key}")] = "an option of the command"
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise SettingsError(_explain(error, raw, path)) from None
+        raise SettingsError(explain(error, raw, path, origins)) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -67,23 +63,29 @@ def _parsed(override: str) -> tuple[str, Any]:
         raise SettingsError(f"override {override!r}: {error}") from None
 
 
-def _set(raw: dict[str, Any], key: str, value: object, origin: str) -> None:
-    """Set one key; `origin` names where it comes from, for the message of an error."""
+def _set(raw: dict[str, Any], key: str, value: object, origin: str) -> tuple[str, ...]:
+    """Set one key; `origin` names where it comes from, for the message of an error. Returns where it is, by number."""
+    place = list[str]()
     *parents, last = key.split(".")
     node: Any = raw
     for parent in parents:
         if isinstance(node, list):
-            node = _list_item(node, parent, origin)
+            item = _list_item(node, parent, origin)
+            place.append(str(node.index(item)))
+            node = item
             continue
+        place.append(parent)
         if node.get(parent) is None:
             node[parent] = {}
         node = node[parent]
         if not isinstance(node, dict | list):
             raise SettingsError(f"{origin}: {parent} is a value, not a section")
     if isinstance(node, list):
-        node[node.index(_list_item(node, last, origin))] = value
-    else:
-        node[last] = value
+        number = node.index(_list_item(node, last, origin))
+        node[number] = value
+        return (*place, str(number))
+    node[last] = value
+    return (*place, last)
 
 
 def _remove_settings_of_other_sparsifiers(target: Any, name: Any) -> None:
@@ -100,31 +102,3 @@ def _list_item(items: list[Any], name: str, origin: str) -> Any:
         if name == str(number) or (isinstance(item, dict) and item.get("name") == name):
             return item
     raise SettingsError(f"{origin}: expected a name, or a number from 0 to {len(items) - 1}, found {name!r}")
-
-
-def _explain(error: ValidationError, raw: dict[str, Any], path: Path | None) -> str:
-    lines = [f"settings{f' in {path}' if path else ''}:"]
-    for detail in error.errors():
-        where = ".".join(str(part) for part in detail["loc"]) or "(top)"
-        if detail["type"] == "extra_forbidden":
-            names = _names_beside(detail["loc"], raw)
-            near = get_close_matches(str(detail["loc"][-1]), names, n=1)
-            meant = f"did you mean {near[0]}? " if near else ""
-            lines.append(f"  {where}: unknown setting; {meant}the settings here are: {', '.join(names)}")
-        else:
-            hidden = detail["type"] in _MESSAGE_SAYS_IT_ALL or _HIDDEN_VALUES.intersection(detail["loc"])
-            value = "" if hidden else f", found {detail['input']!r}"
-            lines.append(f"  {where}: {detail['msg']}{value if len(value) < 200 else ''}")
-    return "\n".join(lines)
-
-
-def _names_beside(location: tuple[int | str, ...], raw: Any) -> list[str]:
-    """The names of all settings of the section that holds a wrong one."""
-    model: Any = Config
-    for part in location[:-1]:
-        raw = raw[part]
-        if isinstance(part, str):
-            model = inner_settings(model.model_fields[part].annotation)
-        if issubclass(model, SettingsByName) and isinstance(raw, dict):
-            model = model.model_for(raw)
-    return sorted(model.model_fields)

@@ -6,6 +6,7 @@ A built-in one is a line in a table here, a third party's an entry point of its 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -60,9 +61,11 @@ class Registry:
 
     def unknown(self, name: object) -> str:
         """What to say of a name that nothing provides."""
+        near = get_close_matches(str(name), self.names(), n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
         return (
-            f"unknown {self.noun} {name!r}, expected one of {', '.join(self.names())}; correct the name, or install "
-            "the plug-in that provides it"
+            f"unknown {self.noun} {name!r}, {meant}expected one of {', '.join(self.names())}; correct the name, or "
+            "install the plug-in that provides it"
         )
 
     def origin(self, name: str) -> str:

@@ -25,7 +25,9 @@ JOIN (SELECT unit_id, max(commit_number) AS commit_number FROM store.commits GRO
 
 -- One row per document and recipe that cached it.
 CREATE OR REPLACE VIEW documents AS
-SELECT s.doc_id, s.recipe_id, s.n_tokens, s.n_sequences, o.sources, c.commit_number, $held_out AS held_out
+SELECT
+    s.doc_id, s.recipe_id, s.n_tokens, s.n_sequences, o.sources[1] AS source, o.sources, c.commit_number,
+    $held_out AS held_out
 FROM store.documents AS s
 JOIN (SELECT unit_id, max(commit_number) AS commit_number FROM store.commits GROUP BY unit_id) AS c USING (unit_id)
 LEFT JOIN (
@@ -98,15 +100,41 @@ LEFT JOIN (
 
 CREATE OR REPLACE VIEW vocabulary AS SELECT DISTINCT tokenizer_id, token_id, token, is_special FROM store.vocabulary;
 
--- One row per position that has a target, without token text: the leanest form for sums over everything. Lists are indexed
--- and not unnested: what a query does not name is then not read.
-CREATE OR REPLACE VIEW statistics AS
+-- One row per document and recipe that cached it, with what its rows say: how well the teacher knew it, and how it begins.
+-- Apart from `documents`, which reads no shard. Means are over targets; control tokens are left out of the text.
+CREATE OR REPLACE VIEW document_texts AS
+SELECT
+    s.doc_id, s.recipe_id, s.corpus, s.source, s.n_tokens, s.n_targets, s.mean_entropy, s.mean_logprob, t.beginning,
+    $held_out AS held_out
+FROM (
+    SELECT
+        doc_id, recipe_id, arg_min(corpus, start) AS corpus, arg_min(source, start) AS source,
+        sum(n_tokens)::BIGINT AS n_tokens, sum(n_targets)::BIGINT AS n_targets,
+        sum(mean_entropy * n_targets) / nullif(sum(n_targets), 0) AS mean_entropy,
+        -sum(mean_nll * n_targets) / nullif(sum(n_targets), 0) AS mean_logprob
+    FROM store.visible_sequences GROUP BY doc_id, recipe_id
+) AS s
+LEFT JOIN (
+    SELECT u.doc_id, u.recipe_id, string_agg(v.token, '' ORDER BY u.i) AS beginning
+    FROM (
+        SELECT doc_id, recipe_id, unnest(range(24)) AS i, unnest(input_ids[1:24]) AS token_id
+        FROM store.visible_sequences WHERE window_index = 0
+    ) AS u
+    JOIN recipes AS r USING (recipe_id)
+    JOIN vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = u.token_id AND NOT v.is_special
+    GROUP BY u.doc_id, u.recipe_id
+) AS t USING (doc_id, recipe_id);
+
+-- One row per position that has a target. Lists are indexed and not unnested: what a query does not name is then not read.
+-- `first_head` is the stored id with the greatest probability of its own: NULL where no id has one.
+CREATE OR REPLACE VIEW store.position_statistics AS
 SELECT
     recipe_id, doc_id, window_index, start + i AS position, input_ids[i + 1] AS token_id,
     entropy_codes[i] / 32 AS entropy, -(nll_codes[i] / coalesce(nll_steps_per_nat, 32)) AS logprob,
     -(writer_nll_codes[i] / coalesce(writer_nll_steps_per_nat, 32)) AS writer_logprob,
     len(head_codes[i]) AS n_heads, len(target_ids[i]) - len(head_codes[i]) AS n_tails,
-    1 - coalesce(list_sum(head_codes[i]), 0) / levels AS residual_mass, held_out
+    1 - coalesce(list_sum(head_codes[i]), 0) / levels AS residual_mass, held_out,
+    CASE WHEN len(head_codes[i]) > 0 THEN target_ids[i][1] END AS first_head
 FROM (
     SELECT
         recipe_id, doc_id, window_index, start, levels, input_ids, target_ids, head_codes, entropy_codes, nll_codes,
@@ -116,14 +144,23 @@ FROM (
 )
 WHERE nll_codes[i] IS NOT NULL;
 
--- `statistics` with the text of the real token at `position` of the document.
+-- Positions without token text: the leanest form for sums over everything.
+CREATE OR REPLACE VIEW statistics AS SELECT * EXCLUDE (first_head) FROM store.position_statistics;
+
+-- `statistics` with the text of the real token at `position` of the document, and the teacher's most probable token. Where
+-- heads are counts of draws, the most frequent one need not be the most probable: then nothing is said. Where no id is
+-- stored with a probability of its own, none was probable enough: that counts as not correct.
 CREATE OR REPLACE VIEW positions AS
 SELECT
-    p.recipe_id, p.doc_id, p.window_index, p.position, p.token_id, v.token, p.entropy, p.logprob, p.writer_logprob,
-    p.n_heads, p.n_tails, p.residual_mass, p.held_out
-FROM statistics AS p
-JOIN recipes AS r USING (recipe_id)
-LEFT JOIN vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = p.token_id;
+    p.recipe_id, p.doc_id, p.window_index, p.position, p.token_id, v.token, p.likeliest_id, l.token AS likeliest,
+    CASE WHEN p.heads = 'probabilities' THEN coalesce(p.likeliest_id = p.token_id, false) END AS correct,
+    p.entropy, p.logprob, p.writer_logprob, p.n_heads, p.n_tails, p.residual_mass, p.held_out
+FROM (
+    SELECT s.*, r.tokenizer_id, r.heads, CASE WHEN r.heads = 'probabilities' THEN s.first_head END AS likeliest_id
+    FROM store.position_statistics AS s JOIN recipes AS r USING (recipe_id)
+) AS p
+LEFT JOIN vocabulary AS v ON v.tokenizer_id = p.tokenizer_id AND v.token_id = p.token_id
+LEFT JOIN vocabulary AS l ON l.tokenizer_id = p.tokenizer_id AND l.token_id = p.likeliest_id;
 
 -- Heads and tails of every position as lists, for the views below. The probability of a tail id is computed before the lists
 -- are unnested.

@@ -21,6 +21,7 @@ from logitlake.storage.schema.sequences import FORMAT_VERSION, SEQUENCES
 from logitlake.storage.staging import errors_name, staged_beside
 
 NOTE = "lineage.json"
+VOCABULARY = "vocabulary.parquet"
 _FILE_TOKENS = 4_000_000
 
 _CARD = """---
@@ -37,7 +38,8 @@ configs:
 lake. Row set `{row_set_id}`, content hash `{content_hash}`. `{note}` has the recipes and the rule that chose the rows.
 
 Entry i of `target_ids` and `head_codes` is the target for token i+1 of `input_ids`. The first `len(head_codes[i])` ids
-are heads with probability `head_codes[i] / levels`; the others share what is left to 1 equally.
+are heads with probability `head_codes[i] / levels`; the others share what is left to 1 equally. `vocabulary.parquet`
+has the text of each id.
 """
 
 
@@ -84,7 +86,7 @@ def _write(lake: Lake, rows: RowSet, staged: Path, n_missing: int) -> None:
 
 
 def write_lineage(lake: Lake, rows: RowSet, directory: Path, n_missing: int) -> dict[str, Any]:
-    """Write the note about the origin of the rows into `directory`; returns what it says."""
+    """Write the note about the origin of the rows, and the text of their ids, into `directory`; returns the note."""
     note = {
         **_described(rows),
         "n_missing": n_missing,
@@ -92,7 +94,19 @@ def write_lineage(lake: Lake, rows: RowSet, directory: Path, n_missing: int) -> 
         "recipes": _recipes(lake, rows),
     }
     (directory / NOTE).write_text(json.dumps(note, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _write_vocabulary(lake, rows, directory)
     return note
+
+
+def _write_vocabulary(lake: Lake, rows: RowSet, directory: Path) -> None:
+    """The view `vocabulary`, of the tokenizers of the rows. Beside `data/`, so that it is no part of the data set."""
+    tokens = lake.sql(
+        "SELECT tokenizer_id, token_id, token, is_special FROM vocabulary WHERE tokenizer_id IN "
+        "(SELECT tokenizer_id FROM recipes WHERE list_contains(?, recipe_id)) ORDER BY tokenizer_id, token_id",
+        [list(rows.recipe_ids)],
+    )
+    with (directory / VOCABULARY).open("wb") as file:
+        pq.write_table(tokens, file, compression="zstd")
 
 
 def _files(rows: RowSet) -> Iterator[list[str]]:

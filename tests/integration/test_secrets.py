@@ -35,6 +35,7 @@ ALL = [CATALOG, *SECRETS.values(), PROXY, SERVER, HUB]
 
 # Each command as somebody would type it; `serve` and `demo` never end here, and have tests of their own below.
 COMMANDS: dict[str, list[list[str]]] = {
+    "init": [[".."]],
     "plan": [[]],
     "check": [["--documents", "1"]],
     "capture": [[], ["--debug"]],

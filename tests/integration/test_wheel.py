@@ -1,6 +1,7 @@
 """Wheel and sdist as a user installs them: a clean environment, and a directory with folders named like the rooms."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny_models import write_tiny_teacher
 from tests.users_directory import TYPED_ANSWERS, RowMaker, mypy_answers, write_users_directory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -165,3 +167,34 @@ def test_no_module_is_imported_from_this_checkout(environment: Path, tmp_path: P
     done = run(environment, ["python", "-c", script], tmp_path)
     assert done.returncode == 0, done.stderr
     assert all(path.startswith(str(environment)) for path in done.stdout.split()), done.stdout
+
+
+def test_the_lines_of_the_readme_lead_from_the_checkout_to_a_student_and_a_report(tmp_path: Path) -> None:
+    """Every line as it stands. A directory stands for the model of the hub; what is installed comes by path."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    install, documents, lines = re.findall(r"```bash\n(.*?)```", readme, flags=re.DOTALL)
+    teacher = re.search(r"--teacher (\S+)", lines)
+    assert teacher
+    write_tiny_teacher(tmp_path / "first" / teacher[1])
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LOGITLAKE"))}
+    pip = {"PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_IGNORE_INSTALLED": "1"}
+    own = {
+        "HOME": str(tmp_path),
+        "PATH": f"{Path(sys.executable).parent}:{clean['PATH']}",
+        "PYTHONPATH": sysconfig.get_paths()["purelib"],
+    }
+    script = f"set -e\ncd '{ROOT}'\n{install}\ncd '{tmp_path}'\n{documents}\n{lines}"
+    done = subprocess.run(
+        ["bash", "-c", script], env={**clean, **pip, **own}, capture_output=True, text=True, check=False
+    )
+    printed = done.stdout + done.stderr
+    assert done.returncode == 0, printed
+    assert (tmp_path / "first" / "student" / "config.json").exists()
+    assert (tmp_path / "first" / "lake" / "report.html").exists()
+    section = readme.partition("## A first result of your own\n")[2].partition("\n## ")[0]
+    shown = [
+        line.strip() for block in re.findall(r"```text\n(.*?)```", section, re.DOTALL) for line in block.split("\n")
+    ]
+    labels = {re.split(r"  +|: ", line)[0] for line in shown if line.strip(" ─")}
+    assert len(labels) > 10
+    assert sorted(label for label in labels if label not in printed) == []

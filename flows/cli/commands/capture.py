@@ -47,7 +47,8 @@ def print_captured(report: "CaptureReport", form: Format) -> None:
     if form is not Format.TABLE:
         print_record({**report.as_record(), "compared": report.comparison()}, form)
         return
-    record = {name: named_text(name, value) or value for name, value in report.as_record().items()}
+    values = {name: value for name, value in report.as_record().items() if value != ""}
+    record = {name: named_text(name, value) or value for name, value in values.items()}
     print_record(record, form, title="Captured")
     if rows := comparison_rows(report.comparison()):
         print_rows(rows, form, title="Expected and measured")

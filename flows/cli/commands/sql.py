@@ -62,7 +62,7 @@ def sql(options: SqlOptions) -> None:
         elif options.output is not None:
             say(f"{write_parquet(session, text, options.output, timeout=timeout):,} rows in {options.output}")
         else:
-            print_rows(session.ask(text, timeout=timeout), options.form)
+            print_rows(session.ask(text, timeout=timeout), options.form, as_in_sql=True)
 
 
 def _warn_of_damage(session: ReadSession) -> None:

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from logitlake.flows.cli.command_table import entries
-from logitlake.flows.cli.completion import known_names
+from logitlake.flows.cli.completion import known_names, offer_setting
+from logitlake.pipeline.settings.loading import load_config
+from logitlake.pipeline.settings.names import setting_names
+from logitlake.storage.errors import SettingsError
 
 HEAVY = ("torch", "transformers", "prefect", "datasets", "pyarrow", "duckdb")
 
@@ -48,6 +51,37 @@ def test_what_can_be_shown_and_its_ids_are_offered(filled: Any) -> None:
     offered, heavy = completed(f"logitlake show recipe {filled.report.recipe_id[:3]}", **environment)
     assert offered == [filled.report.recipe_id]
     assert not {"torch", "transformers", "prefect", "datasets"} & set(heavy)
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("training.ep", ["training.epochs="]),
+        ("target.thr", ["target.threshold="]),
+        ("training.schedule=", [f"training.schedule={word}" for word in ("constant", "cosine", "linear")]),
+        ("lake.held_out.s", ["lake.held_out.share=", "lake.held_out.salt="]),
+        ("generate.verifier.min", ["generate.verifier.min_score="]),
+        ("training.epochs=", []),
+        ("nothing", []),
+    ],
+)
+def test_settings_are_offered_by_name_and_their_words(typed: str, offered: list[str]) -> None:
+    assert [name for name, _ in offer_setting(None, typed)] == offered  # type: ignore[arg-type]
+
+
+def test_the_shell_offers_settings_for_set() -> None:
+    assert completed("logitlake train --set training.ep")[0] == ["training.epochs="]
+
+
+def test_every_offered_name_is_a_setting() -> None:
+    """Sections whose settings depend on a name in them are left out: another name has other settings."""
+    by_name = ("target.", "generate.prompts.", "generate.verifier.")
+    names = [name for name in setting_names() if "." in name and not name.startswith(by_name)]
+    assert len(names) > 80
+    for name in names:
+        with pytest.raises(SettingsError) as refused:
+            load_config(None, [f"{name}=[[]]"])
+        assert "unknown setting" not in str(refused.value), name
 
 
 def test_without_a_lake_or_with_a_wrong_setting_nothing_is_offered() -> None:

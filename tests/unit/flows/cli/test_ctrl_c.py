@@ -65,8 +65,8 @@ COMMANDS = {
     "repair": (),
 }
 # What has tests of its own: serve by Prefect's handler (tests/integration/nights), demo by the commands that it calls.
-# `check` makes no query, and `import` needs files of another program (tests/unit/flows/imports).
-ELSEWHERE = {"serve", "demo", "check", "import"}
+# `init` and `check` make no query, and `import` needs files of another program (tests/unit/flows/imports).
+ELSEWHERE = {"serve", "demo", "check", "import", "init"}
 QUICK = {"verify", "forget"}
 
 

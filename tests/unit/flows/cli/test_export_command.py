@@ -1,6 +1,12 @@
 import json
+import re
+from pathlib import Path
 
+import duckdb
 import pyarrow.parquet as pq
+import pytest
+
+EXPORTS = Path(__file__).resolve().parents[4] / "docs" / "exports.md"
 
 
 def test_rows_are_exported_in_the_format_that_is_named(cli, config_file, captured, tmp_path):
@@ -10,6 +16,22 @@ def test_rows_are_exported_in_the_format_that_is_named(cli, config_file, capture
     rows = pq.read_table(tmp_path / "hub" / "data")
     assert rows.num_rows == record["n_sequences"]
     assert "target_probs" in rows.column_names
+
+
+@pytest.mark.parametrize("kind", ["lake", "huggingface"])
+def test_an_export_carries_the_text_of_its_ids_and_plain_duckdb_asks_it(
+    cli, config_file, captured, tmp_path, monkeypatch, kind
+):
+    assert cli("export", tmp_path / "dataset", "--as", kind, "--config", config_file).exit_code == 0
+    monkeypatch.chdir(tmp_path)
+    (question,) = re.findall(r"```sql\n(.*?)```", EXPORTS.read_text(encoding="utf-8"), re.DOTALL)
+    with duckdb.connect() as connection:
+        answer = dict(connection.execute(question).fetchall())
+        ids = connection.execute("SELECT unnest(input_ids) AS id FROM 'dataset/data/*.parquet'").fetchall()
+        texts = dict(connection.execute("SELECT token_id, token FROM 'dataset/vocabulary.parquet'").fetchall())
+    assert len(answer) == 10 and len(texts) > 50
+    counted = {text: sum(texts[number] == text for (number,) in ids) for text in answer}
+    assert answer == counted
 
 
 def test_an_unknown_format_is_refused_with_the_names_there_are(cli, config_file, captured, tmp_path):

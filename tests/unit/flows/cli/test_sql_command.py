@@ -82,6 +82,33 @@ def test_a_conversation_answers_goes_on_after_errors_and_ends(filled: Any, capsy
     assert "only reads" in shown.err
 
 
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        *((command, "positions,") for command in ("\\d", ".tables", "show tables", "SHOW TABLES;")),
+        *((command, "held_out,") for command in ("\\d documents", ".schema documents", "DESCRIBE Documents;")),
+        *((command, "lists the views") for command in ("help", "HELP;", ".help", "\\?", "?")),
+        ("\\d nonsense", "there is no such view"),
+    ],
+)
+def test_the_commands_of_other_clients_are_understood(
+    filled: Any, capsys: pytest.CaptureFixture[str], typed: str, expected: str
+) -> None:
+    with ReadSession(location_of(filled.config)) as session:
+        converse_with(session, f"{typed}\r\x04")
+    shown = capsys.readouterr()
+    # The greeting is not an answer.
+    assert expected in shown.out + shown.err.replace("lists the views", "", 1)
+
+
+def test_headings_are_the_names_of_the_columns_and_text_stays_on_its_line(cli: Any, filled: Any) -> None:
+    question = "SELECT 'a\nb\tc' AS some_text, 0.1::FLOAT AS a_number, 1.0 / 3 AS b_number"
+    table = cli("sql", question, "--config", filled.config_file).stdout
+    assert "some_text" in table and "a\\nb\\tc" in table and "0.3333 " in table
+    rows = cli("sql", question, "--config", filled.config_file, "--format", "csv").stdout
+    assert rows == 'some_text,a_number,b_number\n"a\nb\tc",0.1,0.3333333333333333\n'
+
+
 def test_a_conversation_ends_with_its_input_and_is_remembered(filled: Any, tmp_path: Path) -> None:
     with ReadSession(location_of(filled.config)) as session:
         converse_with(session, "SELECT 1;\r\x04")

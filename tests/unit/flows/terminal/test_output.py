@@ -102,6 +102,20 @@ def test_few_columns_stand_beside_one_another_and_a_huge_value_is_its_beginning(
     assert "4999" not in written.getvalue()
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80])
+@pytest.mark.parametrize("n_columns", range(1, 9))
+def test_no_word_of_a_table_is_broken_at_any_width(
+    monkeypatch: pytest.MonkeyPatch, columns: int, n_columns: int
+) -> None:
+    written = on_a_terminal(monkeypatch, columns)
+    row = {f"column_{n}": f"some-words-{n} and a sentence of several more" for n in range(n_columns)}
+    print_rows([row | {"number": 1234567.0}], Format.TABLE)
+    words = written.getvalue().split()
+    assert {f"some-words-{n}" for n in range(n_columns)} <= set(words) and "1,234,567" in words
+    assert words.count("sentence") == n_columns
+    assert max(map(len, written.getvalue().splitlines())) <= columns
+
+
 def test_nothing_in_a_table_is_obeyed_by_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     print_rows([{"token": "\x1b[2J"}], Format.TABLE)
     say("logitlake: no file '\x1b[2J'")

@@ -118,9 +118,7 @@ def test_a_value_just_outside_a_bound_is_refused_by_name(setting: Setting, value
         load_config(file)
     lines = [line for line in str(refused.value).splitlines() if ".".join(map(str, setting.keys)) in line]
     assert lines, refused.value
-    assert any(words in line for line in lines for words in ("should be", "should match", "expected one of")), (
-        refused.value
-    )
+    assert any(words in line for line in lines for words in ("expected", "is required")), refused.value
 
 
 def test_the_settings_around_a_wrong_value_are_right(tmp_path: Any) -> None:

@@ -35,11 +35,11 @@ def test_a_misspelt_setting_is_told_with_the_settings_of_the_chosen_sparsifier()
 
 
 def test_an_unknown_name_is_told_with_the_names_there_are() -> None:
-    assert "unknown sparsifier 'rndom', expected one of varopt, random, top_k, top_p" in refusal(
+    assert "unknown sparsifier 'rndom', did you mean random? expected one of varopt, random, top_k, top_p" in refusal(
         "target.sparsifier=rndom"
     )
-    assert "target.sparsifier: Input should be a valid string" in refusal("target.sparsifier=3")
-    assert "corpora.0.kind: Field required" in refusal("corpora=[{name: a, path: x}]")
+    assert "target.sparsifier: expected a text" in refusal("target.sparsifier=3")
+    assert "corpora.0.kind: is required and not set" in refusal("corpora=[{name: a, path: x}]")
 
 
 def test_calling_the_section_gives_the_chosen_settings() -> None:

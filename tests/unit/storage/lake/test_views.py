@@ -3,10 +3,12 @@
 import json
 import math
 
+import pyarrow as pa
 import pytest
 
 from logitlake.storage.identity import document_id
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.schema.sequences import SEQUENCES, with_checksums
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe, register_vocabulary
 
@@ -26,6 +28,55 @@ def test_a_position_speaks_of_the_token_at_it_and_of_what_the_teacher_thought_be
     assert [(row["position"], row["token"]) for row in rows] == [(1, "t6"), (2, "t7"), (4, "t6"), (5, "t8")]
     assert [(row["entropy"], row["logprob"]) for row in rows[:2]] == [(1.0, -0.5), (2.0, -0.25)]
     assert [(row["n_heads"], row["n_tails"], row["residual_mass"]) for row in rows[:2]] == [(2, 1, 0.25), (1, 2, 0.25)]
+
+
+def _with_lists(make_rows, name, ids, codes):
+    """Rows of one document with these lists at the position before token 6."""
+    rows = make_rows(name).to_pylist()
+    rows[0]["target_ids"][0], rows[0]["head_codes"][0] = ids, codes
+    return pa.Table.from_pylist(rows, SEQUENCES)
+
+
+def test_the_likeliest_token_is_the_first_head_and_a_position_without_heads_is_not_correct(lake, make_rows, recipe):
+    register_recipe(lake, recipe)
+    register_vocabulary(lake, "words", [f"t{number}" for number in range(12)], {0})
+    cases = {"right": ([6, 9], [40, 8]), "wrong": ([9, 6], [40, 8]), "tails": ([6, 6, 9], [])}
+    rows = pa.concat_tables([_with_lists(make_rows, name, *lists) for name, lists in cases.items()])
+    commit_unit(lake, with_checksums(rows), recipe=recipe, run_id="run", seconds=1.0)
+    question = "SELECT doc_id, likeliest_id, likeliest, correct FROM positions WHERE position = 1 AND window_index = 0"
+    answers = {row.pop("doc_id"): tuple(row.values()) for row in lake.sql(question).to_pylist()}
+    assert answers == {
+        document_id("right"): (6, "t6", True),
+        document_id("wrong"): (9, "t9", False),
+        document_id("tails"): (None, None, False),
+    }
+
+
+def test_of_counts_of_draws_nobody_says_which_token_is_likeliest(lake, make_rows, recipe):
+    drawn = recipe | {"sparsifier": {"name": "random", "draws": 8}}
+    rows = [row | {"recipe_id": register_recipe(lake, drawn)} for row in make_rows("a").to_pylist()]
+    table = with_checksums(pa.Table.from_pylist(rows, SEQUENCES))
+    commit_unit(lake, table, recipe=drawn, run_id="run", seconds=1.0)
+    row = lake.row("SELECT count(*) AS n, count(correct) AS told, count(likeliest_id) AS named FROM positions")
+    assert row == {"n": 4, "told": 0, "named": 0}
+
+
+def test_a_document_is_shown_with_its_beginning_and_its_means(filled):
+    row = filled.row("SELECT * FROM document_texts WHERE doc_id = ?", [document_id("a")])
+    whole = filled.row(
+        "SELECT avg(logprob) AS logprob, count(*) AS n FROM statistics WHERE doc_id = ?", [row["doc_id"]]
+    )
+    ids = filled.row("SELECT input_ids FROM sequences WHERE doc_id = ? AND window_index = 0", [row["doc_id"]])
+    assert row["n_targets"] == whole["n"]
+    # Token 0 is a control token.
+    assert row["beginning"] == "".join(f"t{number}" for number in ids["input_ids"] if number)
+    stored = filled.row(
+        "SELECT -sum(mean_nll * n_targets) / sum(n_targets) AS mean FROM store.sequences WHERE doc_id = ?",
+        [row["doc_id"]],
+    )
+    assert row["mean_logprob"] == pytest.approx(stored["mean"])
+    listed = filled.row("SELECT source, sources FROM documents WHERE doc_id = ?", [row["doc_id"]])
+    assert listed["sources"] is None or listed["source"] == listed["sources"][0]
 
 
 def test_heads_and_tails_sum_to_one_at_every_position(filled):
@@ -88,7 +139,7 @@ def test_a_look_up_by_document_opens_one_shard_whatever_their_number(lake, make_
     for number in range(8):
         commit_unit(lake, make_rows(f"a{number}", f"b{number}", f"c{number}"), recipe=recipe, run_id="run", seconds=1.0)
     wanted = document_id("b5")
-    for view in ("sequences", "statistics", "targets", "heads"):
+    for view in ("sequences", "statistics", "positions", "targets", "heads"):
         query = f"SELECT * FROM {view} WHERE doc_id = '{wanted}'"
         assert set(lake.sql(query)["doc_id"].to_pylist()) == {wanted}
         plan = lake.connection.execute(f"EXPLAIN (ANALYZE, FORMAT json) {query}").fetchall()[0][1]
