@@ -32,6 +32,8 @@ KEY_VARIABLES = {
     "SECRET": "AWS_SECRET_ACCESS_KEY",
     "SESSION_TOKEN": "AWS_SESSION_TOKEN",
 }
+# A request that fails with 429 or 5xx, or is cut off, is sent again after .1, .25, .6, 1.6, 3.9 and 9.8 s.
+_RETRIES = {"http_retries": 6, "http_retry_wait_ms": 100, "http_retry_backoff": 2.5}
 
 
 def configure_object_store(connection: duckdb.DuckDBPyConnection, location: LakeLocation) -> None:
@@ -39,6 +41,8 @@ def configure_object_store(connection: duckdb.DuckDBPyConnection, location: Lake
     if location.data_directory:
         return
     load_extension(connection, "httpfs")
+    for name, value in _RETRIES.items():
+        connection.execute(f"SET {name} = {value}")
     if not location.data.startswith("s3://"):
         return
     keys = {name: os.environ.get(variable) for name, variable in KEY_VARIABLES.items()}
