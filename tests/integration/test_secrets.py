@@ -54,6 +54,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "maintain": [[]],
     "forget": [["nothing"]],
     "repair": [[]],
+    "copy": [["copy"], ["copy", "--dry-run"]],
     "rebuild": [[]],
 }
 NEVER_ENDING = {"serve", "demo"}
