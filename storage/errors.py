@@ -81,6 +81,10 @@ class LostRaceError(LakeBusyError):
     """Another commit landed in between: what was read before is stale, read it again and retry."""
 
 
+class UnreachableError(LostRaceError):
+    """The server of the catalog went away, and nothing was committed: it is worth trying again for a while."""
+
+
 class IntegrityError(LakeError):
     """Stored bytes are not the bytes that were committed: restore the named file, or repair and capture again."""
 

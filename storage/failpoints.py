@@ -26,6 +26,8 @@ REBUILD_FAILPOINTS = ("shard-taken", "catalog-rebuilt", "catalog-renamed")
 SERVER_FAILPOINTS = ("teacher-wanted",)
 # Places in a repair.
 REPAIR_FAILPOINTS = ("shards-salvaged", "file-ended", "rows-restored")
+# Places in a copy of a lake.
+COPY_FAILPOINTS = ("file-copied", "catalog-copied")
 ALL = (
     *FAILPOINTS,
     *FLOW_FAILPOINTS,
@@ -33,6 +35,7 @@ ALL = (
     *MIGRATION_FAILPOINTS,
     *REBUILD_FAILPOINTS,
     *REPAIR_FAILPOINTS,
+    *COPY_FAILPOINTS,
 )
 _reached: Counter[str] = Counter()
 

@@ -209,6 +209,13 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
             examples=("logitlake retire 9b1c", "logitlake retire 9b1c --yes"),
         ),
         Entry(
+            name="copy",
+            module="logitlake.flows.cli.commands.copy",
+            summary="copy the lake to another place, or update the copy",
+            light=True,
+            examples=("logitlake copy /backup/lake --dry-run", "logitlake copy cluster.yaml"),
+        ),
+        Entry(
             name="rebuild",
             module="logitlake.flows.cli.commands.rebuild",
             summary="make a lost catalog again from the shards",

@@ -37,7 +37,7 @@ class LakeSettings(Settings):
     catalog: PathText | None = Field(
         None, repr=False, description="postgres:… connection string, or a path to a SQLite file"
     )
-    data: PathText | None = Field(None, description="directory or URL of the shards, such as s3://bucket/prefix/")
+    data: PathText | None = Field(None, description="directory or URL of the shards: s3://bucket/prefix/ or gs://…")
     held_out: HeldOutSettings = HeldOutSettings()
     lock_timeout_seconds: float = Field(60, gt=0)
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from logitlake.storage.errors import SettingsError
-from logitlake.storage.redaction import has_password
+from logitlake.storage.redaction import has_password, without_secrets
 from logitlake.storage.schema.sequences import SEQUENCES
 
 _GLOB_SIGNS = frozenset("*?[")
 _ADVICE = "choose another path, or name it by a symbolic link with a plain name"
 # Pairs as libpq reads them; it would take the second word of a value for an option, and quote it in its error.
 _CONNECTION = re.compile(r"postgres:(?:\s*\w+\s*=\s*(?:'(?:[^'\\]|\\.)*'|(?!')(?:\\.|[^\s\\])+)(?:\s+|$))*")
+_DATA_SCHEMES = ("s3://", "gs://")
 _CATALOG_SCHEMES = ("postgres:", "sqlite:", "duckdb:", "mysql:")
 
 
@@ -82,6 +83,8 @@ def _data(text: str) -> str:
     if "://" not in text:
         text = str(Path(text).expanduser().absolute())
         _check_text("lake.data", text)
+    elif not text.startswith(_DATA_SCHEMES):
+        raise SettingsError(_no_such_store(text))
     for part in text.split("/"):
         if set(part) & _GLOB_SIGNS:
             raise SettingsError(
@@ -94,6 +97,17 @@ def _data(text: str) -> str:
                 f"{part.partition('=')[0]!r} of every shard; {_ADVICE}"
             )
     return text if text.endswith("/") else f"{text}/"
+
+
+def _no_such_store(text: str) -> str:
+    scheme = without_secrets(text).partition("://")[0]
+    reason = f"expected a directory, s3://… or gs://…, found {scheme}://"
+    if scheme in ("az", "azure", "abfs", "abfss"):
+        reason += (
+            ": DuckDB reaches Azure by another extension, on which no lake was ever tried. Put an S3 gateway before "
+            "the container, or copy the lake to a bucket (`logitlake copy`)"
+        )
+    return f"lake.data: {reason}"
 
 
 def _check_text(setting: str, path: str) -> None:

@@ -26,31 +26,43 @@ from logitlake.storage.failpoints import reach
 _GLOB_SIGN = re.compile(r"[*?\[]")
 STAGING_SUFFIX = ".tmp"
 
-# Options of a DuckDB secret, and the environment variables that hold them.
+# Options of a DuckDB secret, and the environment variables that hold them, by the scheme of the data path. Google's are
+# HMAC keys, with which its storage answers to S3's requests.
 KEY_VARIABLES = {
-    "KEY_ID": "AWS_ACCESS_KEY_ID",
-    "SECRET": "AWS_SECRET_ACCESS_KEY",
-    "SESSION_TOKEN": "AWS_SESSION_TOKEN",
+    "s3": {
+        "KEY_ID": "AWS_ACCESS_KEY_ID",
+        "SECRET": "AWS_SECRET_ACCESS_KEY",
+        "SESSION_TOKEN": "AWS_SESSION_TOKEN",
+    },
+    "gs": {"KEY_ID": "GCS_ACCESS_KEY_ID", "SECRET": "GCS_SECRET_ACCESS_KEY"},
 }
+SECRET_TYPES = {"s3": "s3", "gs": "gcs"}
+# A request that fails with 429 or 5xx, or is cut off, is sent again after .1, .25, .6, 1.6, 3.9 and 9.8 s.
+_RETRIES = {"http_retries": 6, "http_retry_wait_ms": 100, "http_retry_backoff": 2.5}
 
 
 def configure_object_store(connection: duckdb.DuckDBPyConnection, location: LakeLocation) -> None:
-    """Let a connection reach the data path. S3 credentials come from the usual AWS_… environment variables."""
+    """Let a connection reach the data path. Credentials come from environment variables only: AWS_… for s3://,
+    GCS_… for gs://."""
     if location.data_directory:
         return
     load_extension(connection, "httpfs")
-    if not location.data.startswith("s3://"):
-        return
-    keys = {name: os.environ.get(variable) for name, variable in KEY_VARIABLES.items()}
-    given = ", ".join(f"{name} {_quoted(value)}" for name, value in (keys | bucket_options()).items() if value)
-    scope = f"s3://{urlparse(location.data).netloc}"
+    for name, value in _RETRIES.items():
+        connection.execute(f"SET {name} = {value}")
+    address = urlparse(location.data)
+    keys = {name: os.environ.get(variable) for name, variable in KEY_VARIABLES[address.scheme].items()}
+    options = keys | bucket_options(address.scheme)
+    given = "".join(f", {name} {_quoted(value)}" for name, value in options.items() if value)
+    scope = _quoted(f"{address.scheme}://{address.netloc}")
     connection.execute(
-        f"CREATE OR REPLACE SECRET logitlake_data (TYPE s3, SCOPE {_quoted(scope)}{', ' * bool(given)}{given})"
+        f"CREATE OR REPLACE SECRET logitlake_data (TYPE {SECRET_TYPES[address.scheme]}, SCOPE {scope}{given})"
     )
 
 
-def bucket_options() -> dict[str, str | None]:
-    """How the S3 server of the environment is reached; nothing secret."""
+def bucket_options(scheme: str) -> dict[str, str | None]:
+    """How the S3 server of the environment is reached; nothing secret. Google's has one address."""
+    if scheme != "s3":
+        return {}
     endpoint = urlparse(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
     return {
         "REGION": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),

@@ -1,11 +1,11 @@
-"""Writers that commit at once: a change that another commit overtook is tried again, for a bounded time."""
+"""A change that another commit overtook, or that met a server which was away, is tried again, for a bounded time."""
 
 from collections.abc import Callable
 from typing import TypeVar
 
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from logitlake.storage.errors import LakeBusyError, LostRaceError
+from logitlake.storage.errors import LakeBusyError, LostRaceError, UnreachableError
 
 Result = TypeVar("Result")
 
@@ -27,6 +27,11 @@ def in_turn(attempt: Callable[[], Result], *, seconds: float, undone: str) -> Re
         return tries(attempt)
     except RetryError as error:
         last = error.last_attempt
+        if isinstance(reason := last.exception(), UnreachableError):
+            raise UnreachableError(
+                f"the catalog's server was away for {seconds:g} s and {last.attempt_number} attempts, so {undone}: "
+                f"check the server and run again, which goes on from what is committed. The last reason: {reason}"
+            ) from reason
         raise LakeBusyError(
             f"other writers came first {last.attempt_number} times within {seconds:g} s, so {undone}; the last reason: "
             f"{last.exception()}. Run again, or raise lake.lock_timeout_seconds"

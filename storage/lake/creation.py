@@ -24,8 +24,11 @@ _INLINING = (
 )
 _OPTIONS = {"parquet_compression": "zstd", "parquet_compression_level": "19", "parquet_version": "2"}
 
+# The note of a copy: it comes first, and the catalog last.
+COPIED = "copied.json"
 # What a lake with a commit has, and a creation that was stopped has not.
 _OF_A_LAKE = {
+    COPIED: "a copy",
     "store/sequences/**/*.parquet": "the shards",
     NOTE: "the note of the last commit",
     "recipes/*.json": "the recipes",

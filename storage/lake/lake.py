@@ -27,6 +27,7 @@ from logitlake.storage.connection.disk_errors import disk_problem, lake_folders
 from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.connection.memory_errors import raise_for_lack_of_memory
 from logitlake.storage.connection.open_connections import close, closing, signals_kept, stoppable
+from logitlake.storage.connection.server_errors import server_is_away
 from logitlake.storage.connection.turns import in_turn
 from logitlake.storage.errors import (
     IntegrityError,
@@ -34,6 +35,7 @@ from logitlake.storage.errors import (
     LakeMissingError,
     LostRaceError,
     OutOfMemoryError,
+    UnreachableError,
 )
 from logitlake.storage.failpoints import reach
 from logitlake.storage.lake.creation import has_tables, make_or_migrate
@@ -41,7 +43,7 @@ from logitlake.storage.lake.durability import moment, sync_files_since
 from logitlake.storage.lake.lake_settings import read_lake_settings
 from logitlake.storage.lake.last_commit import note_commit, noted_commit
 from logitlake.storage.lake.locks import commit_lock
-from logitlake.storage.lake.lost_answers import hold_files, put_back
+from logitlake.storage.lake.lost_answers import has_landed, hold_files, mark, put_back
 from logitlake.storage.lake.migration import check_format, is_current, migrate
 from logitlake.storage.lake.overlay import MEMORY, lay_views
 from logitlake.storage.redaction import without_secrets
@@ -94,6 +96,7 @@ class Lake:
         self._lock_timeout = lock_timeout
         self._database = NAME
         self._unfinished = unfinished
+        self._in_transaction = False
         self.held_out_salt, self.held_out_share = self._read_settings(unfinished=unfinished)
 
     @classmethod
@@ -195,9 +198,19 @@ class Lake:
         return self._database
 
     def sql(self, query: str, parameters: list[Any] | Mapping[str, Any] | None = None) -> pa.Table:
-        """Run one query and return all of its rows. Raises LakeError with the message of DuckDB."""
-        with self._answering(), signals_kept(self.connection):
-            return self.connection.execute(query, parameters or []).to_arrow_table()
+        """Run one query and return all of its rows. Raises LakeError with the message of DuckDB.
+
+        Outside of a transaction, a catalog's server that is away is asked again, for as long as this lake waits for its
+        lock.
+        """
+
+        def ask() -> pa.Table:
+            with self._answering(), signals_kept(self.connection):
+                return self.connection.execute(query, parameters or []).to_arrow_table()
+
+        if self.location.catalog_file or self._in_transaction:
+            return ask()
+        return in_turn(ask, seconds=self._lock_timeout, undone="the lake did not answer")
 
     def batches(self, query: str, n_rows: int) -> Iterator[pa.Table]:
         """The rows of one query, `n_rows` at a time, on another connection. Raises LakeError like `sql`."""
@@ -227,6 +240,7 @@ class Lake:
         with commit_lock(self.location, self._lock_timeout):
             began = moment()
             self.connection.execute("BEGIN")
+            self._in_transaction = True
             try:
                 with signals_kept(self.connection):
                     self.connection.execute("UPDATE store.guard SET commit_number = commit_number + 1")
@@ -242,10 +256,13 @@ class Lake:
             except duckdb.Error as error:
                 self._rollback()
                 raise_for_lack_of_memory(error)
+                self._raise_if_away(error)
                 raise LakeError(f"the transaction failed and was rolled back: {self._reason(error)}") from error
             except BaseException:
                 self._rollback()
                 raise
+            finally:
+                self._in_transaction = False
 
     def change(self, body: Callable[[Transaction], Result]) -> Result:
         """Call `body` in a transaction, and in a new one each time that another commit came first; returns its result.
@@ -261,9 +278,17 @@ class Lake:
         return self.in_turn(attempt)
 
     def in_turn(self, attempt: Callable[[], Result], undone: str = "nothing was changed") -> Result:
-        """Call `attempt`, and again each time that another commit came first. Raises LakeBusyError if that goes on for
-        as long as this lake waits for its lock."""
-        return in_turn(attempt, seconds=self._lock_timeout, undone=undone)
+        """Call `attempt`, and again each time that another commit came first or the catalog's server went away. Raises
+        LakeBusyError if that goes on for as long as this lake waits for its lock."""
+
+        def guarded() -> Result:
+            try:
+                return attempt()
+            except duckdb.Error as error:
+                self._raise_if_away(error)
+                raise
+
+        return in_turn(guarded, seconds=self._lock_timeout, undone=undone)
 
     @contextmanager
     def catalog_change(self) -> Iterator[None]:
@@ -271,12 +296,15 @@ class Lake:
         as `transaction` does."""
         began = moment()
         self.connection.execute("BEGIN")
+        self._in_transaction = True
         try:
             yield
             self._commit(began)
         except BaseException:
             self._rollback()
             raise
+        finally:
+            self._in_transaction = False
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -288,8 +316,11 @@ class Lake:
             sync_files_since(self.location, began)
 
     def _commit(self, began: float) -> None:
-        """COMMIT. If the server's answer is lost, the commit may have landed: its files are put back."""
-        files = hold_files(self.location, began) if self.location.catalog_file is None else {}
+        """COMMIT. If the server's answer is lost, the commit may have landed: its files are put back, and the server is
+        asked. Raises UnreachableError if it has not landed."""
+        on_server = self.location.catalog_file is None
+        files = hold_files(self.location, began) if on_server else {}
+        commit_id = mark(self.connection) if on_server else ""
         try:
             self.connection.execute("COMMIT")
         except duckdb.Error as error:
@@ -299,9 +330,28 @@ class Lake:
                 raise LostRaceError(
                     f"another commit came first ({text.splitlines()[-1]}): look again and retry"
                 ) from error
+            if not on_server:
+                raise LakeError(f"the commit failed and was rolled back: {self._reason(error)}") from error
             put_back(self.location, files)
-            state = "was rolled back" if self.location.catalog_file else "may have landed: run again, which looks first"
-            raise LakeError(f"the commit failed and {state}: {self._reason(error)}") from error
+            if not self._has_landed(commit_id, error):
+                raise UnreachableError(f"the commit failed and was rolled back: {self._reason(error)}") from error
+            log.warning("the answer to a commit was lost (%s); it has landed", self._reason(error))
+
+    def _has_landed(self, commit_id: str, lost: duckdb.Error) -> bool:
+        """Ask the server, for as long as this lake waits for its lock. Raises LakeError if it stays away."""
+
+        def ask() -> bool:
+            try:
+                return has_landed(self.connection, commit_id)
+            except duckdb.Error as error:
+                raise UnreachableError(str(error)) from error
+
+        try:
+            return in_turn(ask, seconds=self._lock_timeout, undone="nobody knows whether the commit has landed")
+        except UnreachableError as error:
+            raise LakeError(
+                f"the commit failed and may have landed: run again, which looks first: {self._reason(lost)}. {error}"
+            ) from lost
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -310,7 +360,13 @@ class Lake:
             yield
         except (*CATALOG_ERRORS, pa.ArrowException) as error:
             raise_for_lack_of_memory(error)
+            self._raise_if_away(error)
             raise LakeError(f"the lake could not answer: {self._reason(error)}") from error
+
+    def _raise_if_away(self, error: Exception) -> None:
+        """Raises UnreachableError if the catalog is on a server that went away."""
+        if self.location.catalog_file is None and server_is_away(error):
+            raise UnreachableError(f"the catalog's server went away ({self._reason(error)}): run again") from error
 
     def _reason(self, error: Exception) -> str:
         return disk_problem(error, lake_folders(self.location)) or str(error)

@@ -1,12 +1,15 @@
-"""Files of a commit whose answer was lost on the way from the server.
+"""A commit whose answer was lost on the way from the server: its files, and whether it has landed.
 
 DuckLake removes the files that it wrote when a COMMIT fails. If only the server's answer was lost, the commit has
 landed and the catalog names them. So they are held in memory until the answer is there, and put back if there is none.
 If the commit has not landed, nothing names them, and upkeep sweeps them. DuckLake does not remove shards.
+
+A commit on a server carries an id in the message of its snapshot, so that it can be found there.
 """
 
 import contextlib
 import logging
+import secrets
 import time
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import duckdb
 from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.connection.object_store import connect, list_paths, put_bytes
 from logitlake.storage.errors import LakeError
-from logitlake.storage.schema.tables import TABLES
+from logitlake.storage.schema.tables import NAME, TABLES
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,30 @@ def put_back(location: LakeLocation, files: dict[str, bytes]) -> None:
             log.error(
                 "%s could not be written again (%s): run `logitlake verify`, which tells if it is missed", path, error
             )
+
+
+def mark(connection: duckdb.DuckDBPyConnection) -> str:
+    """Give the open transaction an id, and return it."""
+    commit_id = secrets.token_hex(16)
+    connection.execute(f"CALL {NAME}.set_commit_message('logitlake', ?)", [commit_id])
+    return commit_id
+
+
+def has_landed(connection: duckdb.DuckDBPyConnection, commit_id: str) -> bool:
+    """Whether a commit without an answer is in the catalog; if it is not, it never will be.
+
+    The server may still be at work on it. Its snapshot has the number that any other commit would take now: so another
+    commit is made first, which waits for the one under way or takes its number. Raises duckdb.Error while the server
+    is away.
+    """
+    try:
+        connection.execute("UPDATE store.guard SET commit_number = commit_number")
+    except duckdb.Error as error:
+        # Then somebody else's commit, or the one in question, took the number.
+        if "conflict" not in str(error).lower():
+            raise
+    found = connection.execute(f"SELECT 1 FROM ducklake_snapshots('{NAME}') WHERE commit_message = ?", [commit_id])
+    return found.fetchone() is not None
 
 
 def _prefixes(began: float, now: float) -> list[str]:

@@ -5,7 +5,7 @@ import re
 
 from logitlake.storage.connection.extensions import wheel_file
 from logitlake.storage.connection.location import LakeLocation
-from logitlake.storage.connection.object_store import KEY_VARIABLES, bucket_options
+from logitlake.storage.connection.object_store import KEY_VARIABLES, SECRET_TYPES, bucket_options
 from logitlake.storage.schema.tables import NAME
 
 _PASSWORD = re.compile(r"\s*\b(?:ssl)?password\s*=\s*(?:'(?:[^'\\]|\\.)*'|(?:\\.|[^\s\\])+)")
@@ -39,14 +39,14 @@ def _load(name: str) -> list[str]:
 
 
 def _bucket(location: LakeLocation) -> list[str]:
-    if not location.data.startswith("s3://"):
-        return []
-    keys = {name: f"getenv('{variable}')" for name, variable in KEY_VARIABLES.items() if os.environ.get(variable)}
-    how = {name: _quoted(value) for name, value in bucket_options().items() if value}
+    scheme = location.data.partition("://")[0]
+    variables = KEY_VARIABLES[scheme]
+    keys = {name: f"getenv('{variable}')" for name, variable in variables.items() if os.environ.get(variable)}
+    how = {name: _quoted(value) for name, value in bucket_options(scheme).items() if value}
     given = "".join(f", {name} {value}" for name, value in (keys | how).items())
     return [
         "-- The command line reads the keys from the environment; elsewhere write them in place of getenv(…).",
-        f"CREATE SECRET (TYPE s3{given});",
+        f"CREATE SECRET (TYPE {SECRET_TYPES[scheme]}{given});",
     ]
 
 

@@ -111,5 +111,5 @@ def test_the_operations_reach_every_failpoint(tmp_path: Path) -> None:
     played.run(range(0))
     reached = {name for habits in played.habits.values() for name in habits.reached}
     # Those of a repair are played one by one in test_kill_upkeep.py, those with a server in test_server_away.py.
-    elsewhere = {*failpoints.REPAIR_FAILPOINTS, *failpoints.SERVER_FAILPOINTS}
+    elsewhere = {*failpoints.REPAIR_FAILPOINTS, *failpoints.SERVER_FAILPOINTS, *failpoints.COPY_FAILPOINTS}
     assert reached - elsewhere == set(failpoints.ALL) - elsewhere

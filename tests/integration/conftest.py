@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,23 @@ def _postgres_program(name: str) -> str:
     return program
 
 
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A running PostgreSQL cluster: its connection string, but for the database, and the start of `pg_ctl`."""
+
+    connection: str
+    control: list[str]
+    options: list[str]
+
+    def restart(self) -> None:
+        """Break every connection, as a crash does, and start again."""
+        command = [*self.control, *self.options, "-m", "immediate", "restart"]
+        subprocess.run(command, check=True, capture_output=True, cwd="/")
+
+
 @pytest.fixture(scope="session")
-def postgres_cluster() -> Iterator[str]:
-    """A connection string, but for the database, of a cluster of our own on loopback.
+def postgres_server() -> Iterator[Cluster]:
+    """A cluster of our own on loopback.
 
     Not in a folder of pytest: another run of pytest closes their parent to every other user, so to PostgreSQL's.
     """
@@ -53,12 +68,18 @@ def postgres_cluster() -> Iterator[str]:
         rules = cluster / "pg_hba.conf"
         text = rules.read_text(encoding="utf-8")
         rules.write_text(f"host all guarded 127.0.0.1/32 scram-sha-256\n{text}", encoding="utf-8")
-        start = [*control, "-o", settings, "-l", str(folder / "log"), "start"]
-        subprocess.run(start, check=True, capture_output=True, cwd="/")
+        options = ["-o", settings, "-l", str(folder / "log")]
+        subprocess.run([*control, *options, "start"], check=True, capture_output=True, cwd="/")
         try:
-            yield f"host=127.0.0.1 port={port} user=logitlake"
+            yield Cluster(f"host=127.0.0.1 port={port} user=logitlake", control, options)
         finally:
             subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster(postgres_server: Cluster) -> str:
+    """A connection string, but for the database."""
+    return postgres_server.connection
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""A TCP proxy to PostgreSQL that loses the answer to a COMMIT: the server commits, the client never hears of it.
+"""A TCP proxy to PostgreSQL that cuts a connection at its COMMIT: the server commits and the client never hears of it,
+or the COMMIT never arrives.
 
 A process of its own, because DuckDB may hold Python's global lock while it waits for the server.
 """
@@ -14,30 +15,38 @@ from collections.abc import Callable, Iterator
 
 _SNAPSHOT = re.compile(rb"INSERT INTO \S*ducklake_snapshot\W")
 _COMMIT = re.compile(rb"\bCOMMIT\b")
-_armed = threading.Event()
+_armed: set[str] = set()
+# The signal after which the next COMMIT lands without an answer, is lost, or is the last thing that passes the proxy.
+_SIGNALS = {"landed": signal.SIGUSR1, "lost": signal.SIGUSR2, "away": signal.SIGHUP}
 
 
 @contextlib.contextmanager
-def proxy_to(port: int) -> Iterator[tuple[int, Callable[[], None]]]:
+def proxy_to(port: int) -> Iterator[tuple[int, Callable[[str], None]]]:
     """The port of a proxy, and a function after which it cuts the next connection that commits a DuckLake snapshot.
+
+    The function's argument says whether that commit has "landed" or is "lost"; "away": it has landed, and the proxy
+    lets nothing through from then on.
 
     The process prints a line when it has cut one; on leaving, exactly as many cuts as were asked for have been made.
     """
     command = [sys.executable, "-m", "tests.integration.cutting_proxy", str(port)]
-    n_asked = 0
+    n_asked, made, lock = 0, [], threading.Lock()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
 
-        def cut() -> None:
+        def cut(fate: str = "landed") -> None:
             nonlocal n_asked
-            n_asked += 1
-            process.send_signal(signal.SIGUSR1)
-            assert process.stdout is not None and process.stdout.readline() == "armed\n"
+            assert process.stdout is not None
+            with lock:
+                n_asked += 1
+                process.send_signal(_SIGNALS[fate])
+                while (line := process.stdout.readline()) != "armed\n":
+                    made.append(line)
 
         try:
             yield int(process.stdout.readline()), cut
             # The client hears of a cut before the server has got the COMMIT: wait until both are done.
-            made = [process.stdout.readline() for _ in range(n_asked)]
+            made += [process.stdout.readline() for _ in range(n_asked - len(made))]
         finally:
             process.terminate()
             left = process.stdout.read()
@@ -51,14 +60,19 @@ def _forward(client: socket.socket, port: int) -> None:
         threading.Thread(target=_answer, args=(server, client), daemon=True).start()
         while request := client.recv(1 << 16):
             writes = writes or _SNAPSHOT.search(request) is not None
-            if _armed.is_set() and writes and _COMMIT.search(request):
-                _armed.clear()
+            if _armed - {"gone"} and writes and _COMMIT.search(request):
+                fate = _armed.pop()
+                if fate == "away":
+                    _armed.add("gone")
                 client.shutdown(socket.SHUT_RDWR)
-                server.sendall(request)
+                if fate != "lost":
+                    server.sendall(request)
                 # The server commits before it sees that nobody listens any more.
                 server.shutdown(socket.SHUT_WR)
                 print("cut", flush=True)
                 return
+            # The next transaction on this connection may only read.
+            writes = writes and not _COMMIT.search(request)
             server.sendall(request)
 
 
@@ -68,17 +82,21 @@ def _answer(server: socket.socket, client: socket.socket) -> None:
             client.sendall(answer)
 
 
-def _arm(*_: object) -> None:
-    _armed.set()
+def _arm(number: int, _: object) -> None:
+    _armed.add(next(fate for fate, known in _SIGNALS.items() if known == number))
     print("armed", flush=True)
 
 
 def main(port: int) -> None:
-    signal.signal(signal.SIGUSR1, _arm)
+    for number in _SIGNALS.values():
+        signal.signal(number, _arm)
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
     while True:
         client, _ = listener.accept()
+        if "gone" in _armed:
+            client.close()
+            continue
         threading.Thread(target=_forward, args=(client, port), daemon=True).start()
 
 

@@ -24,6 +24,8 @@ SECRETS = {
     "AWS_ACCESS_KEY_ID": "planted-access-key",
     "AWS_SECRET_ACCESS_KEY": "planted-secret/access+key",
     "AWS_SESSION_TOKEN": "planted-session-token",
+    "GCS_ACCESS_KEY_ID": "planted-gcs-key",
+    "GCS_SECRET_ACCESS_KEY": "planted-gcs-secret",
     "HF_TOKEN": "hf_plantedtokenofthehub",
     "PREFECT_API_KEY": "planted-prefect-key",
     "PREFECT_API_AUTH_STRING": "admin:planted-auth-string",
@@ -55,6 +57,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "maintain": [[]],
     "forget": [["nothing"]],
     "repair": [[]],
+    "copy": [["copy"], ["copy", "--dry-run"]],
     "rebuild": [[]],
 }
 NEVER_ENDING = {"serve", "demo"}

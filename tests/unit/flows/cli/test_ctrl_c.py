@@ -61,6 +61,7 @@ COMMANDS = {
     "maintain": (),
     "forget": ("--where", "n_tokens > 0"),
     "retire": ("nothing",),
+    "copy": ("copy",),
     "rebuild": (),
     "repair": (),
 }

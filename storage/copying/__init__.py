@@ -1,0 +1,1 @@
+"""A lake copied to another place: its files, then its catalog in one transaction."""
