@@ -19,6 +19,7 @@ _LONGEST_VALUE = 200
 
 _EXPECTED = {
     "missing": "is required and not set",
+    "invalid_key": "expected a text as the name of a setting",
     "greater_than": "expected more than {gt}",
     "greater_than_equal": "expected at least {ge}",
     "less_than": "expected less than {lt}",
@@ -51,10 +52,28 @@ def explain(
     sources = [_origin(detail, origins) for detail in error.errors()]
     in_file = path is not None and not all(sources)
     lines = [f"settings{f' in {path}' if in_file else ''}:"]
+    told = set[str]()
     for detail, source in zip(error.errors(), sources, strict=True):
-        where = ".".join(str(part) for part in detail["loc"]) or "(top)"
-        lines.append(f"  {where}: {_problem(detail, raw)}{f' (set by {source})' if source else ''}")
+        where = ".".join(_place(detail["loc"])) or "(top)"
+        # A setting that may be a text or a list has an error for each: the first one is enough.
+        if where not in told:
+            lines.append(f"  {where}: {_problem(detail, raw)}{f' (set by {source})' if source else ''}")
+        told.add(where)
     return "\n".join(lines)
+
+
+def _place(location: tuple[int | str, ...]) -> list[str]:
+    """The names and numbers down to a setting, without what the library adds for the kinds of its value."""
+    place = list[str]()
+    model: Any = Config
+    for part in location:
+        if model is None:
+            break
+        place.append(str(part))
+        if isinstance(part, str):
+            field = model.model_fields.get(part)
+            model = None if field is None else inner_settings(field.annotation)
+    return place
 
 
 def _origin(detail: ErrorDetails, origins: Mapping[tuple[str, ...], str]) -> str | None:

@@ -50,7 +50,7 @@ def refused(result: Any, words: str, code: int = 2) -> None:
         (b"lake: {path: \x00}", "not valid YAML"),
         (b"#" * 2**20, "more than"),
         (b"- a", "expected a mapping"),
-        (b"1: 2", "Keys should be strings"),
+        (b"1: 2", "expected a text as the name"),
         (b"lake: {1: 2}", "lake"),
         (b"corpora: {a: b}", "corpora"),
     ],

@@ -48,6 +48,11 @@ def test_the_source_of_a_wrong_value_is_the_file_or_what_came_after_it(tmp_path:
     assert "(set by" not in next(line for line in lines if "capture.max_tokens" in line)
 
 
+def test_a_setting_that_may_be_of_two_kinds_is_told_once_by_its_name() -> None:
+    message = refusal(None, "student={source: teacher, layers: 1, lora: {target_modules: 3}}")
+    assert message.count("student.lora.target_modules: expected") == len(message.splitlines()) - 1 == 1
+
+
 def test_a_file_that_is_right_is_not_blamed(tmp_path: Path) -> None:
     file = tmp_path / "logitlake.yaml"
     file.write_text("student: {source: teacher, layers: 2}\n")
