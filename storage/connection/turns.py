@@ -28,7 +28,7 @@ def in_turn(attempt: Callable[[], Result], *, seconds: float, undone: str) -> Re
     except RetryError as error:
         last = error.last_attempt
         if isinstance(reason := last.exception(), UnreachableError):
-            raise UnreachableError(
+            raise LakeBusyError(
                 f"the catalog's server was away for {seconds:g} s and {last.attempt_number} attempts, so {undone}: "
                 f"check the server and run again, which goes on from what is committed. The last reason: {reason}"
             ) from reason

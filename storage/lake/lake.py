@@ -31,6 +31,7 @@ from logitlake.storage.connection.server_errors import server_is_away
 from logitlake.storage.connection.turns import in_turn
 from logitlake.storage.errors import (
     IntegrityError,
+    LakeBusyError,
     LakeError,
     LakeMissingError,
     LostRaceError,
@@ -348,7 +349,7 @@ class Lake:
 
         try:
             return in_turn(ask, seconds=self._lock_timeout, undone="nobody knows whether the commit has landed")
-        except UnreachableError as error:
+        except LakeBusyError as error:
             raise LakeError(
                 f"the commit failed and may have landed: run again, which looks first: {self._reason(lost)}. {error}"
             ) from lost

@@ -145,8 +145,16 @@ copy_lake(*(LakeLocation.resolve(Path(name)) for name in sys.argv[1:]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("incremental", [False, True])
-@pytest.mark.parametrize("place", ["file-copied", "file-copied:3", "file-staged:4", "catalog-copied"])
+@pytest.mark.parametrize(
+    ("place", "incremental"),
+    [
+        ("file-copied:3", False),
+        ("catalog-copied", False),
+        ("file-copied", True),
+        ("file-staged:4", True),
+        ("catalog-copied", True),
+    ],
+)
 def test_a_copy_that_is_killed_is_no_lake_or_a_whole_one_and_the_next_goes_on(
     source, destination, tmp_path, place, incremental
 ):
