@@ -18,7 +18,7 @@ from logitlake.pipeline.settings.loading import load_config
 from logitlake.storage.errors import CorpusError, SettingsError
 
 # Without a look at the teacher: a third of the layers of many models of 1 to 2 billion parameters.
-_LAYERS = 8
+_LAYERS = 10
 _WINDOW = 512
 
 
