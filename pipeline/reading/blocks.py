@@ -1,7 +1,7 @@
 """The rows of an epoch, a block of work units at a time: read from the lake or from a local copy, decoded, in order.
 
-Memory holds three blocks at most, however many shards there are: the one that is worked on, the next one, which is read
-meanwhile, and what is left of the one before.
+However many shards there are, memory holds three blocks at most: the one that is worked on, the next one, which is read
+meanwhile, and what is left of the one before. The reader of steps longer than a block holds the blocks of its step.
 """
 
 import threading
@@ -108,12 +108,29 @@ class EpochRows:
         assert self._weighted_totals is not None
         return self._weighted_totals
 
+    def targets_of(self, epoch: int) -> int:
+        """Targets of an epoch. For rows drawn by weight that takes a pass over few columns."""
+        if self._row_set.weight is None:
+            return self._row_set.n_targets
+        offset, weights, total = self._offset(self._draw(epoch)), self._unit_weights(), 0
+        for units in in_order(self._unit_rows, _WEIGHTS_AT_ONCE):
+            rows = self._rows_of(units, ["n_targets"])
+            columns = (self._by_unit(units, rows[name].to_numpy()) for name in ("weight", "n_targets"))
+            for unit, of_unit, n_targets in zip(units, *columns, strict=True):
+                total += int(weights.copies(unit, of_unit, offset) @ n_targets)
+        return total
+
+    def longest(self) -> int:
+        """Tokens of the longest row: a pass over one column."""
+        parts = (self._rows_of(units, ["n_tokens"]) for units in in_order(self._unit_rows, _WEIGHTS_AT_ONCE))
+        return max(int(pc.max(rows["n_tokens"]).as_py()) for rows in parts)
+
     def segments(self, epoch: int, skip: int) -> Iterator[Segment]:
         """The epoch's rows from row `skip` on, a block at a time; the next block is read while one is worked on."""
-        draw = Draw(seed=self._seed, epoch=epoch, row_set_id=self._row_set.row_set_id)
+        draw = self._draw(epoch)
         offset, drawn = 0.0, self._unit_rows
         if self._row_set.weight is not None:
-            offset = float(draw.uniforms("weights", 1)[0])
+            offset = self._offset(draw)
             drawn = self._unit_weights().rows_drawn(offset)
         blocks = plan_blocks(drawn, self._unit_tokens, block_tokens=self._block_tokens, draw=draw)
         wanted = [block for block in blocks if block.n_rows and block.first + block.n_rows > skip]
@@ -124,6 +141,13 @@ class EpochRows:
                 following = wanted[number + 1 : number + 2]
                 coming = loader.submit(self._read, following[0], draw, offset) if following else None
                 yield segment.part(max(skip - block.first, 0), block.n_rows)
+
+    def _draw(self, epoch: int) -> Draw:
+        return Draw(seed=self._seed, epoch=epoch, row_set_id=self._row_set.row_set_id)
+
+    def _offset(self, draw: Draw) -> float:
+        """The uniform that decides how often each row appears, where rows are drawn by weight."""
+        return float(draw.uniforms("weights", 1)[0])
 
     def _read(self, block: Block, draw: Draw, offset: float) -> Segment:
         rows, decoded = self._decoded(block.units)

@@ -2,10 +2,11 @@
 
 The order is that of row_order.py, steps.py cuts it into optimiser steps, and shares.py shares the rows of a step among
 ranks. Each row is seen exactly once in an epoch, in the same step, whatever the number of ranks. Memory holds three
-blocks of units at most, however many shards there are.
+blocks of units at most, or the blocks of one step if it is longer, however many shards there are.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -85,6 +86,10 @@ class RowSetReader:
         """Steps of one epoch. With `batch_sequences` and no accumulation each of them is one batch."""
         return self._steps().n_steps
 
+    def longest_sequence(self) -> int:
+        """Tokens of the longest row. Reads one column of all rows."""
+        return self._rows.longest()
+
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch; nothing happens if the state is inside it already."""
         if epoch != self._epoch:
@@ -147,6 +152,8 @@ class RowSetReader:
     def _batches(self, epoch: int, start: Position) -> Iterator[tuple[TargetBatch, Position]]:
         """Batches of this rank, each with the position after its step."""
         steps, waiting = self._steps(), Segment([], [])
+        if isinstance(steps, EvenSteps):
+            steps = replace(steps, n_targets=max(1, self._rows.targets_of(epoch)))
         for segment in self._rows.segments(epoch, start.row):
             waiting += segment
             begin = 0

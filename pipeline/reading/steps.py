@@ -55,7 +55,9 @@ class EvenSteps:
 
     A row belongs to the step that its middle target falls into. No step is without rows: steps are left out by no row,
     however many targets it has, and at the end of the epoch each of the last rows gets a step if there are no more rows
-    than steps. `n_targets` may be an estimate, as for rows drawn by weight: the last step takes the difference.
+    than steps. Rows longer than a step make some steps longer and those after them shorter: a step of tokens should
+    hold several of the longest rows. Of rows drawn by weight, `n_steps` is that of the mean epoch, and `n_targets` that
+    of the epoch that is cut.
     """
 
     n_steps: int

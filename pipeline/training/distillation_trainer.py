@@ -86,7 +86,7 @@ class DistillationTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.parts = attach_loss(model, loss)
         if reader.packing:
-            check_packing(self.parts)
+            check_packing(self.parts, reader.longest_sequence())
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(_Bar())

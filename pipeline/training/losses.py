@@ -99,8 +99,9 @@ def sparse_divergence_through(
         logits_CV = output_layer(hidden_CD)
         return _FromLogits.apply(logits_CV, part, torch.is_grad_enabled() and logits_CV.requires_grad)
 
-    # A zero in the graph. `hidden_PD.sum() * 0` would be NaN if the sum overflows in float16.
-    total = hidden_PD[:0].sum()
+    # A zero in the graph. `hidden_PD.sum() * 0` would be NaN if the sum overflows in float16. Without targets it passes
+    # through the output layer, whose parameters need a gradient: the other ranks wait for it.
+    total = hidden_PD[:0].sum() if plan.n_positions else output_layer(hidden_ND[:1])[:0].sum()
     for begin in range(0, plan.n_positions, chunk):
         part = plan.part(begin, min(begin + chunk, plan.n_positions))
         hidden_CD = hidden_PD[begin : begin + chunk]

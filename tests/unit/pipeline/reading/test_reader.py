@@ -271,6 +271,20 @@ def test_sampling_weights_set_how_often_a_row_appears(memory_lake):
     assert seen[7] == 0
 
 
+def test_the_steps_of_an_epoch_that_is_drawn_by_weight_are_even_to_its_end(memory_lake):
+    rng = np.random.default_rng(2)
+    lengths = rng.integers(5, 30, (8, 50))
+    lake = memory_lake(lengths.tolist(), weights=rng.uniform(0.1, 1.1, 400).tolist())
+    reader = lake.reader(batch_sequences=None, step_tokens=80, batch_tokens=1000, weight="mean_nll")
+    totals = set()
+    for _ in range(4):
+        targets = [batch.step_targets for batch in reader if batch.ends_step]
+        totals.add(sum(targets))
+        assert len(targets) == len(reader)
+        assert max(abs(np.array(targets) - np.mean(targets))) <= lengths.max()
+    assert len(totals) > 1, "each epoch draws other rows"
+
+
 def test_equal_weights_are_no_weights():
     weights = UnitWeights.of([3.0, 5.0], 8)
     assert weights.rows_drawn(0.3).tolist() == [3, 5]

@@ -426,3 +426,12 @@ def test_a_ranks_share_of_a_steps_targets_may_be_less_than_one(inputs, targets, 
     hidden, weight, *_ = inputs
     whole = sparse_divergence(hidden, weight, targets, divisor=1)
     torch.testing.assert_close(sparse_divergence(hidden, weight, targets, divisor=divisor), 4 * whole)
+
+
+def test_every_parameter_of_an_output_layer_has_a_gradient_without_targets():
+    """Other ranks wait for it."""
+    layer = torch.nn.Sequential(torch.nn.Linear(D, V), torch.nn.Tanh())
+    hidden = torch.randn(3, D, requires_grad=True)
+    sparse_divergence_through(hidden, layer, V, csr([[]] * 3)).backward()
+    for tensor in (hidden, *layer.parameters()):
+        assert torch.equal(tensor.grad, torch.zeros_like(tensor))

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from logitlake.pipeline.settings.training import TrainingSettings
 from logitlake.pipeline.training.distillation_trainer import DistillationTrainer
@@ -81,7 +82,7 @@ def test_loss_and_gradients_of_packed_sequences_are_those_of_each_sequence_alone
     if model_type in WINDOWED:
         other, _ = reference(model_of(model_type, window=1000), lake)
         assert abs(other - loss) > 1e-4, "the window matters here"
-    check_packing(take_apart(model))
+    check_packing(take_apart(model), longest=max(map(max, LENGTHS)))
     attach_loss(model, LossSettings())
     batches = packed_batches(lake)
     assert len(batches) > 1 and any(batch.position_ids is not None for batch in batches)
@@ -101,7 +102,27 @@ def test_loss_and_gradients_of_packed_sequences_are_those_of_each_sequence_alone
 @pytest.mark.parametrize("model_type", MIXING)
 def test_a_model_whose_packed_sequences_see_each_other_is_refused(model_type):
     with pytest.raises(MismatchError, match=r"can't be trained on packed sequences: .*set training.packing to false"):
-        check_packing(take_apart(tiny_model(model_type)))
+        check_packing(take_apart(tiny_model(model_type)), longest=23)
+
+
+def of_long_rope(model_type):
+    """A model whose rotation changes where a batch has a sequence of more than 32 tokens."""
+    config = tiny_model(model_type).config
+    if model_type == "phi3":
+        factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": 32}
+        config.original_max_position_embeddings, config.max_position_embeddings = 32, 128
+        config.rope_parameters = {"rope_type": "longrope", "rope_theta": 10_000.0, **factors}
+    else:
+        config.max_position_embeddings = 32
+        config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0}
+    return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize("model_type", ["phi3", "llama"])
+def test_a_model_whose_positions_depend_on_the_longest_sequence_is_packed_only_below_that_length(model_type):
+    check_packing(take_apart(of_long_rope(model_type)), longest=20)
+    with pytest.raises(MismatchError, match="depend on the longest sequence of a batch, here 40 tokens"):
+        check_packing(take_apart(of_long_rope(model_type)), longest=40)
 
 
 def test_a_training_looks_before_it_packs(lake, tmp_path):
