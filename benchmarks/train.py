@@ -2,7 +2,8 @@
 
 Teacher, student and settings of the demo; in all arms float32 weights under bfloat16 autocast and the teacher in
 bfloat16, or all in float32 where the processor does not multiply bfloat16; the same batches in the same order. The
-first steps warm up; reading and decoding of the cache are inside the time.
+first steps warm up; reading and decoding of the cache are inside the time. Two more arms, the cache and its peer, train
+on packed sequences in even steps, each of one batch.
 """
 
 import tempfile
@@ -34,6 +35,8 @@ from logitlake.pipeline.training.train_student import training_arguments
 _WARM_STEPS = 2
 _LARGER = 10
 _CHECKED_POSITIONS = 128
+_PACKED = ", packed"
+_PACKED_TOKENS = 2048
 
 
 def measure(arm: str, quick: bool) -> Measurements:
@@ -42,7 +45,8 @@ def measure(arm: str, quick: bool) -> Measurements:
     config = student_config()
     assert config.student is not None and config.teacher is not None
     teacher = resolve_teacher(TeacherSettings(model=config.teacher.model))
-    rows = _rows(config.training)
+    packed = arm.endswith(_PACKED)
+    rows = _rows(config.training, packed)
     parent = find_parent(config.student, rows.recipe, teacher)
     student = make_student(config.student, parent, rows.recipe, teacher=teacher, seed=config.training.seed)
     steps = 4 if quick else 16
@@ -50,11 +54,11 @@ def measure(arm: str, quick: bool) -> Measurements:
     with tempfile.TemporaryDirectory(prefix="logitlake-bench-") as directory:
         settings = config.training.model_copy(update={"max_steps": _WARM_STEPS + steps, "precision": "auto"})
         args = training_arguments(settings, Path(directory), show_progress=False)
-        trainer = _trainer(arm, student, args, rows, teacher)
+        trainer = _trainer(arm.removesuffix(_PACKED), student, args, rows, teacher)
         trainer.add_callback(times)
         trainer.train()
     (began, began_cpu), (ended, ended_cpu) = times.ended[_WARM_STEPS - 1], times.ended[-1]
-    n_tokens = _tokens(config.training, range(_WARM_STEPS, _WARM_STEPS + steps))
+    n_tokens = _tokens(config.training, packed, range(_WARM_STEPS, _WARM_STEPS + steps))
     return {
         "tokens_per_s": n_tokens / (ended - began),
         "tokens_per_cpu_s": n_tokens / (ended_cpu - began_cpu),
@@ -74,20 +78,25 @@ def _trainer(arm: str, student: Any, args: Any, rows: Rows, teacher: TeacherFile
     return OnlineTrainer(student, args, reader=rows.reader, teacher=model.eval().requires_grad_(False))
 
 
-def _rows(training: TrainingSettings) -> Rows:
+def _rows(training: TrainingSettings, packed: bool) -> Rows:
     lake = Path(captured_lake().data).parent
-    return open_rows(lake, batch_sequences=training.batch_sequences, seed=training.seed)
+    if packed:
+        size: dict[str, Any] = {"step_tokens": _PACKED_TOKENS, "batch_tokens": 2 * _PACKED_TOKENS, "packing": True}
+    else:
+        size = {"batch_sequences": training.batch_sequences}
+    return open_rows(lake, seed=training.seed, **size)
 
 
-def _tokens(training: TrainingSettings, steps: range) -> int:
-    batches = (batch.n_tokens for _, batch in zip(range(steps.stop), _rows(training).reader, strict=False))
-    return sum(list(batches)[steps.start :])
+def _tokens(training: TrainingSettings, packed: bool, steps: range) -> int:
+    batches = [batch for _, batch in zip(range(steps.stop), _rows(training, packed).reader, strict=False)]
+    assert all(batch.ends_step for batch in batches), "the peer takes a batch for a step"
+    return sum(batch.n_tokens for batch in batches[steps.start :])
 
 
 def reference_errors() -> tuple[float, float]:
     """Largest relative error of loss and gradient against a dense reference, float32, on real targets of the cache."""
     training = student_config().training
-    batch = next(iter(_rows(training).reader))
+    batch = next(iter(_rows(training, False).reader))
     n_rows, width, n_ids = batch.input_ids.numel(), 64, 49_152
     generator = torch.Generator().manual_seed(0)
     keep = batch.targets.offsets[: _CHECKED_POSITIONS + 1]
@@ -112,8 +121,11 @@ def reference_errors() -> tuple[float, float]:
     return abs(float(loss / reference) - 1), max(errors)
 
 
+_ARMS = ("cache", "cross-entropy", "online", f"cache{_PACKED}", f"cross-entropy{_PACKED}")
+
+
 def _arms(quick: bool) -> Mapping[str, Arm]:
-    return {arm: Arm(partial(measure, arm, quick)) for arm in ("cache", "cross-entropy", "online")}
+    return {arm: Arm(partial(measure, arm, quick)) for arm in _ARMS}
 
 
 def _prepare(quick: bool) -> None:
@@ -132,6 +144,8 @@ def summarise(runs: Runs, quick: bool) -> Summary:
             "vs_cross_entropy": runs.ratio("tokens_per_s", "cache", "cross-entropy"),
             "memory_vs_cross_entropy": runs.ratio("peak_mb", "cache", "cross-entropy"),
             "vs_online": runs.ratio("tokens_per_s", "cache", "online"),
+            "packing_gain": runs.ratio("tokens_per_cpu_s", f"cache{_PACKED}", "cache"),
+            "packed_vs_cross_entropy": runs.ratio("tokens_per_cpu_s", f"cache{_PACKED}", f"cross-entropy{_PACKED}"),
         },
         tables=[speed_table("A student's training steps", runs)],
         plot=partial(plot_speed, runs),

@@ -66,10 +66,14 @@ class StepTimes(TrainerCallback):
 
 
 def labelled(batch: TargetBatch) -> dict[str, torch.Tensor]:
-    """A batch as a language model takes it: the label of token t stands at t, where the cache has a target for it."""
+    """A batch as a language model takes it: the label of token t stands at t, where the cache has a target for it.
+
+    Packed sequences are told apart by their positions, as data collators of transformers do it.
+    """
     labels_BT = torch.full_like(batch.input_ids, NO_LABEL)
     labels_BT[:, 1:] = batch.next_ids[:, :-1]
-    return {"input_ids": batch.input_ids, "labels": labels_BT}
+    packed = {} if batch.position_ids is None else {"position_ids": batch.position_ids}
+    return {"input_ids": batch.input_ids, "labels": labels_BT, **packed}
 
 
 class _Labelled:
