@@ -106,7 +106,8 @@ class _Proxy(ThreadingHTTPServer):
         with self._lock:
             if self._random.random() >= self._share:
                 return None
-            fault = self._random.choice([name for name in FAULTS if has_body or name != "cut upload"])
+            # The kind that was met least, so that every kind is met: few requests bring a body.
+            fault = min((name for name in FAULTS if has_body or name != "cut upload"), key=self.faults.__getitem__)
             self.faults[fault] += 1
             return fault
 
