@@ -114,7 +114,7 @@ def test_a_student_is_trained_once_and_its_run_says_where_it_comes_from(
     assert distill(config).trained
     run = last_run()
     assert run.name.startswith("1 layers of the teacher at commit ")
-    assert "after kl" in artifacts_of(run)["distill"].data
+    assert "KL, after training" in artifacts_of(run)["distill"].data
     page = tmp_path / "lake" / "report.html"
     shown = artifacts_of(run)["report"]
     assert shown.type == "markdown"

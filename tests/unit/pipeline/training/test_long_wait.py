@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from logitlake.pipeline.training.long_wait import long_wait
 
 RANK = """
+import os
 import time
 from datetime import timedelta
 import torch.distributed as dist
@@ -22,7 +23,8 @@ wait = long_wait(accelerator)
 if accelerator.process_index == 0:
     time.sleep(8)
 wait()
-print("together", accelerator.process_index)
+# One write: two processes share the output.
+os.write(1, f"together {accelerator.process_index}\\n".encode())
 dist.destroy_process_group()
 """
 
