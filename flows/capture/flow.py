@@ -82,11 +82,23 @@ def _captured(run: CaptureRun) -> CaptureReport:
         run.on_tokens = lambda n: _move(bar, run, n)
         shown = ProgressArtifact(f"Capture by {run.report.teacher}")
         committing: PrefectFuture[int] | None = None
-        waiting = True
+        needs_slot = True
+
+        def finish_and_free_the_slot() -> None:
+            """Another capture may need the slot to compute what this one waits for."""
+            nonlocal needs_slot
+            if committing is not None:
+                committing.result()
+            if not needs_slot:
+                run.unload_teacher()
+                slot.close()
+                needs_slot = True
+
+        run.before_waiting = finish_and_free_the_slot
         for number in run.units():
-            if waiting and run.needs_teacher(number):
+            if needs_slot and run.needs_teacher(number):
                 slot.enter_context(one_teacher(config.schedule.teachers))
-                waiting = False
+                needs_slot = False
             compute.with_options(retries=retries)(run, number)
             if committing is not None:
                 committing.result()

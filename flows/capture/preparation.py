@@ -73,8 +73,10 @@ class Prepared:
         stored: StoredDocuments,
         guards: Mapping[str, RejectGuard] | None = None,
         claimed: ClaimedDocuments = lambda doc_ids: set(),
+        is_capped: bool = True,
     ) -> Plan:
-        """Work units of documents that are neither stored nor `claimed`, streamed, up to `capture.max_tokens`.
+        """Work units of documents that are neither stored nor `claimed`, streamed, up to `capture.max_tokens`
+        unless `is_capped` is False.
 
         `guards` by corpus decide what happens where too much of one is unusable; by default they raise CorpusError.
         """
@@ -85,7 +87,7 @@ class Prepared:
             tokenizer=self.tokenizer,
             tokenization=self.config.tokenization,
             unit_tokens=self.config.capture.unit_tokens,
-            max_tokens=self.config.capture.max_tokens,
+            max_tokens=self.config.capture.max_tokens if is_capped else None,
             on_reject=lambda reject: guards[reject.corpus].refuse(reject),
             claimed=claimed,
         )

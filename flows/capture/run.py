@@ -75,6 +75,8 @@ class CaptureRun:
         self.location = location_of(config)
         self.run_id = new_run_id()
         self.on_tokens = on_tokens
+        # Before this run waits for other captures: commit what is computed, give back what they may need.
+        self.before_waiting: Callable[[], None] = lambda: None
         self._under_way = self._is_closed = False
         self._planned_all = False
         self._began = time.monotonic()
@@ -153,14 +155,22 @@ class CaptureRun:
 
         def make_plan(claimed: ClaimedDocuments) -> Plan:
             stored = next(first) or self._known()
-            return self.prepared.plan(stored, claimed=claimed)
+            return self.prepared.plan(stored, claimed=claimed, is_capped=not self._claims.shared)
 
         def held(doc_ids: list[str]) -> set[str]:
             with self._writing:
                 return held_by_all(self._lake, recipe_ids, doc_ids)
 
         poll_seconds = min(5.0, self.config.capture.claim_seconds / 4)
-        return ClaimedUnits(make_plan, claims=self._claims, held=held, poll_seconds=poll_seconds)
+        return ClaimedUnits(
+            make_plan,
+            claims=self._claims,
+            held=held,
+            poll_seconds=poll_seconds,
+            max_tokens=self.config.capture.max_tokens,
+            before_waiting=lambda: self.before_waiting(),
+            is_over=self._hours_are_over,
+        )
 
     def _known(self) -> StoredDocuments:
         """What the lake holds at this moment."""
@@ -182,15 +192,23 @@ class CaptureRun:
 
     def _plan_units(self) -> Iterator[int]:
         for number, unit in enumerate(self._plan):
-            hours = (time.monotonic() - self._began) / 3600
-            if unit.documents and self.config.capture.max_hours is not None and hours >= self.config.capture.max_hours:
-                self.report = replace(self.report, stopped=f"max_hours {self.config.capture.max_hours:g} is reached")
+            if unit.documents and self._hours_are_over():
+                self._note_hours()
                 return
             self._units[number] = unit
             yield number
         self._planned_all = True
-        if self._plan.summary.capped:
+        if self._hours_are_over() and self._plan.documents_elsewhere:
+            self._note_hours()
+        if self._plan.is_capped:
             self.report = replace(self.report, stopped=f"max_tokens {self.config.capture.max_tokens:,} is reached")
+
+    def _hours_are_over(self) -> bool:
+        limit = self.config.capture.max_hours
+        return limit is not None and time.monotonic() - self._began >= 3600 * limit
+
+    def _note_hours(self) -> None:
+        self.report = replace(self.report, stopped=f"max_hours {self.config.capture.max_hours:g} is reached")
 
     def needs_teacher(self, number: int) -> bool:
         """Whether a unit has documents to compute, or only sources and rejects to record."""
@@ -300,6 +318,12 @@ class CaptureRun:
         engine = loaded_teacher(prepared.source)
         self._engine = engine.description
         return engine
+
+    def unload_teacher(self) -> None:
+        """Release the teacher; the next unit loads it again."""
+        from logitlake.pipeline.capture.compute import unload_teacher
+
+        unload_teacher()
 
     def _create_lake(self) -> Lake:
         lake = self.config.lake

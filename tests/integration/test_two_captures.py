@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +13,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
+from prefect.settings import get_current_settings
+from prefect.testing.utilities import prefect_test_harness
 
 from logitlake.flows.capture.preparation import prepare
 from logitlake.flows.capture.run import CaptureRun
@@ -156,3 +161,26 @@ def test_a_capture_that_is_killed_costs_its_unit_only(raw: dict[str, Any]) -> No
             "n": DOCUMENTS,
             "d": DOCUMENTS,
         }
+
+
+def test_two_captures_of_one_prefect_server_share_the_teacher_slot_and_the_work(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may wait at its end for a document that the other has claimed, while the other waits for the slot."""
+    path = tmp_path / "logitlake.yaml"
+    path.write_bytes(orjson.dumps(raw))
+    command = [sys.executable, "-m", "logitlake", "capture", "--config", str(path)]
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    with prefect_test_harness(server_startup_timeout=120):
+        monkeypatch.setenv("PREFECT_API_URL", str(get_current_settings().api.url))
+        captures = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+        try:
+            for capture in captures:
+                _, error = capture.communicate(timeout=240)
+                assert capture.returncode == 0, error.decode()
+        finally:
+            for capture in captures:
+                capture.kill()
+    with Lake.open(location_of(Config.model_validate(raw))) as lake:
+        row = lake.row("SELECT count(*) AS n, count(DISTINCT doc_id) AS d FROM store.documents")
+    assert row == {"n": DOCUMENTS, "d": DOCUMENTS}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,16 +59,19 @@ def prepared(config: Config) -> Prepared:
     return prepare(config)
 
 
-def _run(prepared: Prepared, board: SharedBoard, holder: str) -> tuple[ClaimedUnits, Iterator[list[str]]]:
+def _run(
+    prepared: Prepared, board: SharedBoard, holder: str, **options: Any
+) -> tuple[ClaimedUnits, Iterator[list[str]]]:
     """The units of a run, and its work: each step commits the unit before and claims the next."""
     known = [set(board.stored)]
 
     def make_plan(claimed):
         known.append(set(board.stored))
-        return prepared.plan(lambda doc_ids: known[-1] & set(doc_ids), claimed=claimed)
+        return prepared.plan(lambda doc_ids: known[-1] & set(doc_ids), claimed=claimed, is_capped=False)
 
     claims = ClaimsOnBoard(board, holder)
-    units = ClaimedUnits(make_plan, claims=claims, held=lambda ids: board.stored & set(ids), poll_seconds=0.0)
+    held = {"held": lambda ids: board.stored & set(ids), "poll_seconds": 0.0}
+    units = ClaimedUnits(make_plan, claims=claims, **held, **options)
 
     def work() -> Iterator[list[str]]:
         for unit in units:
@@ -137,3 +141,51 @@ def test_a_run_without_claims_has_the_units_of_its_plan(prepared: Prepared, tmp_
 
     units = list(ClaimedUnits(make_plan, claims=NoClaims(), held=held, poll_seconds=0.0))
     assert [len(unit.documents) for unit in units] == [len(unit.documents) for unit in make_plan(lambda ids: set())]
+
+
+def test_a_run_frees_what_others_need_before_it_waits_for_them(prepared: Prepared) -> None:
+    """The other one holds a claim and waits for the teacher slot, as two captures of one Prefect server do."""
+    board = SharedBoard()
+    _, other = _run(prepared, board, "other")
+    claimed = next(other)
+
+    def free_the_slot() -> None:
+        for _ in other:
+            pass
+
+    _, work = _run(prepared, board, "holder of the slot", before_waiting=free_the_slot)
+    computed = [doc_id for doc_ids in work for doc_id in doc_ids]
+    assert sorted(computed + claimed) == sorted(_all_documents(prepared))
+
+
+def test_a_commit_that_failed_ends_the_run_before_it_waits(prepared: Prepared) -> None:
+    def commit_failed() -> None:
+        raise OSError("the bucket is away")
+
+    board = SharedBoard()
+    next(_run(prepared, board, "other")[1])
+    _, work = _run(prepared, board, "this", before_waiting=commit_failed)
+    with pytest.raises(OSError, match="the bucket is away"):
+        list(work)
+
+
+def test_a_run_whose_time_is_over_leaves_documents_to_the_others(prepared: Prepared) -> None:
+    board = SharedBoard()
+    of_other = next(_run(prepared, board, "other")[1])
+    units, work = _run(prepared, board, "this", is_over=lambda: True)
+    computed = [doc_id for doc_ids in work for doc_id in doc_ids]
+    assert sorted(computed + of_other) == sorted(_all_documents(prepared))
+    assert units.documents_elsewhere == len(of_other)
+
+
+def test_a_cap_counts_the_tokens_of_this_run_and_gives_the_rest_back(prepared: Prepared) -> None:
+    board = SharedBoard()
+    of_other = next(_run(prepared, board, "other")[1])
+    plan = prepared.plan(lambda doc_ids: set())
+    tokens = {d.document.doc_id: d.n_tokens for unit in plan for d in unit.documents}
+    rest = [doc_id for doc_id in tokens if doc_id not in of_other]
+    cap = sum(tokens[doc_id] for doc_id in rest[:3]) + 1
+    units, work = _run(prepared, board, "this", max_tokens=cap)
+    computed = [doc_id for doc_ids in work for doc_id in doc_ids]
+    assert (computed, units.is_capped) == (rest[:3], True)
+    assert set(board.claims) == set(of_other)
