@@ -81,6 +81,12 @@ def target_files(connection: duckdb.DuckDBPyConnection) -> set[str]:
     return {row[0] for row in connection.execute(_FILES.format(_TARGET)).fetchall()}
 
 
+def has_tables(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the target holds a lake, and not only DuckLake's own tables."""
+    row = connection.execute(f"SELECT count(*) FROM {_TARGET}.ducklake_table").fetchone()
+    return bool(row and row[0])
+
+
 def fingerprint(connection: duckdb.DuckDBPyConnection, *, of_target: bool) -> str:
     """What every commit changes: another one is at least another number or another time. Empty if there is none."""
     row = connection.execute(

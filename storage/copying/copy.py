@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import duckdb
 import pyarrow.parquet as pq
@@ -25,6 +26,7 @@ from logitlake.storage.copying.catalog_tables import (
     attach_source,
     attach_target,
     fingerprint,
+    has_tables,
     remove_files,
     replace_target,
     stage,
@@ -48,6 +50,8 @@ from logitlake.storage.verification.verify import verify_tables
 _NOTES = ("recipes/*.json", "tombstones/*.json", "students/*.json")
 _SHARDS = "store/sequences/"
 _LOCK_SECONDS = 60.0
+# How long a writer may take between the first byte of a file and its registration.
+_WRITERS_TIME = timedelta(hours=1)
 
 OnFile = Callable[[int, int], None]
 
@@ -84,11 +88,12 @@ def copy_lake(
         identity = digest(b"lake", json.dumps(lake.sql("FROM store.lake_settings ORDER BY name").to_pylist()).encode())
     with ExitStack() as stack:
         if not dry_run:
-            stack.enter_context(single_writer(destination, "copy"))
+            for task in ("copy", "capture"):
+                stack.enter_context(single_writer(destination, task))
         connection = stack.enter_context(_staged(source))
         files, state = staged_files(connection), fingerprint(connection, of_target=False)
         before = _state_at(destination, identity)
-        present = _sizes(destination)
+        present = {file.name: file.n_bytes for file in _files(destination)}
         missing = [file for file in files if present.get(file.name) != file.n_bytes]
         number = _commit_number(connection)
         if before and (copied := _read_commit_number(destination)) > number:
@@ -113,23 +118,48 @@ def copy_lake(
             on_file(done, len(missing))
         forgotten = _copy_notes(source, destination)
         previous = _replace_catalog(connection, destination, before, _known_states(destination))
-    reach("catalog-copied")
-    with Lake.open(destination) as lake:
-        note_commit(lake.connection, destination, number)
-        if problems := [check.problem for check in verify_tables(lake) if check.problem]:
-            raise IntegrityError(f"the copy at {destination.data} differs from what was committed: {problems[0]}")
-    write_note(destination, COPIED, {"lake": identity, "states": [state]})
-    kept = {file.name for file in files} | (set() if forgotten else previous)
-    removed = [name for name in _sizes(destination) if name not in kept]
-    remove_files(destination, removed)
+        reach("catalog-copied")
+        removed = _finish(destination, identity, state, number, previous, at_once=forgotten or previous.has_deletes)
     return CopyReport(
         n_files=report.n_files,
         n_bytes=report.n_bytes,
         n_files_in_all=report.n_files_in_all,
         n_bytes_in_all=report.n_bytes_in_all,
         commit_number=number,
-        n_removed=len(removed),
+        n_removed=removed,
     )
+
+
+def _finish(
+    destination: LakeLocation, identity: str, state: str, number: int, previous: "_Previous", *, at_once: bool
+) -> int:
+    """Check the new copy, note it, and remove what no catalog names any more; returns how many files."""
+    with Lake.open(destination) as lake:
+        note_commit(lake.connection, destination, number)
+        if problems := [check.problem for check in verify_tables(lake) if check.problem]:
+            raise IntegrityError(f"the copy at {destination.data} differs from what was committed: {problems[0]}")
+    write_note(destination, COPIED, {"lake": identity, "states": [state]})
+    return _remove_unnamed(destination, previous.names, at_once=at_once)
+
+
+def _remove_unnamed(destination: LakeLocation, previous: set[str], *, at_once: bool) -> int:
+    """Remove files that the destination's catalog does not name, and that no writer has made within an hour.
+
+    Those of the catalog before, `previous`, stay for running readers until the next copy, or leave at once: then they
+    may hold what was forgotten.
+    """
+    with commit_lock(destination, _LOCK_SECONDS), _catalog_errors(destination):
+        with connect(destination) as connection:
+            attach_target(connection, destination)
+            named = target_files(connection)
+        oldest = datetime.now(UTC) - _WRITERS_TIME
+        removed = [
+            file.name
+            for file in _files(destination)
+            if file.name not in named and (at_once if file.name in previous else file.modified < oldest)
+        ]
+        remove_files(destination, removed)
+    return len(removed)
 
 
 def _check_places(source: LakeLocation, destination: LakeLocation) -> None:
@@ -203,14 +233,27 @@ def _state_at(destination: LakeLocation, identity: str) -> str:
     return state
 
 
-def _sizes(location: LakeLocation) -> dict[str, int]:
-    """The files under store/ by their name under the data path, with their sizes."""
+@dataclass(frozen=True, slots=True)
+class _StoredFile:
+    """A file under the data path."""
+
+    name: str
+    n_bytes: int
+    modified: datetime
+
+
+def _files(location: LakeLocation) -> list[_StoredFile]:
+    """The files under store/."""
     paths = list_paths(location, "store/**/*.parquet") if _has_data(location) else []
     if not paths:
-        return {}
+        return []
     with connect(location) as connection:
-        rows = connection.execute("SELECT filename, size FROM read_blob(?)", [paths]).fetchall()
-    return {path.removeprefix(location.data): size for path, size in rows}
+        query = "SELECT filename, size, epoch(last_modified) FROM read_blob(?)"
+        rows = connection.execute(query, [paths]).fetchall()
+    return [
+        _StoredFile(path.removeprefix(location.data), size, datetime.fromtimestamp(seconds, UTC))
+        for path, size, seconds in rows
+    ]
 
 
 def _has_data(location: LakeLocation) -> bool:
@@ -268,10 +311,18 @@ def _contents(location: LakeLocation, pattern: str) -> list[tuple[str, bytes]]:
     return list(read_all(location, pattern).items()) if list_paths(location, pattern) else []
 
 
+@dataclass(frozen=True, slots=True)
+class _Previous:
+    """The files that the catalog of the copy before names, and whether some rows of them are deleted."""
+
+    names: set[str]
+    has_deletes: bool
+
+
 def _replace_catalog(
     connection: duckdb.DuckDBPyConnection, destination: LakeLocation, before: str, known: set[str]
-) -> set[str]:
-    """The one step after which the destination is the new lake. Returns the files that it named until then."""
+) -> _Previous:
+    """The one step after which the destination is the new lake. Returns what it named until then."""
     for directory in (destination.state_directory, destination.data_directory):
         if directory:
             directory.mkdir(parents=True, exist_ok=True)
@@ -279,10 +330,10 @@ def _replace_catalog(
         # Makes DuckLake's own tables where there are none.
         attach(destination, read_only=False).close()
         attach_target(connection, destination)
-        named = target_files(connection) if before else set()
+        named = target_files(connection)
         expected = fingerprint(connection, of_target=True)
-        if before and expected not in known:
+        if expected not in known if before else has_tables(connection):
             raise LakeError(f"the lake at {destination.data} was changed during the copy: nothing was overwritten")
         if not replace_target(connection, destination.data, expected):
             raise LakeError(f"the lake at {destination.data} was changed during the copy: nothing was overwritten")
-    return named
+    return _Previous(named, any(name.endswith(DELETES_SUFFIX) for name in named))

@@ -5,18 +5,23 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.copying.copy import copy_lake
-from logitlake.storage.errors import IntegrityError, LakeError, LakeMissingError, SettingsError
+from logitlake.storage.errors import IntegrityError, LakeBusyError, LakeError, LakeMissingError, SettingsError
 from logitlake.storage.failpoints import ENVIRONMENT_VARIABLE
 from logitlake.storage.identity import document_id
 from logitlake.storage.lake.lake import Lake
+from logitlake.storage.lake.locks import single_writer
 from logitlake.storage.schema.tables import TABLES
+from logitlake.storage.upkeep.compaction import compact, plan_compaction
 from logitlake.storage.upkeep.forgetting import forget
+from logitlake.storage.upkeep.sweeping import sweep
 from logitlake.storage.verification.verify import verify, verify_tables
 from logitlake.storage.writing.commits import commit_unit
 from logitlake.storage.writing.recipes import register_recipe
@@ -83,6 +88,57 @@ def test_what_was_forgotten_in_the_lake_leaves_the_copy_and_its_disk(source, des
 
 
 @pytest.mark.slow
+def test_forgotten_text_leaves_the_copys_disk_with_the_copy_that_follows_upkeep(source, destination):
+    """The copy in between brings the tombstone while the shard still holds the text."""
+    copy_lake(source, destination)
+    with Lake.open(source, read_only=False) as lake:
+        forget(lake, [document_id("a")], reason="asked")
+    copy_lake(source, destination)
+    with Lake.open(source, read_only=False) as lake:
+        sweep(lake, grace=timedelta(0), forget_at_once=True)
+        for merge in plan_compaction(lake, target_bytes=1 << 20):
+            compact(lake, merge)
+        sweep(lake, grace=timedelta(0), forget_at_once=True)
+    copy_lake(source, destination)
+    shards = list(destination.data_directory.glob("store/sequences/**/*.parquet"))
+    assert shards
+    assert not any(document_id("a").encode() in path.read_bytes() for path in shards)
+    assert _content(destination) == _content(source)
+
+
+def test_a_copy_removes_no_file_that_a_writer_has_just_made(source, destination):
+    """Its commit at the destination may follow: the listing of files is older than the commit."""
+    copy_lake(source, destination)
+    young, old = (destination.data_directory / "store" / "sequences" / f"{name}.parquet" for name in ("young", "old"))
+    for path in (young, old):
+        shutil.copy(next(destination.data_directory.rglob("*.parquet")), path)
+    os.utime(old, (0, 0))
+    assert copy_lake(source, destination).n_removed == 1
+    assert (young.exists(), old.exists()) == (True, False)
+
+
+@pytest.mark.parametrize("task", ["capture", "copy"])
+def test_no_capture_and_no_other_copy_may_write_at_an_embedded_destination_meanwhile(source, destination, task):
+    with single_writer(destination, task), pytest.raises(LakeBusyError, match=f"another {task} is running"):
+        copy_lake(source, destination)
+    assert copy_lake(source, destination).n_files > 0
+
+
+def test_a_lake_that_another_copy_made_meanwhile_is_not_overwritten(source, destination, monkeypatch):
+    # A destination on PostgreSQL has no lock.
+    monkeypatch.setattr("logitlake.storage.copying.copy.single_writer", lambda location, task: nullcontext())
+
+    def make_a_lake(done: int, total: int) -> None:
+        if done == total:
+            copy_lake(source, destination)
+            _commit(destination, "e")
+
+    with pytest.raises(LakeError, match="was changed during the copy: nothing was overwritten"):
+        copy_lake(source, destination, on_file=make_a_lake)
+    assert document_id("e") in str(_content(destination)["documents"])
+
+
+@pytest.mark.slow
 def test_a_destination_with_commits_of_its_own_is_refused_and_unchanged(source, destination):
     copy_lake(source, destination)
     _commit(destination, "e")
@@ -137,6 +193,8 @@ def test_a_damaged_file_is_not_copied_and_the_copy_stays_as_it_was(source, desti
 
 CHILD = """
 import sys
+from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from logitlake.storage.connection.location import LakeLocation
 from logitlake.storage.copying.copy import copy_lake
