@@ -108,7 +108,7 @@ SELECT
     $held_out AS held_out
 FROM (
     SELECT
-        doc_id, recipe_id, arg_min(corpus, start) AS corpus, arg_min(source, start) AS source,
+        doc_id, recipe_id, arg_min(corpus, start) AS corpus, arg_min(corpus || '/' || source, start) AS source,
         sum(n_tokens)::BIGINT AS n_tokens, sum(n_targets)::BIGINT AS n_targets,
         sum(mean_entropy * n_targets) / nullif(sum(n_targets), 0) AS mean_entropy,
         -sum(mean_nll * n_targets) / nullif(sum(n_targets), 0) AS mean_logprob
@@ -117,15 +117,20 @@ FROM (
 LEFT JOIN (
     SELECT u.doc_id, u.recipe_id, string_agg(v.token, '' ORDER BY u.i) AS beginning
     FROM (
-        SELECT doc_id, recipe_id, unnest(range(24)) AS i, unnest(input_ids[1:24]) AS token_id
-        FROM store.visible_sequences WHERE window_index = 0
+        SELECT doc_id, recipe_id, unnest(range(24)) AS i, unnest(ids) AS token_id
+        -- A first window without targets, such as that of a long prompt, is not stored.
+        FROM (
+            SELECT doc_id, recipe_id, arg_min(input_ids[1:24], window_index) AS ids
+            FROM store.visible_sequences GROUP BY doc_id, recipe_id
+        )
     ) AS u
     JOIN recipes AS r USING (recipe_id)
     JOIN vocabulary AS v ON v.tokenizer_id = r.tokenizer_id AND v.token_id = u.token_id AND NOT v.is_special
     GROUP BY u.doc_id, u.recipe_id
 ) AS t USING (doc_id, recipe_id);
 
--- One row per position that has a target. Lists are indexed and not unnested: what a query does not name is then not read.
+-- One row per position that has a target. Lists are indexed and not unnested: what a query does not name is then not read,
+-- but for the codes. Imported targets know the log-probability of the real token only where it is an entry.
 -- `first_head` is the stored id with the greatest probability of its own: NULL where no id has one.
 CREATE OR REPLACE VIEW store.position_statistics AS
 SELECT
@@ -142,7 +147,7 @@ FROM (
         $held_out AS held_out, unnest(range(1, n_tokens)) AS i
     FROM store.visible_sequences AS s
 )
-WHERE nll_codes[i] IS NOT NULL;
+WHERE nll_codes[i] IS NOT NULL OR len(head_codes[i]) > 0;
 
 -- Positions without token text: the leanest form for sums over everything.
 CREATE OR REPLACE VIEW statistics AS SELECT * EXCLUDE (first_head) FROM store.position_statistics;

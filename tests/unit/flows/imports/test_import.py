@@ -175,6 +175,33 @@ def test_imported_rows_say_that_they_are_biased_and_where_they_come_from(
         assert heads["n"] == heads["named"] > 0
 
 
+def test_every_imported_target_is_a_position_also_where_the_real_token_is_no_entry(
+    imported: Any, folders: dict[str, Path], settings: Path, tmp_path: Path
+) -> None:
+    """Left out, the teacher would seem to be always right."""
+    shutil.copytree(folders["axolotl"], tmp_path / "top 1")
+    (file,) = (tmp_path / "top 1" / "data").iterdir()
+    rows = pq.read_table(file).to_pylist()
+    for row in rows:
+        for name in ("target_token_ids", "target_logprobs", "target_mask"):
+            row[name] = [values[:1] for values in row[name]]
+        # Of every row, the teacher was right at the first target only.
+        first = next(i for i, ids in enumerate(row["target_token_ids"]) if ids)
+        row["target_token_ids"][first] = [row["input_ids"][first + 1]]
+    pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(file)), file)
+    imported(tmp_path / "top 1", "axolotl")
+    with Lake.open(location_of(config_of(settings))) as lake:
+        held = lake.row("SELECT sum(n_targets)::BIGINT AS n FROM sequences")["n"]
+        told = lake.row("SELECT count(*) AS n, avg(correct::INTEGER) AS right, count(logprob) AS known FROM positions")
+        rank_1 = lake.row(
+            "SELECT avg((h.token_id = s.input_ids[h.position - s.start + 1])::INTEGER) AS right FROM heads AS h "
+            "JOIN sequences AS s USING (doc_id, recipe_id, window_index) WHERE h.rank = 1"
+        )
+        assert told["n"] == held > told["known"] > 0
+        assert 0 < told["right"] < 1
+        assert told["right"] == pytest.approx(rank_1["right"])
+
+
 def test_a_loop_of_ones_own_learns_from_imported_rows(
     imported: Any, folders: dict[str, Path], settings: Path, tiny_llama: Any
 ) -> None:

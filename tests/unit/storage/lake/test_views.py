@@ -79,6 +79,18 @@ def test_a_document_is_shown_with_its_beginning_and_its_means(filled):
     assert listed["sources"] is None or listed["source"] == listed["sources"][0]
 
 
+def test_a_document_whose_first_window_has_no_targets_begins_with_the_first_one_that_is_stored(lake, make_rows, recipe):
+    register_recipe(lake, recipe)
+    register_vocabulary(lake, "words", [f"t{number}" for number in range(12)], {0})
+    later = [row for row in make_rows("long prompt").to_pylist() if row["window_index"] > 0]
+    assert later
+    rows = with_checksums(pa.Table.from_pylist(later, SEQUENCES))
+    commit_unit(lake, rows, recipe=recipe, run_id="run", seconds=1.0)
+    row = lake.row("SELECT beginning, corpus, source FROM document_texts")
+    assert row["beginning"] == "".join(f"t{number}" for number in later[0]["input_ids"] if number)
+    assert row["source"] == f"{row['corpus']}/{later[0]['source']}"
+
+
 def test_heads_and_tails_sum_to_one_at_every_position(filled):
     sums = filled.sql("SELECT sum(probability) AS p FROM targets GROUP BY doc_id, window_index, position")[
         "p"
