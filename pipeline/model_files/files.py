@@ -154,8 +154,12 @@ def _served(settings: TeacherSettings, directory: Path) -> TeacherFiles:
     )
 
 
+_PARTS = {"teacher_hash": "weights", "adapter_hash": "adapter", "config_hash": "config"}
+
+
 def _recorded(settings: TeacherSettings, directory: Path) -> TeacherFiles:
-    """The teacher of a recording. Raises MismatchError if there are weights in `directory`, and they are others."""
+    """The teacher of a recording. Raises MismatchError if `directory` holds a teacher, and it is another one: a student
+    may be cut from it, and traces written by it."""
     assert settings.replay is not None
     recorded = read_recording(settings.replay.directory)
     teacher = recorded.teacher
@@ -170,12 +174,19 @@ def _recorded(settings: TeacherSettings, directory: Path) -> TeacherFiles:
         computed_by=ComputedBy(engine=teacher["engine"], dtype=teacher["dtype"], options=teacher.get("options", {})),
         origin=TeacherOrigin.from_dict(recorded.origin),
     )
-    if files.has_weights and (found := _local(settings, directory).teacher_hash) != files.teacher_hash:
-        raise MismatchError(
-            f"teacher.replay.recording {settings.replay.recording}: is of a teacher with weights {files.teacher_hash}, "
-            f"and teacher.model {directory} has {found}; set teacher.model to the teacher that was recorded"
-        )
-    return files
+    if not files.has_weights:
+        return files
+    here = _local(settings, directory)
+    for part in ("teacher_hash", "adapter_hash", "config_hash"):
+        expected, found = getattr(files, part), getattr(here, part)
+        if found != expected:
+            raise MismatchError(
+                f"teacher.replay.recording {settings.replay.recording}: is of a teacher with {_PARTS[part]} "
+                f"{expected or '(none)'}, and teacher.model {directory} with teacher.adapter "
+                f"{settings.adapter or 'unset'} has {found or '(none)'}; set both to the teacher that was recorded, or "
+                "name a directory with its tokenizer alone"
+            )
+    return replace(files, adapter_directory=here.adapter_directory)
 
 
 def _directory(settings: TeacherSettings) -> Path:

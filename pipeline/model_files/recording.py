@@ -6,7 +6,8 @@ Shapes: n tokens of one sequence.
 """
 
 import json
-import tempfile
+import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from logitlake.storage.errors import MismatchError, SettingsError
-from logitlake.storage.identity import digest
+from logitlake.storage.identity import canonical_json, digest
 
 _INDEX = "recording.json"
 _FORMAT = 1
+# In the metadata of a sequence's file: whose logits they are.
+TEACHER = "teacher"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,11 @@ class RecordedTeacher:
     vocabulary: int
     n_parameters: int
 
+    @property
+    def identity(self) -> str:
+        """The hash of what decides its logits."""
+        return digest(b"recorded", canonical_json([dict(self.teacher), self.vocabulary]))
+
 
 def read_recording(directory: Path) -> RecordedTeacher:
     """Who made a recording. Raises SettingsError if there is none in the directory."""
@@ -43,6 +51,8 @@ def read_recording(directory: Path) -> RecordedTeacher:
         if content.pop("format") != _FORMAT:
             raise ValueError
         return RecordedTeacher(**content)
+    except PermissionError as error:
+        raise SettingsError(f"teacher.replay.recording {directory}: {path} can't be read ({error.strerror})") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise SettingsError(
             f"teacher.replay.recording {directory}: expected a recording with {_INDEX} of format {_FORMAT}, found "
@@ -53,19 +63,35 @@ def read_recording(directory: Path) -> RecordedTeacher:
 def begin_recording(directory: Path, recorded: RecordedTeacher) -> None:
     """Make the directory, or go on with a recording of the same teacher. Raises MismatchError if it is of another."""
     path = directory / _INDEX
-    if path.exists():
-        found = read_recording(directory)
-        if (found.teacher, found.vocabulary) != (recorded.teacher, recorded.vocabulary):
-            raise MismatchError(
-                f"capture.record {directory}: holds a recording of {_words(found)}, and this capture is of "
-                f"{_words(recorded)}; name another directory"
-            )
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"format": _FORMAT, **asdict(recorded)}, indent=2)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=directory, suffix=".tmp", delete=False) as file:
-        file.write(text)
-    Path(file.name).replace(path)
+    if not path.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        staged = staged_beside(path)
+        staged.write_text(json.dumps({"format": _FORMAT, **asdict(recorded)}, indent=2), encoding="utf-8")
+        publish(staged, path)
+    # Also if it was made just now: another capture may have been first.
+    found = read_recording(directory)
+    if found.identity != recorded.identity:
+        raise MismatchError(
+            f"capture.record {directory}: holds a recording of {_words(found)}, and this capture is of "
+            f"{_words(recorded)}; name another directory"
+        )
+
+
+def staged_beside(path: Path) -> Path:
+    """A name for a file that is not whole yet."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def publish(staged: Path, path: Path) -> None:
+    """Give a staged file its name, on disk, unless there is a file of this name: the first one stays."""
+    with staged.open("rb") as file:
+        os.fsync(file.fileno())
+    try:
+        os.link(staged, path)
+    except FileExistsError:
+        pass
+    finally:
+        staged.unlink()
 
 
 def sequence_file(directory: Path, input_ids: NDArray[np.int32], has_target: NDArray[np.bool_]) -> Path:

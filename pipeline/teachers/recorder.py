@@ -3,17 +3,22 @@
 Shapes: p positions of one sequence, V vocabulary.
 """
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from logitlake.pipeline.model_files.recording import RecordedTeacher, begin_recording, sequence_file
+from logitlake.pipeline.model_files.recording import (
+    TEACHER,
+    RecordedTeacher,
+    begin_recording,
+    publish,
+    sequence_file,
+    staged_beside,
+)
 from logitlake.pipeline.teachers.engine import Engine
 from logitlake.pipeline.teachers.engines.replay_engine import ReplayEngine
 
@@ -27,6 +32,7 @@ class Recorder:
     def __init__(self, engine: Engine, directory: Path, recorded: RecordedTeacher) -> None:
         """Raises MismatchError if `directory` holds a recording of another teacher."""
         begin_recording(directory, recorded)
+        self._identity = recorded.identity
         self._engine = engine
         self._directory = directory
         self._replay = ReplayEngine(directory, recorded)
@@ -50,7 +56,7 @@ class Recorder:
         missing = [
             (ids, mask)
             for ids, mask in zip(input_ids, has_target, strict=True)
-            if mask.any() and not sequence_file(self._directory, ids, mask).exists()
+            if mask.any() and not self._replay.has(ids, mask)
         ]
         if missing:
             self._record([ids for ids, _ in missing], [mask for _, mask in missing])
@@ -76,7 +82,10 @@ class Recorder:
         path = sequence_file(self._directory, ids, mask)
         path.parent.mkdir(exist_ok=True)
         tensors = {"logits": logits_pV, "input_ids": torch.from_numpy(ids), "has_target": torch.from_numpy(mask)}
-        handle, staged = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        os.close(handle)
-        save_file(tensors, staged)
-        Path(staged).replace(path)
+        staged = staged_beside(path)
+        # Not `save_file`: it lets nobody but this user read the file.
+        staged.write_bytes(save(tensors, metadata={TEACHER: self._identity}))
+        # Of two whole files the first one stays: its logits may be in committed rows. A damaged one is replaced.
+        if path.exists() and not self._replay.has(ids, mask):
+            path.unlink(missing_ok=True)
+        publish(staged, path)

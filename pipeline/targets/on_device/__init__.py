@@ -48,7 +48,7 @@ def device_draw(sparsifier: Any, device_type: str) -> DeviceDraw | None:
 
     That is so on a CPU, without a version for devices, and where that would need room for too many entries.
     """
-    if device_type not in DEVICE_TYPES or not hasattr(sparsifier, "on_device"):
+    if device_type not in DEVICE_TYPES or not _is_its_own(sparsifier):
         return None
     described: DrawsOnDevice = sparsifier
     if described.most_entries > _MOST_ENTRIES:
@@ -56,3 +56,9 @@ def device_draw(sparsifier: Any, device_type: str) -> DeviceDraw | None:
     module, _, function = described.on_device.partition(":")
     draw: DeviceDraw = getattr(import_module(module), function)
     return draw
+
+
+def _is_its_own(sparsifier: Any) -> bool:
+    """Whether the class that draws also names its version for devices: a subclass that draws otherwise inherits it."""
+    draws = next((cls for cls in type(sparsifier).__mro__ if "__call__" in vars(cls)), None)
+    return draws is not None and "on_device" in vars(draws)

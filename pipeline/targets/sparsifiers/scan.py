@@ -41,13 +41,18 @@ def _fused_scan() -> ModuleType | None:
     if find_spec("numba") is None:
         return None
     try:
-        return import_module(f"{__package__}.fused_scan")
-    except ImportError as error:
-        # numba refuses a newer NumPy than it knows.
+        fused = import_module(f"{__package__}.fused_scan")
+        # numba refuses a newer NumPy than it knows, a library may not load, its files may be damaged, or the disk full.
+        # Both dtypes are compiled here.
+        for dtype in (torch.float32, torch.bfloat16):
+            results = (torch.empty(1, 1), torch.empty(1), torch.empty(1))
+            fused.scan_rows(torch.zeros(1, 2, dtype=dtype), 1.0, *results)
+    except Exception as error:
         log.warning(
             "numba is installed but can't be used (%s): the pass over the logits takes three times as long", error
         )
         return None
+    return fused
 
 
 def _double(tensor: torch.Tensor) -> torch.Tensor:
@@ -75,7 +80,8 @@ class Scan:
         self._run()
         self.totals_P = _double(self.sums_PB).sum(dim=1)
         # False for NaN, +inf, or a row that is -inf throughout.
-        self.is_finite = torch.isfinite(self.totals_P).all()
+        # A total of 0 is that of logits so large that they overflow.
+        self.is_finite = (torch.isfinite(self.totals_P) & (self.totals_P > 0)).all()
 
     def _run(self) -> None:
         """Rows are shared out among threads that run torch on one core each.

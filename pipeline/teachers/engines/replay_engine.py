@@ -6,6 +6,7 @@ Shapes: p positions of one chunk, V vocabulary.
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from logitlake.pipeline.model_files.files import TeacherFiles
-from logitlake.pipeline.model_files.recording import RecordedTeacher, read_recording, sequence_file
+from logitlake.pipeline.model_files.recording import TEACHER, RecordedTeacher, read_recording, sequence_file
 from logitlake.pipeline.settings.models import TeacherSettings
 from logitlake.pipeline.teachers.engine import NotRecordedError
 from logitlake.pipeline.teachers.output_layer import chunk_rows
@@ -27,6 +28,7 @@ class ReplayEngine:
         """`seconds_per_token`: how long to wait for each token that a teacher would read."""
         self._directory = directory
         self._recorded = recorded
+        self._identity = recorded.identity
         self._seconds_per_token = seconds_per_token
 
     @property
@@ -59,18 +61,40 @@ class ReplayEngine:
             if mask.any():
                 yield from self._of_sequence(number, ids, mask)
 
+    def has(self, ids: NDArray[np.int32], mask: NDArray[np.bool_]) -> bool:
+        """Whether a sequence is recorded, in a file that can be read."""
+        path = sequence_file(self._directory, ids, mask)
+        if not path.exists():
+            return False
+        try:
+            with safe_open(path, framework="pt") as file:
+                self._check(path, file, int(mask.sum()))
+        except (IntegrityError, SafetensorError, OSError):
+            return False
+        return True
+
+    def _check(self, path: Path, file: Any, n_positions: int) -> None:
+        """Raises IntegrityError for a file that holds something else than these logits of this teacher."""
+        shape = file.get_slice("logits").get_shape()
+        if shape != [n_positions, self.vocab_size]:
+            raise IntegrityError(
+                f"recording {path}: expected logits of {n_positions} positions and {self.vocab_size} ids, found "
+                f"{shape}; delete the file, and record the document again"
+            )
+        if (file.metadata() or {}).get(TEACHER) != self._identity:
+            raise IntegrityError(
+                f"recording {path}: expected logits of the teacher of this recording, found those of another one; "
+                "delete the file, and record the document again"
+            )
+
     def _of_sequence(self, number: int, ids: NDArray[np.int32], mask: NDArray[np.bool_]) -> Iterator[torch.Tensor]:
         path = sequence_file(self._directory, ids, mask)
         n_positions = int(mask.sum())
         step = chunk_rows(self.vocab_size, self.device)
         try:
             with safe_open(path, framework="pt") as file:
+                self._check(path, file, n_positions)
                 logits = file.get_slice("logits")
-                if logits.get_shape() != [n_positions, self.vocab_size]:
-                    raise IntegrityError(
-                        f"recording {path}: expected logits of {n_positions} positions and {self.vocab_size} ids, "
-                        f"found {logits.get_shape()}; record the document again"
-                    )
                 for begin in range(0, n_positions, step):
                     yield logits[begin : begin + step]
         except FileNotFoundError:
@@ -81,7 +105,9 @@ class ReplayEngine:
                 sequence=number,
             ) from None
         except SafetensorError as error:
-            raise IntegrityError(f"recording {path}: can't be read ({error}); record the document again") from None
+            raise IntegrityError(
+                f"recording {path}: can't be read ({error}); delete the file, and record the document again"
+            ) from None
 
 
 def load_teacher(settings: TeacherSettings, files: TeacherFiles, *, vocab_size: int) -> ReplayEngine:

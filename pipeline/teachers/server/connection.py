@@ -35,6 +35,11 @@ def connect(settings: TeacherSettings, files: TeacherFiles) -> Connection:
     """
     assert settings.server is not None
     server = settings.server
+    if settings.adapter is not None and server.model is None:
+        raise SettingsError(
+            f"teacher.adapter {settings.adapter}: a server runs the model that it serves, and does not read this "
+            "adapter; name the model that the server has with the adapter by teacher.server.model"
+        )
     model = files.served_as or server.model or settings.model
     tokenizer = load_tokenizer(files.directory, trust_remote_code=settings.trust_remote_code)
     transport = Transport(server, key=_key(server))

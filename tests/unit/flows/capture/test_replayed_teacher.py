@@ -2,8 +2,10 @@
 
 import copy
 import shutil
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from logitlake.flows.capture.preparation import prepare
 from logitlake.flows.distill.evaluation import teacher_engine
 from logitlake.flows.distill.run import plan_student
 from logitlake.pipeline.capture.compute import compute_unit, unload_teacher
-from logitlake.pipeline.model_files.recording import read_recording
+from logitlake.pipeline.model_files.recording import RecordedTeacher, begin_recording, read_recording
 from logitlake.pipeline.settings.loading import load_config
 from logitlake.pipeline.settings.models import Config, EvaluationSettings
 from logitlake.storage.errors import IntegrityError, MismatchError, SettingsError
@@ -168,13 +171,94 @@ def other_teacher(tmp_path: Path) -> Path:
     return directory
 
 
-def test_weights_beside_the_tokenizer_must_be_those_of_the_recording(
-    recorded: Recorded, tmp_path: Path, tiny_teacher: Path, other_teacher: Path
+@pytest.fixture
+def other_config(tmp_path: Path, tiny_teacher: Path) -> Path:
+    """The same weights under another config: another function."""
+    directory = tmp_path / "rope"
+    shutil.copytree(tiny_teacher, directory)
+    config = orjson.loads((directory / "config.json").read_bytes())
+    config["rope_parameters"]["rope_theta"] = 100.0
+    (directory / "config.json").write_bytes(orjson.dumps(config))
+    return directory
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    directory = tmp_path / "adapter"
+    settings = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
+        adapted = get_peft_model(make_tiny_llama(), settings)
+    adapted.save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("part", ["weights", "config", "adapter"])
+def test_a_teacher_beside_the_tokenizer_must_be_that_of_the_recording(
+    recorded: Recorded, tmp_path: Path, tiny_teacher: Path, part: str, request: pytest.FixtureRequest
 ) -> None:
+    """A student may be cut from it, and traces written by it, under the recording's name."""
     same = recorded.replayed(tmp_path, teacher={"model": str(tiny_teacher)})
-    assert prepare(same).files.has_weights
-    with pytest.raises(MismatchError, match=r"set teacher\.model to the teacher that was recorded"):
-        prepare(same.model_copy(update={"teacher": same.teacher.model_copy(update={"model": str(other_teacher)})}))
+    assert same.teacher is not None and prepare(same).files.has_weights
+    name, fixture = {"weights": ("model", "other_teacher"), "config": ("model", "other_config")}.get(
+        part, ("adapter", "adapter")
+    )
+    teacher = same.teacher.model_copy(update={name: str(request.getfixturevalue(fixture))})
+    with pytest.raises(MismatchError, match=rf"of a teacher with {part} .*set both to the teacher that was recorded"):
+        prepare(same.model_copy(update={"teacher": teacher}))
+
+
+def test_a_recording_with_an_adapter_keeps_it_where_the_teacher_is_there(
+    recorded: Recorded, tmp_path: Path, tiny_teacher: Path, adapter: Path
+) -> None:
+    raw = copy.deepcopy(recorded.raw)
+    raw["teacher"] |= {"adapter": str(adapter)}
+    raw["capture"]["record"] = str(tmp_path / "with adapter")
+    live = Config.model_validate(raw)
+    computed(live)
+    replay = {"engine": "replay", "replay": {"recording": raw["capture"]["record"]}}
+    raw["teacher"] = {"model": str(tiny_teacher), "adapter": str(adapter), **replay}
+    raw["capture"].pop("record")
+    files, replayed = prepare(live).files, prepare(Config.model_validate(raw)).files
+    assert (replayed.adapter_directory, replayed.adapter_hash) == (files.adapter_directory, files.adapter_hash)
+    assert replayed.adapter_hash is not None
+
+
+def test_a_damaged_file_is_recorded_again(recorded: Recorded, tmp_path: Path) -> None:
+    recording = tmp_path / "recording"
+    shutil.copytree(recorded.recording, recording)
+    damaged, *_ = sorted(recording.glob("*/*.safetensors"))
+    damaged.write_bytes(b"")
+    raw = copy.deepcopy(recorded.raw)
+    raw["capture"]["record"] = str(recording)
+    computed(Config.model_validate(raw))
+    assert damaged.read_bytes()
+    assert [rows.equals(other) for rows, other in zip(computed(Config.model_validate(raw)), recorded.rows, strict=True)]
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert damaged.stat().st_mode == plain.stat().st_mode, "others may read it as they may any file"
+    assert not list(recording.rglob("*.tmp"))
+
+
+def test_of_two_first_recordings_in_one_directory_the_second_is_refused(recorded: Recorded, tmp_path: Path) -> None:
+    """Both found none when they looked."""
+    first = read_recording(recorded.recording)
+    second = replace(first, teacher={**first.teacher, "dtype": "float32"})
+    barrier, directory = threading.Barrier(2), tmp_path / "new"
+
+    def begin(teacher: RecordedTeacher) -> str:
+        barrier.wait()
+        try:
+            begin_recording(directory, teacher)
+        except MismatchError:
+            return "refused"
+        return str(teacher.teacher["dtype"])
+
+    for _ in range(20):
+        shutil.rmtree(directory, ignore_errors=True)
+        with ThreadPoolExecutor(2) as threads:
+            answers = list(threads.map(begin, [first, second]))
+        assert answers.count("refused") == 1
+        assert read_recording(directory).teacher["dtype"] in answers
 
 
 def test_a_recording_is_of_one_teacher(recorded: Recorded, tmp_path: Path, other_teacher: Path) -> None:

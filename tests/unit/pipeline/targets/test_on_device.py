@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from logitlake.pipeline.settings.models import TargetSettings
 from logitlake.pipeline.targets.counter_random import document_keys, uniforms
@@ -13,9 +14,11 @@ from logitlake.pipeline.targets.on_device import device_draw, slices
 from logitlake.pipeline.targets.on_device.padded_targets import PaddedTargets, coded_targets
 from logitlake.pipeline.targets.on_device.slices import draw_in_slices
 from logitlake.pipeline.targets.sparsifiers import Sparsifier, make_sparsifier
+from logitlake.pipeline.targets.sparsifiers.block_sums import BlockSums
 from logitlake.pipeline.targets.sparsifiers.blocks import Blocks
 from logitlake.pipeline.targets.sparsifiers.coded_targets import CodedTargets
 from logitlake.pipeline.targets.sparsifiers.scan import Scan
+from logitlake.pipeline.targets.sparsifiers.top_k import TopK
 
 torch.set_num_threads(1)
 N = 60
@@ -135,3 +138,14 @@ def test_uniforms_are_the_same_bits(streams: int) -> None:
     positions = np.random.default_rng(0).integers(0, 1 << 40, 200)
     found = tensor_random.uniforms(torch.from_numpy(keys.view(np.int64)), torch.from_numpy(positions), streams)
     np.testing.assert_array_equal(found.numpy(), uniforms(keys, positions, streams))
+
+
+def test_a_subclass_that_draws_otherwise_draws_on_the_host() -> None:
+    """It inherits the name of the version for devices, which draws as its parent does."""
+
+    class Mine(TopK):
+        def __call__(self, blocks: BlockSums, uniforms_PS: NDArray[np.float64]) -> CodedTargets:
+            return super().__call__(blocks, 1 - uniforms_PS)
+
+    assert device_draw(TopK(k=5, levels=100), "cuda") is not None
+    assert device_draw(Mine(k=5, levels=100), "cuda") is None

@@ -121,3 +121,33 @@ def test_what_is_left_is_added_up_and_not_subtracted() -> None:
     left = found.rest(np.array([0, 1]), np.array([3, 3]))
     np.testing.assert_allclose(left[0], 2 * np.exp(-28.0), rtol=1e-5)
     assert left[1] == 0
+
+
+@pytest.mark.parametrize("error", [ImportError("a newer NumPy"), OSError(28, "No space left on device"), KeyError("x")])
+def test_a_numba_that_fails_is_told_and_done_without(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(name: str) -> None:
+        raise error
+
+    pytest.importorskip("numba")
+    monkeypatch.undo()
+    expected = Blocks(logits(3, 300)).entropy()
+    monkeypatch.setattr(scan_module, "import_module", fail)
+    scan_module._fused_scan.cache_clear()
+    try:
+        np.testing.assert_allclose(Blocks(logits(3, 300)).entropy(), expected, rtol=1e-5)
+    finally:
+        scan_module._fused_scan.cache_clear()
+    assert "numba is installed but can't be used" in caplog.text
+
+
+@pytest.mark.parametrize("largest", [1e30, 2.5e37])
+def test_logits_that_overflow_are_refused_and_give_no_number(largest: float) -> None:
+    x = logits(1, 300)
+    x[0, 7] = largest
+    try:
+        found = Blocks(x)
+    except SettingsError:
+        return
+    assert np.isfinite(found.entropy()).all()

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +230,14 @@ def test_the_run_records_what_the_server_says_of_the_model(engine: ServerEngine,
         "server_root": "/models/bigram",
         "tokenizer": "ids of 58 texts",
     }
+
+
+def test_an_adapter_that_the_server_does_not_read_is_refused(settings: Settings, tmp_path: Path) -> None:
+    """Its hash would name a teacher that did not answer."""
+    plain = settings()
+    assert plain.server is not None
+    files = resolve_teacher(plain)
+    unnamed = plain.server.model_copy(update={"model": None})
+    adapted = plain.model_copy(update={"adapter": str(tmp_path), "server": unnamed})
+    with pytest.raises(SettingsError, match=r"teacher.adapter .*does not read this adapter; .*by teacher.server.model"):
+        load_teacher(adapted, replace(files, served_as=None), vocab_size=9, window=32)
