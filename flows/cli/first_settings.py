@@ -89,7 +89,7 @@ def _corpora(survey: Survey) -> list[str]:
         first, *rest = [f"{name}: {scalar(value)}" for name, value in draft.settings.items()]
         lines += [f"  - {first}", *(f"    {line}" for line in rest)]
     for sentence in survey.left_out[:_SHOWN_LEFT_OUT]:
-        lines.append(f"# left out: {sentence}")
+        lines.append(f"# left out: {' '.join(sentence.split())}")
     if len(survey.left_out) > _SHOWN_LEFT_OUT:
         lines.append(f"# left out: {len(survey.left_out) - _SHOWN_LEFT_OUT:,} more")
     return lines

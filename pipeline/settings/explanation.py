@@ -16,6 +16,8 @@ from logitlake.pipeline.settings.yaml_file import inner_settings
 _HIDDEN_VALUES = {"catalog", "notify", "url", "api_key_env"}
 _MESSAGE_SAYS_IT_ALL = ("missing", "unknown_name", "setting_of_another", "extra_forbidden")
 _LONGEST_VALUE = 200
+# Something else stands where a section is expected.
+_SECTION_ERRORS = ("dict_type", "model_type", "model_attributes_type")
 
 _EXPECTED = {
     "missing": "is required and not set",
@@ -94,8 +96,19 @@ def _problem(detail: ErrorDetails, raw: Any) -> str:
         meant = f"did you mean {near[0]}? " if near else ""
         return f"unknown setting; {meant}the settings here are: {', '.join(names)}"
     hidden = detail["type"] in _MESSAGE_SAYS_IT_ALL or _HIDDEN_VALUES.intersection(detail["loc"])
-    value = "" if hidden else f", found {detail['input']!r}"
+    value = "" if hidden else f", found {_shown(detail)}"
+    if detail["type"] == "value_error" and isinstance(detail["input"], Mapping):
+        # The message tells which settings of the section do not fit together.
+        value = ""
     return f"{_expected(detail)}{value if len(value) < _LONGEST_VALUE else ''}{_meant(detail)}"
+
+
+def _shown(detail: ErrorDetails) -> str:
+    """The value as it was found. What stands in place of a section is not shown: it may be an
+    address with a secret."""
+    if detail["type"] in _SECTION_ERRORS:
+        return "nothing" if detail["input"] is None else "no section"
+    return repr(detail["input"])
 
 
 def _expected(detail: ErrorDetails) -> str:

@@ -1,5 +1,6 @@
 """The settings as a YAML file that explains itself: every key, its value in effect, and what it means."""
 
+import math
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -110,5 +111,18 @@ def scalar(value: Any) -> str:
     """A value on one line: a list and a mapping in YAML's short form."""
     known = isinstance(value, str | int | float | dict | None)
     plain = list(value) if isinstance(value, tuple) else value if known else str(value)
-    dumped = yaml.safe_dump(plain, default_flow_style=True, width=1000, allow_unicode=True, sort_keys=False)
-    return dumped.removesuffix("...\n").strip()
+    dumped = yaml.safe_dump(plain, default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False)
+    text = dumped.removesuffix("...\n").strip(" \n")
+    # YAML folds some characters that it writes as they are, such as a new line and U+0085: these need escapes.
+    return text if "\n" not in text and yaml.safe_load(text) == plain else _quoted(plain)
+
+
+def _quoted(value: Any) -> str:
+    """As `scalar`, with every text in quotation marks and everything but ASCII as escapes."""
+    if isinstance(value, str):
+        return yaml.safe_dump(value, default_style='"', width=math.inf).removesuffix("...\n").strip(" \n")
+    if isinstance(value, list):
+        return f"[{', '.join(map(_quoted, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_quoted(name)}: {_quoted(inner)}' for name, inner in value.items())}}}"
+    return yaml.safe_dump(value).removesuffix("...\n").strip(" \n")

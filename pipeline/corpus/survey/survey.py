@@ -98,14 +98,25 @@ def survey(root: Path, work_directory: Path) -> Survey:
     return Survey(corpora=drafts, left_out=tuple(look.left_out))
 
 
-def _learn(folder: Folder, look: _Look) -> None:
-    known = _known_files(folder.files, look)
+def _learn(folder: Folder, look: _Look) -> bool:
+    """Look into the files of a tree; returns whether some of them are data files with documents."""
+    data, text = ([file for file in folder.files if (file.kind == "text") == is_text] for is_text in (False, True))
+    known = _known_files(data, look)
+    below = [_learn(each, look) for each in folder.folders]
+    holds_data = any(entry.n_documents for entry in known) or any(below)
+    is_partly_read = folder.is_partly_read
+    if text and holds_data:
+        # A read-me or a script beside data files is about them, and no document.
+        more = f" and {len(text) - 1:,} more" if len(text) > 1 else ""
+        look.left_out.append(f"{escaped(str(text[0].path))}{more}: text beside data files")
+        is_partly_read, text = True, []
+    known += _known_files(text, look)
     look.known[folder.path] = known
-    unusable = {file.suffix for file in folder.files} if len(known) < len(folder.files) else set[str]()
-    if unusable or folder.is_partly_read:
+    used = {entry.file.path for entry in known}
+    unusable = folder.unreadable | {file.suffix for file in data if file.path not in used}
+    if unusable or is_partly_read:
         look.unusable[folder.path] = unusable
-    for below in folder.folders:
-        _learn(below, look)
+    return holds_data
 
 
 def _known_files(files: Sequence[DataFile], look: _Look) -> list[_Known]:
@@ -140,8 +151,8 @@ def _sampled(file: DataFile, look: _Look) -> _Known | None:
         return None
     fields = fields_in(sample.records)
     if fields is None:
-        names = ", ".join(dict.fromkeys(name for record in sample.records for name in record)) or "none"
-        reason = f"no field with text, or with chats that have an answer; its fields: {names[:200]}"
+        names = ", ".join(map(escaped, dict.fromkeys(name for record in sample.records for name in record))) or "none"
+        reason = f"too few records with text, or with chats that have an answer; its fields: {names[:200]}"
         look.left_out.append(f"{escaped(str(file.path))}: {reason}")
         return None
     n_tokens = _tokens_of(file, fields, sample)

@@ -45,12 +45,16 @@ class DataFile:
 
 @dataclass(kw_only=True, slots=True)
 class Folder:
-    """One directory: its own files, and the directories below it. `is_partly_read`: something in it is left out."""
+    """One directory: its own files, and the directories below it. `is_partly_read`: something in it is left out.
+
+    `unreadable` has the suffixes of entries that are named like files of data and are none, such as broken links.
+    """
 
     path: Path
     files: list[DataFile] = field(default_factory=list)
     folders: list["Folder"] = field(default_factory=list)
     is_partly_read: bool = False
+    unreadable: set[str] = field(default_factory=set)
 
 
 def list_folder(path: Path, left_out: list[str], depth: int = 0) -> Folder:
@@ -65,6 +69,7 @@ def list_folder(path: Path, left_out: list[str], depth: int = 0) -> Folder:
             entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda e: e.name)
     except OSError as error:
         left_out.append(f"{escaped(str(path))}: can't be listed ({error.strerror})")
+        folder.is_partly_read = True
         return folder
     names = {entry.name for entry in entries}
     if reason := _no_place_of_documents(names):
@@ -79,10 +84,21 @@ def list_folder(path: Path, left_out: list[str], depth: int = 0) -> Folder:
             below = list_folder(Path(entry.path), left_out, depth + 1)
             if below.files or below.folders or below.is_partly_read:
                 folder.folders.append(below)
-        elif entry.is_file() and (file := data_file(Path(entry.path), left_out)):
-            folder.files.append(file)
-    _leave_texts_beside_data(folder, left_out)
+        elif entry.is_file():
+            if file := data_file(Path(entry.path), left_out):
+                folder.files.append(file)
+        elif entry.is_dir():
+            left_out.append(f"{escaped(entry.path)}: a link to a directory; name that directory itself")
+        elif suffix := _suffix_of_documents(entry.name):
+            left_out.append(f"{escaped(entry.path)}: a broken link, or no ordinary file")
+            folder.unreadable.add(suffix)
     return folder
+
+
+def _suffix_of_documents(name: str) -> str:
+    """The suffix by which a corpus would take an entry for a file of documents; empty if none does."""
+    suffixes = (*_JSON_LINES, ".parquet", ".json", *_TEXT)
+    return next((name[-len(suffix) :] for suffix in suffixes if name.lower().endswith(suffix)), "")
 
 
 def data_file(path: Path, left_out: list[str]) -> DataFile | None:
@@ -120,17 +136,3 @@ def _no_place_of_documents(names: set[str]) -> str | None:
     if "config.json" in names and any(name.endswith(_WEIGHTS) for name in names):
         return "a model"
     return None
-
-
-def _leave_texts_beside_data(folder: Folder, left_out: list[str]) -> None:
-    """A read-me or a script beside data files is about them, and no document."""
-    texts = [file for file in folder.files if file.kind == "text"]
-    if texts and _holds_data(folder):
-        folder.files = [file for file in folder.files if file.kind != "text"]
-        folder.is_partly_read = True
-        more = f" and {len(texts) - 1:,} more" if len(texts) > 1 else ""
-        left_out.append(f"{escaped(str(texts[0].path))}{more}: text beside data files")
-
-
-def _holds_data(folder: Folder) -> bool:
-    return any(file.kind != "text" for file in folder.files) or any(map(_holds_data, folder.folders))

@@ -72,3 +72,19 @@ def test_a_file_that_is_right_is_not_blamed(tmp_path: Path) -> None:
 )
 def test_a_misspelt_word_is_told_with_the_nearest_right_one(override: str, meant: str) -> None:
     assert f"did you mean {meant}?" in refusal(None, override)
+
+
+@pytest.mark.parametrize("section", ["schedule", "teacher", "lake"])
+def test_text_in_place_of_a_section_is_not_shown(section: str) -> None:
+    """It may be an address with a secret."""
+    message = refusal(None, **{section: "https://hooks.example/SECRET"})
+    assert "expected a section with names and values, found no section" in message
+    assert "SECRET" not in message
+
+
+def test_settings_that_do_not_fit_together_are_told_without_the_whole_section(tmp_path: Path) -> None:
+    file = tmp_path / "logitlake.yaml"
+    file.write_text("tokenization: {window: 8, overlap: 9}\n")
+    message = refusal(file)
+    assert "overlap must be at most half the window (4), found 9" in message
+    assert "{" not in message

@@ -92,7 +92,7 @@ def test_what_can_not_be_used_is_named_and_its_neighbours_are_read(tmp_path: Pat
     (draft,) = found.corpora
     assert [item.source for item in read(draft)] == ["good.jsonl"] * 2
     named = {Path(sentence.partition(":")[0]).name for sentence in found.left_out}
-    assert named == {"bad.jsonl", "broken.parquet", "array.json", "table.csv", "README.md", "model"}
+    assert named == {"bad.jsonl", "broken.parquet", "array.json", "table.csv", "README.md", "model", "pipe.jsonl"}
 
 
 def test_json_lines_may_be_called_json(tmp_path: Path) -> None:
@@ -149,3 +149,48 @@ def test_a_large_file_is_estimated(tmp_path: Path) -> None:
 def test_a_place_that_is_not_there_is_an_error_of_the_corpus(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="can't be read"):
         survey(tmp_path / "nowhere", tmp_path)
+
+
+def test_texts_beside_a_data_file_without_documents_are_documents(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"d{number}.txt").write_text(f"document {number}")
+    write(tmp_path / "index.jsonl", [{"id": 1, "n": 2}])
+    (tmp_path / "empty.jsonl").touch()
+    write(tmp_path / "below" / "log.jsonl", [{"at": 1}])
+    (draft,) = drafts_of(tmp_path)
+    assert (draft.settings["kind"], draft.n_documents) == ("text", 5)
+
+
+def test_what_is_named_like_a_file_of_documents_and_is_none_does_not_stop_a_capture(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", texts(2))
+    write(tmp_path / "below" / "b.jsonl", texts(2, 2))
+    (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "below" / "pipe.jsonl")
+    (tmp_path / "linked").symlink_to(tmp_path / "below")
+    assert sum(draft.n_documents for draft in drafts_of(tmp_path)) == 4
+    named = {sentence.partition(": ")[0] for sentence in survey(tmp_path, tmp_path).left_out}
+    assert named == {str(tmp_path / name) for name in ("gone.jsonl", "below/pipe.jsonl", "linked")}
+
+
+def test_a_folder_that_can_not_be_listed_is_left_out_of_the_corpora(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.jsonl", texts(2))
+    write(tmp_path / "locked" / "b.jsonl", texts(2, 2))
+    listing = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return listing(path)
+
+    # The tests may run as a user whom no permission stops.
+    monkeypatch.setattr(os, "scandir", scandir)
+    (draft,) = survey(tmp_path, tmp_path.parent / "elsewhere").corpora
+    assert draft.settings["glob"] == ("*.jsonl",), "the reader would list the locked folder, and stop"
+
+
+def test_names_of_fields_are_told_on_one_line(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [{"id\ncorpora: []": 1, "\x1b": 2}])
+    (sentence,) = survey(tmp_path, tmp_path).left_out
+    assert sentence.isprintable()
